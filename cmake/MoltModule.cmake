@@ -1,0 +1,47 @@
+# molt_add_module(NAME SOURCES file... [LIBRARIES target...] [NO_CHECK])
+#
+# Builds NAME.so, a module that Molt can load and, above all, unload. Several things keep a library
+# mapped for ever although dlclose() reports success; the flags below avoid the one that can be
+# avoided, and `molt check` refuses the rest after the link, by name:
+#
+#   STB_GNU_UNIQUE symbols     -fno-gnu-unique (gcc; clang never makes them)
+#   DF_1_NODELETE              refused
+#   thread_local destructors   refused
+#
+# A module that is refused is deleted, so that no later build takes it for good. NO_CHECK is for
+# tests of such modules.
+
+set(_molt_module_check ${CMAKE_CURRENT_LIST_DIR}/MoltCheckModule.cmake)
+
+function(molt_add_module name)
+  cmake_parse_arguments(arg "NO_CHECK" "" "SOURCES;LIBRARIES" ${ARGN})
+  if(NOT arg_SOURCES)
+    message(FATAL_ERROR "molt_add_module(${name}): no SOURCES given")
+  endif()
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "molt_add_module(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+
+  add_library(${name} MODULE ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES
+    PREFIX ""
+    SUFFIX ".so"
+    C_VISIBILITY_PRESET hidden
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON)
+  target_compile_features(${name} PRIVATE cxx_std_20)
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
+  target_link_options(${name} PRIVATE -Wl,--build-id=sha1 -Wl,-z,now)
+  if(NOT MOLT_SANITIZE)
+    target_link_options(${name} PRIVATE -Wl,-z,defs)
+  endif()
+  target_link_libraries(${name} PRIVATE molt::molt ${arg_LIBRARIES})
+
+  if(NOT arg_NO_CHECK)
+    add_custom_command(TARGET ${name} POST_BUILD
+      COMMAND ${CMAKE_COMMAND} -DMOLT=$<TARGET_FILE:molt::cli> -DMODULE=$<TARGET_FILE:${name}>
+              -P ${_molt_module_check}
+      VERBATIM)
+    add_dependencies(${name} molt::cli)
+  endif()
+endfunction()

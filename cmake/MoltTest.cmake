@@ -1,0 +1,55 @@
+# molt_gtest(NAME SOURCES file... [LIBRARIES target...] [LABELS label...] [TIMEOUT seconds] [SERIAL])
+#
+# A GoogleTest program; every case becomes a CTest test of its own, so that the counts are counts of
+# cases. LIBRARIES are usually layers (molt_hook) or molt::molt. Label `sanitize` marks what the
+# sanitizer builds run too. SERIAL: never beside another test (timing, or all cores in use).
+#
+# molt_script_test(NAME COMMAND argument... [LABELS label...] [TIMEOUT seconds] [SERIAL])
+#
+# Any program: exit 0 passed, exit 77 skipped (the last line it printed is the reason).
+#
+# Both get MOLT_BIN and MOLT_LIB, the folders with this build's programs and libraries, in their
+# environment.
+
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+set(_molt_test_environment
+    MOLT_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY} MOLT_LIB=${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
+
+function(molt_gtest name)
+  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gtest_main)
+  # Names are read when the tests run: a build alone never executes what it built.
+  gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60)
+
+  # gtest_discover_tests(PROPERTIES) cannot carry lists, such as two labels.
+  set(properties ${CMAKE_CURRENT_BINARY_DIR}/${name}_properties.cmake)
+  file(WRITE ${properties} "foreach(test IN LISTS ${name}_TESTS)
+  set_tests_properties(\${test} PROPERTIES
+    TIMEOUT ${arg_TIMEOUT}
+    RUN_SERIAL ${arg_SERIAL}
+    LABELS \"${arg_LABELS}\"
+    ENVIRONMENT \"${_molt_test_environment}\")
+endforeach()
+")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${properties})
+endfunction()
+
+function(molt_script_test name)
+  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  add_test(NAME ${name} COMMAND ${arg_COMMAND})
+  set_tests_properties(${name} PROPERTIES
+    TIMEOUT ${arg_TIMEOUT}
+    RUN_SERIAL ${arg_SERIAL}
+    LABELS "${arg_LABELS}"
+    SKIP_RETURN_CODE 77
+    ENVIRONMENT "${_molt_test_environment}")
+endfunction()

@@ -1,0 +1,102 @@
+#include "base/log.hpp"
+
+#include <time.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+#include <mutex>
+
+#include "base/futex.hpp"
+
+namespace molt::log {
+namespace {
+
+struct Ring {
+  std::mutex mutex;
+  std::vector<Line> lines = std::vector<Line>(capacity);
+  std::uint64_t next = 1;
+  std::string prefix;
+};
+// Leaked on purpose: the host's static destructors may still log.
+Ring& ring() {
+  static Ring* r = new Ring;
+  return *r;
+}
+std::atomic<std::uint32_t> changes{0};
+std::atomic<void (*)()> told{nullptr};
+
+thread_local const Requester* current = nullptr;
+
+std::int64_t unix_ms() {
+  timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return t.tv_sec * 1000LL + t.tv_nsec / 1'000'000;
+}
+
+}  // namespace
+
+void line(std::string_view module, const char* format, ...) {
+  char text[1024];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+
+  Ring& r = ring();
+  {
+    std::lock_guard lock(r.mutex);
+    Line& l = r.lines[r.next % capacity];
+    l.seq = r.next++;
+    l.time_ms = unix_ms();
+    l.module = module;
+    l.text = r.prefix;
+    if (!module.empty()) l.text.append(module).append(": ");
+    l.text += text;
+    l.requester = current_requester();
+  }
+  changes.fetch_add(1, std::memory_order_release);
+  futex_wake_all(changes);
+  if (auto listener = told.load(std::memory_order_acquire)) listener();
+}
+
+void set_prefix(std::string_view prefix) {
+  std::lock_guard lock(ring().mutex);
+  ring().prefix = prefix;
+}
+
+RequesterScope::RequesterScope(const Requester& requester) : outer_(current) {
+  current = &requester;
+}
+RequesterScope::~RequesterScope() { current = outer_; }
+
+const Requester& current_requester() {
+  static const Requester* self = new Requester;
+  return current ? *current : *self;
+}
+
+Batch read(std::uint64_t since, std::size_t most) {
+  Ring& r = ring();
+  std::lock_guard lock(r.mutex);
+  Batch batch;
+  std::uint64_t oldest = r.next > capacity ? r.next - capacity : 1;
+  std::uint64_t from = since < 1 ? 1 : since;
+  if (from < oldest) {
+    batch.lost = oldest - from;
+    from = oldest;
+  }
+  for (; from < r.next && batch.lines.size() < most; ++from) {
+    batch.lines.push_back(r.lines[from % capacity]);
+  }
+  batch.next = from;
+  return batch;
+}
+
+void before_fork() { ring().mutex.lock(); }
+void after_fork() { ring().mutex.unlock(); }
+
+void set_listener(void (*listener)()) { told.store(listener, std::memory_order_release); }
+
+const std::uint32_t* change_word() { return reinterpret_cast<const std::uint32_t*>(&changes); }
+
+}  // namespace molt::log

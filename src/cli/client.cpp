@@ -1,0 +1,236 @@
+#include "cli/client.hpp"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <system_error>
+
+namespace molt::cli {
+namespace {
+
+// Deeper than any reply: what nests deeper would overflow the stack of those who walk it.
+constexpr int nesting_max = 32;
+
+std::string describe(const Process& process) {
+  return fmt::format("process {} ({})", process.pid, process.comm);
+}
+
+std::string errno_text(int code) { return std::generic_category().message(code); }
+
+Json parse_reply(const std::string& text) {
+  const auto limit_depth = [](int depth, Json::parse_event_t, Json&) {
+    if (depth > nesting_max) throw std::length_error("nested too deeply");
+    return true;
+  };
+  return Json::parse(text, limit_depth);
+}
+
+[[noreturn]] void fail_not_ours(const Process& process, int code) {
+  fail(ErrorClass::permission, code,
+       "{} belongs to {}, and may not be looked at from here; run molt as that user or as root, "
+       "outside of any container",
+       describe(process), user_name(process.uid));
+}
+
+Fd find_socket(const Process& process) {
+  SocketFinder finder;
+  ControlSocket socket = finder.find(process);
+  switch (socket.state) {
+    case ControlSocket::found:
+      return std::move(socket.node);
+    case ControlSocket::absent:
+      fail(ErrorClass::missing, ENXIO,
+           "{} has no control socket: it does not use Molt, or did not call molt_start(); "
+           "`molt ps` lists those that did",
+           describe(process));
+    case ControlSocket::denied:
+    case ControlSocket::unknown:
+      break;
+  }
+  fail_not_ours(process, EACCES);
+}
+
+}  // namespace
+
+int Deadline::remaining_ms() const {
+  if (never_) return -1;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(at_ - Clock::now());
+  return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, INT_MAX));
+}
+
+std::string Deadline::text() const {
+  return fmt::format("{:g} s", std::chrono::duration<double>(wait_).count());
+}
+
+Connection::Connection(const Process& process, Deadline deadline) : process_(process) {
+  connect(find_socket(process), deadline);
+}
+
+void Connection::connect(const Fd& node, Deadline deadline) {
+  socket_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket_) fail(ErrorClass::failed, errno, "cannot make a socket: {}", errno_text(errno));
+
+  // Connecting waits for room in the listener's queue, which a stopped process never makes.
+  if (const int wait = deadline.remaining_ms(); wait >= 0) {
+    const timeval limit{wait / 1000, std::max(wait % 1000, 1) * 1000};
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  }
+
+  // By way of the open node: a path below /proc/PID/root can be longer than sun_path.
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}", node.get());
+  if (::connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    const int code = errno;
+    if (code == EAGAIN) fail_no_answer(deadline);
+    if (code == EACCES || code == EPERM) {
+      fail_not_ours(process_, code);
+    }
+    if (code == ECONNREFUSED || code == ENOENT) {
+      fail(ErrorClass::missing, code,
+           "{} does not listen any more: it called molt_stop(), or has executed another program",
+           describe(process_));
+    }
+    fail(class_of_errno(code), code, "cannot connect to {}: {}", describe(process_),
+         errno_text(code));
+  }
+
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
+      peer.pid != process_.pid) {
+    fail(ErrorClass::missing, ENXIO,
+         "{} has no control socket of its own: the one under its name is that of process {}",
+         describe(process_), peer.pid);
+  }
+}
+
+Json Connection::call(std::string_view method, const Json& parameters, int fd, Deadline deadline) {
+  // A path need not be valid UTF-8.
+  const std::string message =
+      Json{{"method", method}, {"parameters", parameters}}.dump(
+          -1, ' ', false, Json::error_handler_t::replace);
+  if (message.size() > wire::request_bytes_max) {
+    fail(ErrorClass::usage, E2BIG, "the request has {} bytes, and {} are allowed; say less",
+         message.size(), wire::request_bytes_max);
+  }
+  send(message, fd, deadline);
+  return receive(deadline);
+}
+
+void Connection::stream(std::string_view method, const Json& parameters,
+                        const std::function<void(const Json&)>& take) {
+  take(call(method, parameters, -1, Deadline::never()));
+  for (;;) take(receive(Deadline::never()));
+}
+
+void Connection::send(const std::string& message, int fd, Deadline deadline) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+  const std::size_t bytes = message.size() + 1;  // the NUL ends it
+  std::size_t sent = 0;
+  while (sent < bytes) {
+    iovec part{const_cast<char*>(message.c_str()) + sent, bytes - sent};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    if (fd >= 0 && sent == 0) {
+      header.msg_control = control;
+      header.msg_controllen = sizeof control;
+      cmsghdr* rights = CMSG_FIRSTHDR(&header);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof fd);
+      std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    }
+    const ssize_t n = ::sendmsg(socket_.get(), &header, MSG_NOSIGNAL);
+    if (n >= 0) {
+      sent += static_cast<std::size_t>(n);
+    } else if (errno == EAGAIN) {
+      fail_no_answer(deadline);
+    } else if (errno == EPIPE || errno == ECONNRESET) {
+      return;  // it may have said why before it closed: receive() finds out
+    } else if (errno != EINTR) {
+      fail(ErrorClass::failed, errno, "cannot send to {}: {}", describe(process_),
+           errno_text(errno));
+    }
+  }
+}
+
+Json Connection::receive(Deadline deadline) {
+  const std::string text = receive_message(deadline);
+  Json reply;
+  try {
+    reply = parse_reply(text);
+    if (!reply.is_object() || !reply.at("parameters").is_object()) {
+      throw std::invalid_argument("not a reply");
+    }
+  } catch (const std::exception&) {
+    fail(ErrorClass::failed, EPROTO,
+         "{} sent what is no reply; compare its version in `molt ps` with `molt version`",
+         describe(process_));
+  }
+  if (reply.contains("error")) throw failure_of_reply(reply["parameters"]);
+  return std::move(reply["parameters"]);
+}
+
+std::string Connection::receive_message(Deadline deadline) {
+  std::size_t searched = 0;
+  for (;;) {
+    if (const std::size_t end = received_.find(wire::terminator, searched);
+        end != std::string::npos) {
+      std::string message = received_.substr(0, end);
+      received_.erase(0, end + 1);
+      return message;
+    }
+    searched = received_.size();
+    if (searched > wire::reply_bytes_max) {
+      fail(ErrorClass::failed, EMSGSIZE,
+           "{} sent more than {} bytes without an end; compare its version in `molt ps` with "
+           "`molt version`",
+           describe(process_), wire::reply_bytes_max);
+    }
+
+    pollfd ready{socket_.get(), POLLIN, 0};
+    const int n = ::poll(&ready, 1, deadline.remaining_ms());
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) fail_no_answer(deadline);
+    char piece[65536];
+    const ssize_t bytes = ::recv(socket_.get(), piece, sizeof piece, MSG_DONTWAIT);
+    if (bytes > 0) {
+      received_.append(piece, static_cast<std::size_t>(bytes));
+    } else if (bytes == 0 || errno == ECONNRESET) {
+      fail_closed();
+    } else if (errno != EINTR && errno != EAGAIN) {
+      fail(ErrorClass::failed, errno, "cannot receive from {}: {}", describe(process_),
+           errno_text(errno));
+    }
+  }
+}
+
+void Connection::fail_no_answer(Deadline deadline) const {
+  const std::optional<Process> now = find_process(process_.pid);
+  if (now && (now->state == 'T' || now->state == 't')) {
+    fail(ErrorClass::stalled, ETIMEDOUT, "{} is stopped; continue it with `kill -CONT {}`",
+         describe(process_), process_.pid);
+  }
+  fail(ErrorClass::stalled, ETIMEDOUT,
+       "{} gave no answer in {}; the request is withdrawn; try again with a longer --timeout",
+       describe(process_), deadline.text());
+}
+
+void Connection::fail_closed() const {
+  const std::optional<Process> now = find_process(process_.pid);
+  if (!now || now->state == 'Z' || now->state == 'X') {
+    fail(ErrorClass::failed, ECONNRESET, "{} ended before it answered", describe(process_));
+  }
+  fail(ErrorClass::failed, ECONNRESET,
+       "{} closed the connection without an answer; `molt events -p {}` may say why",
+       describe(process_), process_.pid);
+}
+
+}  // namespace molt::cli

@@ -1,0 +1,201 @@
+#include "cli/targets.hpp"
+
+#include "cli/print.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <set>
+#include <thread>
+#include <variant>
+
+namespace molt::cli {
+namespace {
+
+// Threads only wait for their processes, so there may be many more of them than cores.
+constexpr std::size_t threads_max = 64;
+// TASK_COMM_LEN without its NUL: longer names are cut off by the kernel.
+constexpr std::size_t comm_max = 15;
+
+std::string listing(const std::vector<Seen>& all) {
+  std::string text;
+  for (const Seen& seen : all) {
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", seen.process.pid, seen.process.comm);
+  }
+  return text;
+}
+
+bool runs(const Process& process, const std::string& exe) {
+  struct stat theirs{};
+  struct stat named{};
+  const std::string link = fmt::format("/proc/{}/exe", process.pid);
+  // The file itself, not its name: it may have another path in the process's mount namespace.
+  return ::stat(link.c_str(), &theirs) == 0 && ::stat(exe.c_str(), &named) == 0 &&
+         theirs.st_dev == named.st_dev && theirs.st_ino == named.st_ino;
+}
+
+bool is_below(Process process, int ancestor) {
+  while (process.pid != ancestor) {
+    const std::optional<Process> parent = find_process(process.parent);
+    if (!parent) return false;
+    process = *parent;
+  }
+  return true;
+}
+
+bool is_selected(const Process& process, const Selection& selection) {
+  const auto any = [](const auto& list, const auto& test) {
+    return std::any_of(list.begin(), list.end(), test);
+  };
+  return selection.all ||
+         any(selection.exes, [&](const std::string& exe) { return runs(process, exe); }) ||
+         any(selection.names,
+             [&](const std::string& name) { return process.comm == name.substr(0, comm_max); }) ||
+         any(selection.trees, [&](int pid) { return is_below(process, pid); });
+}
+
+}  // namespace
+
+int Options::timeout_ms() const {
+  return timeout_s ? static_cast<int>(std::ceil(*timeout_s * 1000)) : -1;
+}
+
+std::vector<Seen> see_all() {
+  std::vector<Seen> all;
+  SocketFinder finder;
+  for (const int pid : list_pids()) {
+    const std::optional<Process> process = find_process(pid);
+    if (!process) continue;
+    const ControlSocket socket = finder.find(*process);
+    if (socket.state == ControlSocket::found || socket.state == ControlSocket::denied) {
+      all.push_back({*process, socket.state == ControlSocket::denied});
+    }
+  }
+  return all;
+}
+
+std::vector<Process> choose_targets(const Selection& selection) {
+  if (selection.empty()) {
+    const std::vector<Seen> all = see_all();
+    if (all.empty()) {
+      fail(ErrorClass::usage, EINVAL,
+           "no process given, and none with Molt is running here; start one, then name it with -p");
+    }
+    fail(ErrorClass::usage, EINVAL,
+         "no process given; there {} {}; name one with -p PID, or several with --all, --name, --exe "
+         "or --tree",
+         all.size() == 1 ? "is" : "are", listing(all));
+  }
+
+  std::vector<Process> chosen;
+  std::set<int> pids;
+  const auto add = [&](const Process& process) {
+    if (pids.insert(process.pid).second) chosen.push_back(process);
+  };
+  for (const int pid : selection.pids) {
+    Process none;
+    none.pid = pid;
+    add(find_process(pid).value_or(none));
+  }
+  if (!selection.is_pids_only()) {
+    for (const Seen& seen : see_all()) {
+      // --all means all that this user may control; `molt ps` shows the others.
+      if (!seen.denied && is_selected(seen.process, selection)) add(seen.process);
+    }
+  }
+  if (chosen.empty()) {
+    fail(ErrorClass::missing, ESRCH,
+         "no process with Molt is selected by what was given; `molt ps` lists all there are");
+  }
+  std::sort(chosen.begin(), chosen.end(),
+            [](const Process& a, const Process& b) { return a.pid < b.pid; });
+  return chosen;
+}
+
+Connection& Session::connection(Deadline deadline) {
+  if (process_.inner_pid == 0) {
+    fail(ErrorClass::missing, ESRCH, "there is no process {}; `molt ps` lists those with Molt",
+         process_.pid);
+  }
+  if (!connection_) connection_.emplace(process_, deadline);
+  return *connection_;
+}
+
+Json Session::call(std::string_view method, const Json& parameters) {
+  const int wait = options_.timeout_s ? options_.timeout_ms() + grace_ms : answer_ms;
+  const Deadline deadline = Deadline::after(std::chrono::milliseconds(wait));
+  return connection(deadline).call(method, parameters, -1, deadline);
+}
+
+Json Session::call_waiting(std::string_view method, Json parameters, int default_ms, int fd) {
+  const int wait = options_.timeout_s ? options_.timeout_ms() : default_ms;
+  const Deadline deadline = wait < 0 ? Deadline::never()
+                                     : Deadline::after(std::chrono::milliseconds(wait + grace_ms));
+  parameters["timeout_ms"] = options_.timeout_ms();
+  return connection(deadline).call(method, parameters, fd, deadline);
+}
+
+void Session::stream(std::string_view method, const Json& parameters,
+                     const std::function<void(const Json&)>& take) {
+  connection(Deadline::after(std::chrono::milliseconds(answer_ms)))
+      .stream(method, parameters, take);
+}
+
+void Session::part_failed(const Failure& failure) {
+  failures_.push_back(failure);
+  tally_.failed(failure.exit_code());
+}
+
+void in_parallel(std::size_t count, const std::function<void(std::size_t)>& f) {
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&] {
+    for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) f(i);
+  };
+  if (count <= 1) return work();
+  std::vector<std::jthread> threads(std::min(count, threads_max));
+  for (std::jthread& thread : threads) thread = std::jthread(work);
+}
+
+int run_on_targets(const Options& options, std::string_view verb, const Task& task) {
+  std::vector<Session> sessions;
+  for (const Process& process : choose_targets(options.selection)) {
+    sessions.emplace_back(process, options);
+  }
+
+  std::vector<std::variant<Json, Failure>> answers(sessions.size());
+  in_parallel(sessions.size(), [&](std::size_t i) {
+    try {
+      answers[i] = task.ask(sessions[i]);
+    } catch (const Failure& failure) {
+      answers[i] = failure;
+    }
+  });
+
+  const bool several = !options.selection.is_single();
+  Report report(options, verb, several);
+  Tally tally;
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    const Session& session = sessions[i];
+    const Process& process = session.process();
+    for (const std::string& note : session.notes()) report.note(process, note);
+    for (const Failure& failure : session.failures()) report.failure_line(&process, failure);
+
+    try {
+      if (const Failure* failure = std::get_if<Failure>(&answers[i])) throw *failure;
+      const Json& reply = std::get<Json>(answers[i]);
+      report.reply(process, reply, options.json || !task.show ? "" : task.show(reply));
+      tally.add(session.tally());
+      if (session.failures().empty()) tally.done();
+    } catch (const Failure& failure) {
+      report.failure(&process, failure);
+      tally.failed(failure.exit_code());
+    }
+  }
+  report.finish();
+  return tally.exit_code();
+}
+
+}  // namespace molt::cli

@@ -1,0 +1,288 @@
+// Verbs that change which modules a process has.
+
+#include "cli/module_file.hpp"
+#include "cli/targets.hpp"
+#include "cli/verbs.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+
+namespace molt::cli {
+namespace {
+
+// What the process waits where the user set no --timeout, see docs/protocol.md. A replacement loads
+// first, and its own limit is for the pause only.
+constexpr int load_ms = 30'000;
+constexpr int unload_ms = 10'000;
+
+// "limit=5", but not "./odd=name.so".
+bool is_parameter(const std::string& word) {
+  const std::size_t equals = word.find('=');
+  return equals != std::string::npos && equals > 0 && word.find('/') >= equals;
+}
+
+// One text, as the process takes them apart again: at blanks outside of double quotes.
+std::string join_parameters(const std::vector<std::string>& parameters) {
+  std::string args;
+  for (const std::string& parameter : parameters) {
+    if (!args.empty()) args += ' ';
+    const bool has_quotes = parameter.find('"') != std::string::npos;
+    if (parameter.find_first_of(" \t\n") == std::string::npos) {
+      args += parameter;
+    } else if (!has_quotes) {
+      const std::size_t value = parameter.find('=') + 1;
+      args += parameter.substr(0, value) + '"' + parameter.substr(value) + '"';
+    } else {
+      fail(ErrorClass::usage, EINVAL,
+           "{}: a value with both blanks and double quotes cannot be passed; set it afterwards with "
+           "`molt set`",
+           parameter);
+    }
+  }
+  return args;
+}
+
+Json request_for_file(const Options& options, const std::string& file, const std::string& args) {
+  Json parameters = {{"path", std::filesystem::absolute(file).lexically_normal().string()}};
+  if (!args.empty()) parameters["args"] = args;
+  if (options.dry_run) parameters["dry_run"] = true;
+  return parameters;
+}
+
+// Each process gets an open file of its own: a shared one would share its position.
+Json call_with_file(Session& session, std::string_view method, const std::string& file,
+                    Json parameters) {
+  const Fd fd = open_module_file(file);
+  return session.call_waiting(method, std::move(parameters), load_ms, fd.get());
+}
+
+void note_pinned(Session& session, const std::string& name, const Json& reply, const char* field) {
+  if (session.options().dry_run || reply.at(field) != wire::result::pinned) return;
+  session.note(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
+                           name, reply.value("reason", "no reason given")));
+}
+
+std::string describe_load(const Json& reply) {
+  if (reply.value("already", false)) return "already loaded";
+  return reply.value("shared", false) ? "loaded, together with another request for it" : "loaded";
+}
+
+struct LoadWords {
+  std::vector<std::string> words;  // files and parameters, as they came
+  bool force = false;
+  bool probe = false;
+
+  std::vector<std::string> files;
+  std::string args;
+
+  void take_apart() {
+    std::vector<std::string> parameters;
+    for (const std::string& word : words) (is_parameter(word) ? parameters : files).push_back(word);
+    args = join_parameters(parameters);
+    if (files.empty()) {
+      fail(ErrorClass::usage, EINVAL,
+           "no file given, only parameters; write ./{0} if {0} is a file", words[0]);
+    }
+    if (files.size() > 1 && !probe) {
+      fail(ErrorClass::usage, EINVAL,
+           "several files are loaded with --probe only; load them one by one, or add --probe");
+    }
+    if (files.size() > 1 && !args.empty()) {
+      fail(ErrorClass::usage, EINVAL, "parameters go with one file; load {} by itself", files[0]);
+    }
+    // Before any process is bothered.
+    for (const std::string& file : files) open_module_file(file);
+  }
+};
+
+Json load_file(Session& session, const LoadWords& words, const std::string& file) {
+  Json parameters = request_for_file(session.options(), file, words.args);
+  if (words.force) parameters["force"] = true;
+  if (words.probe) parameters["probe"] = true;
+  return call_with_file(session, wire::method::load, file, std::move(parameters));
+}
+
+// Keeps what fits; what says that it does not fit is no failure.
+Json probe_files(Session& session, const LoadWords& words) {
+  int loaded = 0;
+  int already = 0;
+  int declined = 0;
+  Json results = Json::array();
+  for (const std::string& file : words.files) {
+    Json result = {{"file", file}};
+    try {
+      const Json reply = load_file(session, words, file);
+      result.update(reply);
+      result.erase("schema");
+      ++(reply.value("already", false) ? already : loaded);
+      session.part_done();
+    } catch (const Failure& failure) {
+      if (failure.code == ENODEV) {
+        result["declined"] = failure.message;
+        ++declined;
+        session.part_done();
+      } else {
+        result["error"] = failure.json();
+        session.part_failed({failure.kind, failure.errno_name, failure.code,
+                             fmt::format("{}: {}", file, failure.message)});
+      }
+    }
+    results.push_back(std::move(result));
+  }
+  return {{"loaded", loaded},
+          {"already", already},
+          {"declined", declined},
+          {"failed", session.failures().size()},
+          {"results", std::move(results)}};
+}
+
+std::string show_probe(const Json& reply, const Options& options) {
+  if (options.quiet) return "";
+  std::string text;
+  for (const Json& result : reply.at("results")) {
+    if (!options.verbose || result.contains("error")) continue;
+    text += fmt::format("{}: {}\n", result.at("file").get<std::string>(),
+                        result.contains("declined") ? "not for this process"
+                                                    : describe_load(result));
+  }
+  return text + fmt::format("{}{} loaded, {} already there, {} not for this process, {} failed\n",
+                            options.dry_run ? "would be: " : "", reply.at("loaded").get<int>(),
+                            reply.at("already").get<int>(), reply.at("declined").get<int>(),
+                            reply.at("failed").get<int>());
+}
+
+}  // namespace
+
+Runner declare_load(CLI::App& verb) {
+  auto words = std::make_shared<LoadWords>();
+  verb.add_option("FILE", words->words, "Module files, and parameters as NAME=VALUE")
+      ->required();
+  verb.add_flag("--force", words->force, "Load although it was built for another Molt; taints");
+  verb.add_flag("--probe", words->probe,
+                "Load all files, keep those that accept this process, print how many");
+  return [words](const Options& options) {
+    words->take_apart();
+    if (words->probe) {
+      return run_on_targets(options, "load",
+                            {[words](Session& session) { return probe_files(session, *words); },
+                             [&options](const Json& reply) { return show_probe(reply, options); }});
+    }
+    const auto show = [&options](const Json& reply) -> std::string {
+      const std::string name = reply.at("name").get<std::string>();
+      if (options.dry_run) {
+        return fmt::format("{}: {}\n", name,
+                           reply.value("already", false) ? "already loaded" : "would be loaded");
+      }
+      return options.verbose ? fmt::format("{}: {}\n", name, describe_load(reply)) : "";
+    };
+    return run_on_targets(
+        options, "load",
+        {[words](Session& session) { return load_file(session, *words, words->files[0]); }, show});
+  };
+}
+
+namespace {
+
+Json unload_one(Session& session, const std::string& name, bool resident) {
+  Json parameters = {{"name", name}};
+  if (resident) parameters["resident"] = true;
+  if (session.options().dry_run) parameters["dry_run"] = true;
+  Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
+  note_pinned(session, name, reply, "result");
+  return reply;
+}
+
+Json unload_each(Session& session, const std::vector<std::string>& names, bool resident) {
+  Json results = Json::array();
+  for (const std::string& name : names) {
+    Json result = {{"name", name}};
+    try {
+      result.update(unload_one(session, name, resident));
+      result.erase("schema");
+      session.part_done();
+    } catch (const Failure& failure) {
+      result["error"] = failure.json();
+      session.part_failed(failure);
+    }
+    results.push_back(std::move(result));
+  }
+  return {{"results", std::move(results)}};
+}
+
+std::string show_unloaded(const Json& reply, const Options& options) {
+  if (reply.contains("error") || (!options.verbose && !options.dry_run)) return "";
+  return fmt::format("{}: {}{} ({} us until nobody was inside)\n",
+                     reply.at("name").get<std::string>(), options.dry_run ? "would be " : "",
+                     reply.at("result").get<std::string>(), reply.value("drain_us", std::int64_t{0}));
+}
+
+}  // namespace
+
+Runner declare_unload(CLI::App& verb) {
+  auto names = std::make_shared<std::vector<std::string>>();
+  auto resident = std::make_shared<bool>(false);
+  verb.add_option("NAME", *names, "Modules, unloaded in this order")->required();
+  verb.add_flag("--resident", *resident,
+                "Leave the memory until `molt gc`, wait for nobody inside");
+  return [names, resident](const Options& options) {
+    if (names->size() == 1) {
+      return run_on_targets(
+          options, "unload",
+          {[=](Session& session) { return unload_one(session, names->front(), *resident); },
+           [&options](const Json& reply) { return show_unloaded(reply, options); }});
+    }
+    const auto show = [&options](const Json& reply) {
+      std::string text;
+      for (const Json& result : reply.at("results")) text += show_unloaded(result, options);
+      return text;
+    };
+    return run_on_targets(
+        options, "unload",
+        {[=](Session& session) { return unload_each(session, *names, *resident); }, show});
+  };
+}
+
+Runner declare_replace(CLI::App& verb) {
+  auto words = std::make_shared<std::vector<std::string>>();
+  auto force = std::make_shared<bool>(false);
+  verb.add_option("[NAME] FILE", *words,
+                  "The module, if not the one the file is for; its new file; parameters")
+      ->required();
+  verb.add_flag("--force", *force, "Load although it was built for another Molt; taints");
+  return [words, force](const Options& options) {
+    std::vector<std::string> names;
+    std::vector<std::string> parameters;
+    for (const std::string& word : *words) (is_parameter(word) ? parameters : names).push_back(word);
+    if (names.empty() || names.size() > 2) {
+      fail(ErrorClass::usage, EINVAL, "replace takes [NAME] FILE; see `molt help replace`");
+    }
+    const std::string file = names.back();
+    const std::string args = join_parameters(parameters);
+    open_module_file(file);
+
+    const auto ask = [&](Session& session) {
+      Json request = request_for_file(options, file, args);
+      if (names.size() == 2) request["name"] = names[0];
+      if (*force) request["force"] = true;
+      Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
+      note_pinned(session, fmt::format("{} {}", reply.at("name").get<std::string>(),
+                                       reply.value("from", "")),
+                  reply, "old");
+      return reply;
+    };
+    const auto show = [&options](const Json& reply) -> std::string {
+      if (!options.verbose && !options.dry_run) return "";
+      return fmt::format("{}: {}{} -> {}, {} bytes of state, paused {} us, the old one {}\n",
+                         reply.at("name").get<std::string>(), options.dry_run ? "would be " : "",
+                         reply.value("from", "?"), reply.value("to", "?"),
+                         reply.value("state_bytes", std::int64_t{0}),
+                         reply.value("pause_us", std::int64_t{0}),
+                         reply.at("old").get<std::string>());
+    };
+    return run_on_targets(options, "replace", {ask, show});
+  };
+}
+
+}  // namespace molt::cli

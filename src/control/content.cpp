@@ -1,0 +1,350 @@
+// content.cpp - the objects of this process, their attributes, and what these mean.
+//
+// Objects of modules are kept: a module is added when it forms and removed when it goes, and a handle
+// to the old one shall not show the next one of that name. Residents and hooks are looked up. A
+// resident's name has a number that no other ever gets. A hook is its name: the host may have many
+// instances of it, and all of them are the one hook. So in neither case could a handle come to mean
+// anything else, and nobody has to tell us of them.
+
+#include "control/content.hpp"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "hook/registry.hpp"
+
+namespace molt::control {
+namespace {
+
+using Text = std::string;
+
+// --- texts --------------------------------------------------------------------------------------
+
+Text flag(bool on) { return on ? "1" : "0"; }
+
+// As the kernel's boolean attributes take it: the first one or two letters count.
+Result<bool> parse_flag(const Text& value) {
+  const char first = value.empty() ? '\0' : value[0];
+  const char second = value.size() < 2 ? '\0' : value[1];
+  if (first == '1' || first == 'y' || first == 'Y') return true;
+  if (first == '0' || first == 'n' || first == 'N') return false;
+  if (first == 'o' || first == 'O') {
+    if (second == 'n' || second == 'N') return true;
+    if (second == 'f' || second == 'F') return false;
+  }
+  return fail(EINVAL, "`%s' is neither on (1 y Y on) nor off (0 n N off)", value.c_str());
+}
+
+std::vector<Text> split(const Text& list) {
+  std::vector<Text> names;
+  for (std::size_t at = 0; at <= list.size();) {
+    const std::size_t comma = std::min(list.find(',', at), list.size());
+    if (comma > at) names.push_back(list.substr(at, comma - at));
+    at = comma + 1;
+  }
+  return names;
+}
+
+Text joined(const std::vector<Text>& names) {
+  Text list;
+  for (const Text& name : names) {
+    if (!list.empty()) list += ',';
+    list += name;
+  }
+  return list;
+}
+
+Text callbacks_text(const std::vector<hook::CallbackInfo>& callbacks) {
+  std::vector<Text> each;
+  for (const hook::CallbackInfo& c : callbacks) {
+    each.push_back(c.module + ":" + std::to_string(c.order));
+  }
+  return joined(each);
+}
+
+// --- host/ --------------------------------------------------------------------------------------
+
+template <Text (*text)()>
+Result<Text> show(const Object&, const Text&) {
+  return text();
+}
+
+Text pid_text() { return std::to_string(getpid()); }
+Text locked_text() { return flag(module::loading_locked()); }
+Text delay_text() { return std::to_string(delay_release_ms()); }
+Text live_text() { return std::to_string(object_counts().live); }
+Text delayed_text() { return std::to_string(object_counts().delayed); }
+
+Status store_locked(const Object&, const Text&, const Text& value) {
+  if (value != "1") return fail(EINVAL, "loading can be locked (1); there is no way back");
+  module::lock_loading();
+  return {};
+}
+
+Status store_delay(const Object&, const Text&, const Text& value) {
+  constexpr int longest_ms = 60'000;
+  int ms = -1;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), ms);
+  if (error != std::errc() || end != value.data() + value.size() || ms < 0 || ms > longest_ms) {
+    return fail(EINVAL, "`%s' is no number from 0 to %d", value.c_str(), longest_ms);
+  }
+  set_delay_release_ms(ms);
+  return {};
+}
+
+std::vector<Attribute> host_attributes(const Object&) {
+  return {{"name", 0444, show<host_name>, nullptr},
+          {"pid", 0444, show<pid_text>, nullptr},
+          {"taint", 0444, show<module::process_taint>, nullptr},
+          {"locked", 0644, show<locked_text>, store_locked},
+          {"poisoned", 0444, show<module::poisoned>, nullptr},
+          {"delay_release_ms", 0644, show<delay_text>, store_delay},
+          {"objects", 0444, show<live_text>, nullptr},
+          {"objects_delayed", 0444, show<delayed_text>, nullptr}};
+}
+
+// --- modules/NAME/ ------------------------------------------------------------------------------
+
+Result<module::ModuleDetail> detail_of(const Object& object) {
+  auto detail = module::info(object.subject(), false);
+  if (detail || detail.error().code != ENOENT) return detail;
+  // It is past its object's removal, or about to come to it.
+  return fail(ENODEV, "module %s is gone", object.subject().c_str());
+}
+
+template <Text (*text)(const module::ModuleDetail&)>
+Result<Text> show(const Object& object, const Text&) {
+  auto detail = detail_of(object);
+  if (!detail) return pass(detail);
+  return text(*detail);
+}
+
+using Detail = module::ModuleDetail;
+Text initstate(const Detail& d) { return module::state_text(d.module.state); }
+Text refcnt(const Detail& d) { return std::to_string(d.module.refcount); }
+Text taint(const Detail& d) { return d.module.taint; }
+Text version(const Detail& d) { return d.module.version; }
+Text srcversion(const Detail& d) { return d.srcversion; }
+Text license(const Detail& d) { return d.license; }
+Text coresize(const Detail& d) { return std::to_string(d.module.size); }
+Text initsize(const Detail&) { return "0"; }  // nothing is given back after init
+Text enabled(const Detail& d) { return flag(d.module.enabled); }
+Text exceptions(const Detail& d) { return std::to_string(d.exceptions); }
+Text callbacks(const Detail& d) { return callbacks_text(d.callbacks); }
+Text requests(const Detail& d) {
+  const log::Requester& first = d.requests.first;
+  return "loads=" + std::to_string(d.requests.loads) +
+         " joined=" + std::to_string(d.requests.joined) + " pid=" + std::to_string(first.pid) +
+         " uid=" + std::to_string(first.uid) + " comm=" + first.comm;
+}
+
+Status store_enabled(const Object& object, const Text&, const Text& value) {
+  auto on = parse_flag(value);
+  if (!on) return pass(on);
+  return module::set_enabled(object.subject(), *on);
+}
+
+std::vector<Attribute> module_attributes(const Object&) {
+  return {{"initstate", 0444, show<initstate>, nullptr},
+          {"refcnt", 0444, show<refcnt>, nullptr},
+          {"taint", 0444, show<taint>, nullptr},
+          {"version", 0444, show<version>, nullptr},
+          {"srcversion", 0444, show<srcversion>, nullptr},
+          {"license", 0444, show<license>, nullptr},
+          {"coresize", 0444, show<coresize>, nullptr},
+          {"initsize", 0444, show<initsize>, nullptr},
+          {"enabled", 0644, show<enabled>, store_enabled},
+          {"exceptions", 0444, show<exceptions>, nullptr},
+          {"requests", 0444, show<requests>, nullptr},
+          {"callbacks", 0444, show<callbacks>, nullptr}};
+}
+
+Result<Text> show_parameter(const Object& object, const Text& name) {
+  return module::get_param(object.subject(), name);
+}
+
+Status store_parameter(const Object& object, const Text& name, const Text& value) {
+  return module::set_param(object.subject(), name, value.c_str());
+}
+
+// Looked up, not kept: after a replacement they are those of the new version.
+std::vector<Attribute> parameters(const Object& object) {
+  std::vector<Attribute> all;
+  auto detail = detail_of(object);
+  if (!detail) return all;
+  for (module::ParamInfo& p : detail->parameters) {
+    all.push_back({std::move(p.name), p.writable ? 0644u : 0444u, show_parameter,
+                   p.writable ? store_parameter : nullptr});
+  }
+  return all;
+}
+
+std::vector<Link> holders(const Object& object) {
+  std::vector<Link> all;
+  auto detail = detail_of(object);
+  if (!detail) return all;
+  for (const Text& holder : detail->module.holders) all.push_back({holder, "modules/" + holder});
+  return all;
+}
+
+// --- resident/NAME,N/ ---------------------------------------------------------------------------
+
+Text resident_name(const module::ResidentInfo& r) { return r.name + "," + std::to_string(r.id); }
+
+std::vector<Text> resident_names() {
+  std::vector<Text> names;
+  for (const module::ResidentInfo& r : module::residents()) names.push_back(resident_name(r));
+  return names;
+}
+
+Result<module::ResidentInfo> resident(const Object& object) {
+  for (module::ResidentInfo& r : module::residents()) {
+    if (resident_name(r) == object.subject()) return std::move(r);
+  }
+  return fail(ENODEV, "%s is gone", object.path().c_str());
+}
+
+bool resident_is_there(const Object& object) { return resident(object).has_value(); }
+
+template <Text (*text)(const module::ResidentInfo&)>
+Result<Text> show(const Object& object, const Text&) {
+  auto r = resident(object);
+  if (!r) return pass(r);
+  return text(*r);
+}
+
+Text resident_state(const module::ResidentInfo& r) { return r.pinned ? "pinned" : "resident"; }
+Text reason(const module::ResidentInfo& r) { return r.reason; }
+
+std::vector<Attribute> resident_attributes(const Object&) {
+  return {{"state", 0444, show<resident_state>, nullptr}, {"reason", 0444, show<reason>, nullptr}};
+}
+
+// --- hooks/NAME/ --------------------------------------------------------------------------------
+
+std::vector<Text> hook_names() {
+  std::vector<Text> names;
+  for (hook::HookInfo& h : hook::list()) names.push_back(std::move(h.name));
+  return names;
+}
+
+bool hook_is_there(const Object& object) { return hook::find(object.subject()).has_value(); }
+
+template <Text (*text)(const hook::HookInfo&)>
+Result<Text> show(const Object& object, const Text&) {
+  auto info = hook::find(object.subject());
+  if (!info) return pass(info);
+  return text(*info);
+}
+
+Text signature(const hook::HookInfo& h) { return h.signature; }
+Text rule(const hook::HookInfo& h) { return h.rule; }
+Text on_exception(const hook::HookInfo& h) { return h.on_exception; }
+Text attached(const hook::HookInfo& h) { return callbacks_text(h.callbacks); }
+Text order(const hook::HookInfo& h) { return joined(h.order.modules); }
+
+Status store_order(const Object& object, const Text&, const Text& value) {
+  hook::Order wanted;
+  wanted.modules = split(value);
+  wanted.given = !wanted.modules.empty();
+  return hook::set_order(object.subject(), wanted);
+}
+
+std::vector<Attribute> hook_attributes(const Object&) {
+  return {{"signature", 0444, show<signature>, nullptr},
+          {"rule", 0444, show<rule>, nullptr},
+          {"on_exception", 0444, show<on_exception>, nullptr},
+          {"callbacks", 0444, show<attached>, nullptr},
+          {"order", 0644, show<order>, store_order}};
+}
+
+// --- the tree -----------------------------------------------------------------------------------
+
+constexpr Type plain_type{nullptr, nullptr, nullptr, delete_object};
+constexpr Type host_type{host_attributes, nullptr, nullptr, delete_object};
+constexpr Type module_type{module_attributes, nullptr, nullptr, delete_object};
+constexpr Type parameters_type{parameters, nullptr, nullptr, delete_object};
+constexpr Type holders_type{nullptr, holders, nullptr, delete_object};
+constexpr Type resident_type{resident_attributes, nullptr, resident_is_there, delete_object};
+constexpr Type hook_type{hook_attributes, nullptr, hook_is_there, delete_object};
+
+Text module_path(const Text& name) { return "modules/" + name; }
+
+void add_module(Tree& tree, const Text& name) {
+  tree.add(module_type, module_path(name), name);
+  tree.add(holders_type, module_path(name) + "/holders", name);
+  tree.add(parameters_type, module_path(name) + "/parameters", name);
+}
+
+std::vector<Text> modules_to_show() {
+  std::vector<Text> names;
+  for (const module::ModuleInfo& m : module::list()) {
+    if (m.state == MOLT_MODULE_STATE_LIVE || m.state == MOLT_MODULE_STATE_COMING) {
+      names.push_back(m.name);
+    }
+  }
+  return names;
+}
+
+bool is_to_show(const Text& name) {
+  const std::vector<Text> names = modules_to_show();
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void module_formed(const Text& name) { add_module(tree(), name); }
+
+void module_gone(const Text& name) {
+  tree().remove(module_path(name));
+  // It may have been the older of two versions.
+  if (is_to_show(name)) add_module(tree(), name);
+}
+
+std::atomic<Tree*> current{nullptr};
+std::atomic<const Text*> given_name{nullptr};
+
+}  // namespace
+
+Tree& tree() {
+  Tree* known = current.load(std::memory_order_acquire);
+  if (known != nullptr) return *known;
+  auto* fresh = new Tree;  // never freed: its objects may be asked for until the process's last moment
+  fresh->add(plain_type, "", "");
+  fresh->add(host_type, "host", "");
+  fresh->add(plain_type, "modules", "");
+  fresh->add(plain_type, "resident", "", {&resident_type, resident_names});
+  fresh->add(plain_type, "hooks", "", {&hook_type, hook_names});
+  if (!current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+    delete fresh;
+    return *known;
+  }
+  // Modules that formed before anybody observed. One may go at this moment, unseen or seen too early:
+  // look again.
+  for (const Text& name : modules_to_show()) {
+    add_module(*fresh, name);
+    if (!is_to_show(name)) fresh->remove(module_path(name));
+  }
+  return *fresh;
+}
+
+const module::Observer& tree_observer() {
+  static constexpr module::Observer observer{module_formed, module_gone};
+  return observer;
+}
+
+void set_host_name(Text name) {
+  // The old one may be being read.
+  given_name.store(new Text(std::move(name)), std::memory_order_release);
+}
+
+Text host_name() {
+  const Text* given = given_name.load(std::memory_order_acquire);
+  return given != nullptr && !given->empty() ? *given : program_invocation_short_name;
+}
+
+void forget_tree() { current.store(nullptr, std::memory_order_release); }
+
+}  // namespace molt::control

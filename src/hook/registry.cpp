@@ -1,0 +1,543 @@
+#include "hook/registry.hpp"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "arch/x86_64/percpu.hpp"
+#include "base/barrier.hpp"
+#include "hook/internal.hpp"
+#include "threads/record.hpp"
+
+namespace molt::hook {
+
+Owner paused;
+
+// Leaked on purpose: the host's static destructors may still call hooks.
+Registry& registry() {
+  static Registry* r = new Registry;
+  return *r;
+}
+
+namespace {
+
+Owner* g_free_owners = nullptr;
+
+molt_hook_core* find_core(std::string_view name) {
+  for (molt_hook_core* core : registry().hooks) {
+    if (core->name == name) return core;
+  }
+  return nullptr;
+}
+
+Lineage* lineage_named(std::string_view name) {
+  for (Lineage* l : registry().lineages) {
+    if (l->name == name) return l;
+  }
+  auto* l = new Lineage;
+  l->name = name;
+  registry().lineages.push_back(l);
+  return l;
+}
+
+std::uint64_t* new_cells() {
+  std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  void* cells = aligned_alloc(arch::percpu_stride, cpus * arch::percpu_stride);
+  if (cells != nullptr) std::memset(cells, 0, cpus * arch::percpu_stride);
+  return static_cast<std::uint64_t*>(cells);
+}
+
+std::uint64_t sum_cells(const std::uint64_t* cells) {
+  std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < cpus; ++i) {
+    sum += __atomic_load_n(cells + i * (arch::percpu_stride / sizeof *cells), __ATOMIC_ACQUIRE);
+  }
+  return sum;
+}
+
+Lineage* lineage_of(const Owner* owner) { return owner->lineage.load(std::memory_order_relaxed); }
+
+// Whether the owner's callbacks belong into chains now.
+bool present(const Owner* owner) {
+  const Lineage* l = lineage_of(owner);
+  const Owner* current = l->current.load(std::memory_order_relaxed);
+  return current == owner ||
+         (current == &paused && l->paused_from.load(std::memory_order_relaxed) == owner);
+}
+
+struct Candidate {
+  int order;
+  std::size_t listed;  // position in the user's list; SIZE_MAX if not in it
+  std::uint64_t load_sequence;
+  unsigned sequence;
+  molt_entry entry;
+  auto key() const { return std::tuple(order, listed, load_sequence, sequence); }
+};
+
+// The entries of `hook` in calling order as they are once `to` is in force instead of `from`.
+std::vector<Candidate> entries_of(const molt_hook_core* hook, const Owner* from, const Owner* to) {
+  const Order& order = hook->order.given ? hook->order : registry().order;
+  std::vector<Candidate> out;
+  for (Owner* owner : registry().attached) {
+    if (owner != to && (owner == from || !present(owner))) continue;
+    std::size_t listed = SIZE_MAX;
+    if (order.given) {
+      auto at = std::find(order.modules.begin(), order.modules.end(), lineage_of(owner)->name);
+      if (at != order.modules.end()) listed = static_cast<std::size_t>(at - order.modules.begin());
+    }
+    for (const Attachment& a : *owner->attachments) {
+      if (a.hook != hook) continue;
+      out.push_back({a.order, listed, owner->load_sequence, a.sequence, {a.fn, owner}});
+    }
+  }
+  std::sort(out.begin(), out.end(),
+            [](const Candidate& a, const Candidate& b) { return a.key() < b.key(); });
+  return out;
+}
+
+// A chain with these entries; *chain stays null for none. False: no memory.
+bool make_chain(molt_hook_core* hook, const std::vector<Candidate>& entries, molt_chain** chain) {
+  if (entries.empty()) return true;
+  molt_chain* c = new_chain(hook, entries.size());
+  if (c == nullptr) return false;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    __atomic_store_n(&c->entries[i].owner, entries[i].entry.owner, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->entries[i].fn, entries[i].entry.fn, __ATOMIC_RELEASE);
+    ++entries[i].entry.owner->chain_refs;
+  }
+  __atomic_store_n(&c->entries[entries.size()].fn, nullptr, __ATOMIC_RELEASE);
+  seal_chain(c);
+  *chain = c;
+  return true;
+}
+
+void store_gen(molt_hook_core* hook, std::uint64_t gen) {
+  hook->gen = gen;
+  for (molt_hook* h : hook->instances) __atomic_store_n(&h->gen, gen, __ATOMIC_SEQ_CST);
+}
+
+// From now on every caller of the hook validates what it calls against Lineage::current.
+void close(molt_hook_core* hook) { store_gen(hook, gen_closed); }
+
+void publish(molt_hook_core* hook, molt_chain* chain) {
+  molt_chain* old = hook->chain;
+  hook->chain = chain;
+  for (molt_hook* h : hook->instances) __atomic_store_n(&h->chain, chain, __ATOMIC_SEQ_CST);
+  if (old != nullptr) retire_chain(old);
+}
+
+// I2: only where nothing in the chain is paused.
+void open(molt_hook_core* hook) {
+  if (hook->chain == nullptr) {
+    store_gen(hook, registry().next_gen++);
+    return;
+  }
+  if (!registry().gens_open) return;
+  for (std::uint32_t i = 0; i < hook->chain->count; ++i) {
+    const Lineage* l = lineage_of(hook->chain->entries[i].owner);
+    if (l->current.load(std::memory_order_relaxed) != hook->chain->entries[i].owner) return;
+  }
+  store_gen(hook, hook->chain->gen);
+}
+
+std::vector<molt_hook_core*> hooks_of(const Owner* a, const Owner* b) {
+  std::vector<molt_hook_core*> hooks;
+  for (const Owner* owner : {a, b}) {
+    if (owner == nullptr) continue;
+    for (const Attachment& attachment : *owner->attachments) hooks.push_back(attachment.hook);
+  }
+  std::sort(hooks.begin(), hooks.end());
+  hooks.erase(std::unique(hooks.begin(), hooks.end()), hooks.end());
+  return hooks;
+}
+
+std::size_t callbacks_on(const Owner* owner, const molt_hook_core* hook) {
+  if (owner == nullptr) return 0;
+  return static_cast<std::size_t>(
+      std::count_if(owner->attachments->begin(), owner->attachments->end(),
+                    [&](const Attachment& a) { return a.hook == hook; }));
+}
+
+Status signature_matches(const molt_callback& callback, const molt_hook_core& core) {
+  std::uint64_t wanted = callback.fingerprint ? callback.fingerprint
+                                              : molt_fingerprint(callback.signature);
+  if (wanted == core.fingerprint) return {};
+  return fail(EINVAL, "hook %s: the module expects %s, the host has %s; rebuild the module",
+              callback.hook, callback.signature, core.signature.c_str());
+}
+
+const char* rule_text(std::uint32_t rule) {
+  constexpr const char* names[] = {"all", "first", "unanimous", "last", "only_first", "by_name"};
+  return rule < std::size(names) ? names[rule] : "?";
+}
+
+HookInfo describe(const molt_hook_core* core) {
+  HookInfo info;
+  info.name = core->name;
+  info.signature = core->signature;
+  info.description = core->description;
+  info.rule = rule_text(core->rule);
+  info.on_exception = core->on_exception == MOLT_FAIL_CLOSED ? "fail-closed" : "fail-open";
+  info.fingerprint = core->fingerprint;
+  info.order = core->order.given ? core->order : registry().order;
+  for (const Candidate& c : entries_of(core, nullptr, nullptr)) {
+    info.callbacks.push_back({lineage_of(c.entry.owner)->name, c.order});
+  }
+  return info;
+}
+
+Status rebuild(molt_hook_core* hook) {
+  molt_chain* chain = nullptr;
+  if (!make_chain(hook, entries_of(hook, nullptr, nullptr), &chain)) {
+    return fail(ENOMEM, "hook %s: no memory for its chain", hook->name.c_str());
+  }
+  publish(hook, chain);
+  close(hook);
+  open(hook);
+  return {};
+}
+
+}  // namespace
+
+void release_owner_if_unused(Owner* owner) {
+  if (!owner->destroyed || owner->chain_refs != 0) return;
+  owner->destroyed = false;
+  owner->next_free = g_free_owners;
+  g_free_owners = owner;
+}
+
+Status check(const molt_callback* begin, const molt_callback* end) {
+  std::lock_guard lock(registry().mutex);
+  for (const molt_callback* c = begin; c != end; ++c) {
+    const molt_hook_core* core = find_core(c->hook);
+    if (core == nullptr || core->instances.empty()) {
+      if (c->flags & MOLT_OPTIONAL) continue;
+      return fail(ENOENT, "Unknown hook %s (err -2)", c->hook);
+    }
+    if (Status ok = signature_matches(*c, *core); !ok) return ok;
+  }
+  return {};
+}
+
+Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback* end) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  Owner* owner = g_free_owners;
+  if (owner != nullptr) {
+    g_free_owners = owner->next_free;
+  } else {
+    owner = new Owner;
+    owner->began = new_cells();
+    owner->ended = new_cells();
+    if (owner->began == nullptr || owner->ended == nullptr) {
+      free(owner->began);
+      free(owner->ended);
+      delete owner;
+      return fail(ENOMEM, "no memory for per-CPU counters");
+    }
+  }
+  auto* attachments = new std::vector<Attachment>;
+  for (molt_callback* c = begin; c != end; ++c) {
+    molt_hook_core* core = find_core(c->hook);
+    if (core == nullptr || core->instances.empty()) continue;  // optional: check() saw to it
+    if (!signature_matches(*c, *core)) continue;
+    c->bound = core->info;
+    attachments->push_back({core, c, c->fn, c->order, c->sequence, 0});
+  }
+  // Ordinals in calling order, which for one module is (order, sequence).
+  std::stable_sort(attachments->begin(), attachments->end(),
+                   [](const Attachment& a, const Attachment& b) {
+                     return std::tuple(a.order, a.sequence) < std::tuple(b.order, b.sequence);
+                   });
+  for (auto a = attachments->begin(); a != attachments->end(); ++a) {
+    a->ordinal = static_cast<unsigned>(std::count_if(
+        attachments->begin(), a, [&](const Attachment& other) { return other.hook == a->hook; }));
+  }
+  owner->attachments = attachments;
+  owner->id.store(r.next_id++, std::memory_order_relaxed);
+  owner->load_sequence = r.next_load_sequence++;
+  owner->lineage.store(lineage_named(name), std::memory_order_release);
+  r.attached.push_back(owner);
+  return owner;
+}
+
+void destroy(Owner* owner) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  r.attached.erase(std::find(r.attached.begin(), r.attached.end(), owner));
+  delete owner->attachments;
+  owner->attachments = nullptr;
+  owner->destroyed = true;
+  release_owner_if_unused(owner);
+}
+
+Status change(Owner* from, Owner* to) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  Lineage* lineage = lineage_of(from ? from : to);
+  if (from != nullptr && to != nullptr) to->load_sequence = from->load_sequence;
+
+  std::vector<molt_hook_core*> hooks = hooks_of(from, to);
+  std::vector<molt_chain*> chains(hooks.size(), nullptr);
+  for (std::size_t i = 0; i < hooks.size(); ++i) {
+    if (make_chain(hooks[i], entries_of(hooks[i], from, to), &chains[i])) continue;
+    for (molt_chain* chain : chains) {
+      if (chain != nullptr) retire_chain(chain);
+    }
+    return fail(ENOMEM, "no memory for the chains of %zu hooks", hooks.size());
+  }
+
+#ifndef MOLT_MUTATE_SWITCH_OPEN
+  for (molt_hook_core* hook : hooks) close(hook);
+#endif
+  // Before the switch a chain must name every callback of `from`, and at the switch every one of
+  // `to`: whichever chain has more entries of this lineage stands while `current` changes.
+  auto grows = [&](molt_hook_core* hook) {
+    return callbacks_on(to, hook) >= callbacks_on(from, hook);
+  };
+  for (std::size_t i = 0; i < hooks.size(); ++i) {
+    if (grows(hooks[i])) publish(hooks[i], chains[i]);
+#ifdef MOLT_MUTATE_SWITCH_OPEN
+    if (grows(hooks[i])) store_gen(hooks[i], chains[i] ? chains[i]->gen : 1);
+#endif
+  }
+  // The switch.
+  lineage->current.store(to, std::memory_order_seq_cst);
+  lineage->paused_from.store(nullptr, std::memory_order_release);
+  lineage->pause_word.fetch_add(1, std::memory_order_release);
+  futex_wake_all(lineage->pause_word);
+  for (std::size_t i = 0; i < hooks.size(); ++i) {
+    if (!grows(hooks[i])) publish(hooks[i], chains[i]);
+    open(hooks[i]);
+  }
+  heavy_barrier();
+  reclaim_chains();
+  return {};
+}
+
+void revoke(Owner* owner) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  for (molt_hook_core* hook : hooks_of(owner, nullptr)) close(hook);
+  Lineage* lineage = lineage_of(owner);
+  lineage->current.store(nullptr, std::memory_order_seq_cst);
+  heavy_barrier();
+}
+
+bool in_force(const Owner* owner) {
+  return lineage_of(owner)->current.load(std::memory_order_acquire) == owner;
+}
+
+void begin_pause(Owner* owner) {
+  std::lock_guard lock(registry().mutex);
+  for (molt_hook_core* hook : hooks_of(owner, nullptr)) close(hook);
+  Lineage* lineage = lineage_of(owner);
+  lineage->paused_from.store(owner, std::memory_order_release);
+  lineage->paused_by.store(gettid(), std::memory_order_release);
+  lineage->current.store(&paused, std::memory_order_seq_cst);
+  heavy_barrier();
+}
+
+void end_pause(Owner* owner) {
+  std::lock_guard lock(registry().mutex);
+  Lineage* lineage = lineage_of(owner);
+  if (lineage->current.load(std::memory_order_relaxed) != &paused) return;
+  lineage->current.store(owner, std::memory_order_seq_cst);
+  lineage->paused_from.store(nullptr, std::memory_order_release);
+  lineage->pause_word.fetch_add(1, std::memory_order_release);
+  futex_wake_all(lineage->pause_word);
+  for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
+}
+
+bool entered(const Owner* owner) {
+#ifdef MOLT_MUTATE_NO_DRAIN
+  return false;
+#endif
+  bool inside = false;
+  threads::for_each_frame([&](const molt_entry* entry, int) {
+    inside |= __atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) == owner;
+  });
+  if (inside) return true;
+  // The order matters: async.cpp.
+  std::uint64_t ended = sum_cells(owner->ended);
+  heavy_barrier();
+  return sum_cells(owner->began) != ended;
+}
+
+bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
+           std::vector<Inside>& inside) {
+  heavy_barrier();
+  for (unsigned round = 0;; ++round) {
+    if (!entered(owner)) return true;
+    if (round < 200) {
+      __builtin_ia32_pause();
+      continue;
+    }
+    if (deadline.passed() || (cancelled && cancelled())) break;
+    // Threads that died with a frame set (see threads/record.hpp) are found now and then.
+    if (round % 64 == 0) threads::reap_dead();
+    timespec nap{0, round < 400 ? 20'000 : 500'000};
+    nanosleep(&nap, nullptr);
+  }
+  std::lock_guard lock(registry().mutex);
+  inside.clear();
+  threads::for_each_frame([&](const molt_entry* entry, int tid) {
+    if (__atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) != owner) return;
+    const molt_hook_core* hook = hook_of(entry);
+    inside.push_back({tid, threads::thread_name(tid), hook ? hook->name : ""});
+  });
+  if (inside.empty()) inside.push_back({});
+  return false;
+}
+
+Status set_order(std::string_view name, const Order& order) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  Order clean = order;
+  clean.modules.clear();
+  for (const std::string& module : order.modules) {
+    if (std::find(clean.modules.begin(), clean.modules.end(), module) == clean.modules.end()) {
+      clean.modules.push_back(module);
+    }
+  }
+  if (name.empty()) {
+    r.order = clean;
+    for (molt_hook_core* core : r.hooks) core->order = {};
+    for (molt_hook_core* core : r.hooks) {
+      if (Status ok = rebuild(core); !ok) return ok;
+    }
+  } else {
+    molt_hook_core* core = find_core(name);
+    if (core == nullptr) {
+      return fail(ENOENT, "no hook %.*s; see `molt hook list`", static_cast<int>(name.size()),
+                  name.data());
+    }
+    core->order = clean;
+    if (Status ok = rebuild(core); !ok) return ok;
+  }
+  heavy_barrier();
+  reclaim_chains();
+  return {};
+}
+
+std::vector<HookInfo> list() {
+  std::lock_guard lock(registry().mutex);
+  std::vector<HookInfo> out;
+  for (const molt_hook_core* core : registry().hooks) {
+    if (!core->instances.empty()) out.push_back(describe(core));
+  }
+  std::sort(out.begin(), out.end(),
+            [](const HookInfo& a, const HookInfo& b) { return a.name < b.name; });
+  return out;
+}
+
+Result<HookInfo> find(std::string_view name) {
+  std::lock_guard lock(registry().mutex);
+  const molt_hook_core* core = find_core(name);
+  if (core == nullptr || core->instances.empty()) {
+    return fail(ENOENT, "no hook %.*s; see `molt hook list`", static_cast<int>(name.size()),
+                name.data());
+  }
+  return describe(core);
+}
+
+std::size_t count() {
+  std::lock_guard lock(registry().mutex);
+  return static_cast<std::size_t>(
+      std::count_if(registry().hooks.begin(), registry().hooks.end(),
+                    [](const molt_hook_core* core) { return !core->instances.empty(); }));
+}
+
+void before_fork() { registry().mutex.lock(); }
+
+void after_fork(bool child) {
+  Registry& r = registry();
+  if (child) {
+    threads::after_fork_child();
+    barrier_setup();
+    // A hand-over by a thread that the child does not have: the old version goes on.
+    for (Lineage* lineage : r.lineages) {
+      if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
+      Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
+      lineage->current.store(from, std::memory_order_seq_cst);
+      lineage->paused_from.store(nullptr, std::memory_order_release);
+      lineage->pause_word.fetch_add(1, std::memory_order_release);
+      for (molt_hook_core* hook : hooks_of(from, nullptr)) open(hook);
+    }
+    // Per-CPU counts of callbacks that other threads were in will never be balanced.
+    for (Owner* owner : r.attached) {
+      std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+      std::memset(owner->began, 0, cpus * arch::percpu_stride);
+      std::memset(owner->ended, 0, cpus * arch::percpu_stride);
+    }
+  }
+  r.mutex.unlock();
+}
+
+}  // namespace molt::hook
+
+using namespace molt::hook;
+
+extern "C" std::uint64_t molt_fingerprint(const char* signature) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (; *signature; ++signature) {
+    if (*signature == ' ') continue;
+    hash = (hash ^ static_cast<unsigned char>(*signature)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+extern "C" int molt_hook_register(molt_hook* hook) {
+  const molt_hook_info* info = hook->info;
+  if (info == nullptr || info->size != sizeof(molt_hook_info) || info->name == nullptr ||
+      info->signature == nullptr || info->name[0] == '\0' ||
+      info->fingerprint != molt_fingerprint(info->signature)) {
+    return -EINVAL;
+  }
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  r.gens_open = molt::barrier_asymmetric();
+  molt_hook_core* core = find_core(info->name);
+  if (core == nullptr) {
+    core = new molt_hook_core;
+    core->name = info->name;
+    r.hooks.push_back(core);
+  } else if (core->fingerprint != info->fingerprint &&
+             (!core->instances.empty() || core->chain != nullptr)) {
+    return -EEXIST;
+  }
+  if (core->instances.empty()) {
+    core->signature = info->signature;
+    core->description = info->description ? info->description : "";
+    core->fingerprint = info->fingerprint;
+    core->rule = info->combine;
+    core->on_exception = info->on_exception;
+    core->info = info;
+    // The host took the hook away and brings it again: callbacks find their results there now.
+    for (Owner* owner : r.attached) {
+      for (Attachment& a : *owner->attachments) {
+        if (a.hook == core) a.callback->bound = info;
+      }
+    }
+  }
+  core->instances.push_back(hook);
+  hook->core = core;
+  __atomic_store_n(&hook->gen, core->gen, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&hook->chain, core->chain, __ATOMIC_SEQ_CST);
+  return 0;
+}
+
+extern "C" void molt_hook_unregister(molt_hook* hook) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  molt_hook_core* core = hook->core;
+  if (core == nullptr) return;
+  core->instances.erase(std::remove(core->instances.begin(), core->instances.end(), hook),
+                        core->instances.end());
+  __atomic_store_n(&hook->chain, nullptr, __ATOMIC_SEQ_CST);
+  hook->core = nullptr;
+}

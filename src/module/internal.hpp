@@ -1,0 +1,247 @@
+// internal.hpp - what the parts of src/module share: the record of a module and the list of them.
+#pragma once
+
+#include <molt/molt.h>
+
+#include <atomic>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/futex.hpp"
+#include "base/log.hpp"
+#include "base/memory.hpp"
+#include "base/result.hpp"
+#include "hook/registry.hpp"
+#include "module/manager.hpp"
+#include "module/store.hpp"
+
+namespace molt::module {
+struct Flight;
+struct Module;
+}  // namespace molt::module
+
+// What the public header calls the core's side of a module.
+struct molt_core_module {
+  molt::module::Module* module;
+};
+
+namespace molt::module {
+
+// The kernel's letters, as bits in this order.
+enum Taint : unsigned {
+  taint_proprietary = 1,  // P: licence that is not free
+  taint_forced = 2,       // F: loaded in spite of its magic
+};
+std::string taint_text(unsigned taint);
+// Of the process beside those of its modules; R: a module was removed while it could still run.
+inline constexpr unsigned taint_resident = 4;
+
+struct Module {
+  // --- constant once the module is on the list ---
+  std::string name, version, license, description, srcversion;
+  std::string path;  // as asked for
+  std::string hash;
+  std::uint64_t id = 0;
+  Stored stored;
+  void* handle = nullptr;
+  molt_module* descriptor = nullptr;
+  molt_core_module core{this};
+  hook::Owner* owner = nullptr;
+  std::uint64_t address = 0, size = 0;
+  std::vector<std::string> hazards;
+  bool permanent = false;  // init without exit
+
+  // --- under Manager::mutex ---
+  molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
+  int refcnt = 0;  // as the kernel stores it: the base while not going, and 1 for each reference
+  bool base_held = false;
+  int inside = 0;  // calls of the core into it (parameters, notifiers) under way
+  bool enabled = true;
+  const char* busy = nullptr;  // the operation that has it, "replace"; null: none
+  bool leaving = false;        // UNFORMED for the second time
+  bool formed = false;         // the observer was told of it
+  unsigned taint = 0;
+  int loader_tid = 0;          // the thread that loads it
+  std::vector<std::shared_ptr<Module>> providers;  // each referenced once
+  std::vector<Module*> users;                      // who references it as a provider
+  std::vector<ImportInfo> imports;
+  Requests requests;
+
+  // --- of residents ---
+  bool pinned = false;
+  bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
+  std::string reason;
+
+  std::atomic<std::uint64_t> exceptions{0};
+
+  int reported_refcnt() const { return refcnt - 1; }
+  int references() const { return refcnt - (base_held ? 1 : 0); }
+  void take_base() {
+    refcnt += base_held ? 0 : 1;
+    base_held = true;
+  }
+  void drop_base() {
+    refcnt -= base_held ? 1 : 0;
+    base_held = false;
+  }
+};
+using ModulePtr = std::shared_ptr<Module>;
+
+// Which file; equal identities are the same content without reading it.
+struct FileIdentity {
+  std::uint64_t device, inode, size;
+  std::int64_t mtime_ns, ctime_ns;
+  bool operator==(const FileIdentity&) const = default;
+};
+
+// A load under way, which others with the same file or content join.
+struct Flight {
+  FileIdentity file;
+  std::string hash;   // known once the file was read
+  std::string name;   // known once the note was read
+  int tid = 0;
+  unsigned joined = 0;
+  bool done = false;
+  Status outcome;
+  LoadReport report;
+  std::atomic<std::uint32_t> word{0};
+};
+using FlightPtr = std::shared_ptr<Flight>;
+
+struct Thread;
+struct Offer {
+  std::string kind, name;
+  const void* structure;
+  Module* owner;
+};
+struct Notifier {
+  molt_notifier* notifier;
+  Module* owner;  // null: the host
+  int running = 0;
+  bool removed = false;
+  std::uint64_t sequence;
+};
+
+struct Manager {
+  std::mutex mutex;
+  // Changes with every change of a module's state; waiters sleep on it.
+  std::atomic<std::uint32_t> changes{0};
+  std::list<ModulePtr> modules;  // newest first
+  std::vector<ModulePtr> residents;
+  std::vector<FlightPtr> flights;
+  std::map<int, FlightPtr> waiting;  // tid -> the flight that it has joined
+  std::vector<std::shared_ptr<Notifier>> notifiers;
+  std::vector<Offer> offers;
+  std::vector<Thread*> threads;
+  std::list<std::string> operations;
+  const Observer* observer = nullptr;
+  bool locked = false;
+  unsigned taint = 0;
+  std::string poison;
+  std::string directory;
+  std::string last_unloaded;
+  std::uint64_t next_id = 1;
+};
+Manager& manager();
+using Lock = std::unique_lock<std::mutex>;
+
+// Releases the lock, sleeps until something changed, takes it again. False: the deadline passed or
+// the request was cancelled.
+bool wait_for_change(Lock& lock, Deadline deadline, const Cancelled& cancelled);
+void announce_change();
+
+// Under the lock. Skips UNFORMED modules unless told otherwise (KERNEL.md M1.3).
+ModulePtr find(std::string_view name, bool unformed = false);
+Module* find_descriptor(const molt_module* descriptor);
+
+// Registers what is under way, for people and for `wait`.
+class OperationScope {
+ public:
+  explicit OperationScope(std::string what);
+  ~OperationScope();
+  OperationScope(const OperationScope&) = delete;
+  OperationScope& operator=(const OperationScope&) = delete;
+
+ private:
+  std::list<std::string>::iterator at_;
+};
+// Poisoned or locked: why no operation may begin.
+Status operations_allowed();
+
+// "1. Refuses with words": who stops a module from being removed. Under the lock. Threads that can
+// be asked to stop do not count.
+Status removable(const Module& module, bool resident);
+
+// --- notify.cpp ---
+// Calls the notifiers without the lock. At COMING a veto stops, and those called before are told
+// GOING. Elsewhere results are ignored.
+Status notify(Module& module, molt_module_state event);
+void remove_notifiers_of(Module& module);
+// --- offer.cpp ---
+void remove_offers_of(const Module& module);
+// --- thread.cpp ---
+int thread_count(const Module& module);
+int stoppable_threads(const Module& module);
+// Asks the module's stoppable threads to stop and waits for them. False: deadline or cancelled.
+bool stop_threads(Module& module, Deadline deadline, const Cancelled& cancelled);
+// Whether the calling thread was started for this module.
+const Module* thread_owner();
+void forget_threads_after_fork();
+// --- params.cpp ---
+Status apply_args(Module& module, const std::string& args);
+// --- unload.cpp ---
+// After this nothing can be inside: waits for core calls and hook callers. False: who is inside.
+bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
+           std::vector<hook::Inside>& inside);
+std::string name_them(const std::vector<hook::Inside>& inside);
+void call_exit(Module& module);
+// Notifiers and offers of the module.
+void take_down(Module& module);
+void drop_providers(Module& module);
+// Why the memory cannot be freed now; "" if nothing is in the way.
+std::string cannot_free(const Module& module);
+// Frees the memory, or keeps it as resident (something may still use it) or pinned (the dynamic
+// loader keeps it), with the reason.
+Fate dispose(const ModulePtr& module, std::string& reason);
+// From GOING to the end of the name: exit(), notifiers, objects, references, memory. The caller
+// takes the module off the list.
+Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& reason);
+void tell_formed(Module& module);
+void tell_gone(Module& module);
+
+// --- load.cpp ---
+// A module's file, read and checked, before anything of it is mapped.
+struct Prepared {
+  Bytes content;
+  std::string hash;
+  std::string name, version, license, description, srcversion;
+  std::vector<std::string> hazards;
+  unsigned taint = 0;
+};
+Result<Prepared> prepare(const LoadRequest& request);
+// Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.
+// `beside`: the live version that it will replace (it shares the name), or null. Frees the content.
+Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Module* beside);
+// Undoes bring_up() of a module whose init() had succeeded.
+void bring_down(const ModulePtr& module);
+Result<FileIdentity> identify(int fd);
+
+// A call of the core into module code other than an operation's own: holds the memory, not the
+// reference count. False: the module is on its way out.
+class InsideScope {
+ public:
+  InsideScope(Lock& lock, Module& module);
+  ~InsideScope();
+  InsideScope(const InsideScope&) = delete;
+  InsideScope& operator=(const InsideScope&) = delete;
+
+ private:
+  Module& module_;
+};
+
+}  // namespace molt::module

@@ -1,0 +1,590 @@
+// load.cpp - bringing a module up, in the order of KERNEL.md M1.5.
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/hash.hpp"
+#include "elf/hazards.hpp"
+#include "elf/image.hpp"
+#include "elf/loaded.hpp"
+#include "module/internal.hpp"
+
+namespace molt::module {
+namespace {
+
+constexpr int default_wait_ms = 30'000;  // KERNEL.md M5.4
+constexpr std::uint64_t largest_file = 1ull << 30;
+// How long a module that did not come to life may keep its own threads.
+constexpr int init_threads_ms = 1000;
+
+Deadline deadline_of(int timeout_ms) {
+  return Deadline::in_ms(timeout_ms < 0 ? default_wait_ms : timeout_ms);
+}
+
+// Licences whose modules may use restricted exports, and do not taint.
+bool is_free(std::string_view license) {
+  constexpr std::string_view prefixes[] = {"GPL",  "LGPL", "AGPL",   "Dual ", "MIT",  "BSD",
+                                           "ISC",  "MPL",  "Apache", "Zlib",  "CC0",  "Unlicense",
+                                           "BSL",  "Boost", "Public domain", "0BSD"};
+  return std::any_of(std::begin(prefixes), std::end(prefixes),
+                     [&](std::string_view p) { return license.substr(0, p.size()) == p; });
+}
+
+bool valid_name(std::string_view name) {
+  return !name.empty() && name.size() <= MOLT_NAME_MAX && name != "." && name != ".." &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  c == '_' || c == '-' || c == '.';
+         });
+}
+
+Result<Bytes> read_file(int fd) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+  if (!S_ISREG(info.st_mode)) return fail(EINVAL, "the module is not a regular file");
+  if (info.st_size == 0) return fail(EINVAL, "the module's file is empty");
+  if (static_cast<std::uint64_t>(info.st_size) > largest_file) {
+    return fail(EFBIG, "the module's file has more than 1 GiB");
+  }
+  Bytes content;
+  if (!content.try_resize(static_cast<std::size_t>(info.st_size))) {
+    return fail(ENOMEM, "no memory for the module's file");
+  }
+  std::size_t done = 0;
+  while (done < content.size()) {
+    ssize_t n = pread(fd, content.data() + done, content.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(errno, "cannot read the module's file");
+    if (n == 0) return fail(ENOEXEC, "the module's file shrank while it was read; try again");
+    done += static_cast<std::size_t>(n);
+  }
+  return content;
+}
+
+// --- joining a load that is under way ----------------------------------------------------------
+
+// Would the thread `tid` have to finish before the flight could? Under the lock.
+bool depends_on(const Flight& flight, int tid) {
+  int at = flight.tid;
+  for (int hops = 0; hops < 64; ++hops) {
+    if (at == tid) return true;
+    auto waits = manager().waiting.find(at);
+    if (waits == manager().waiting.end()) return false;
+    at = waits->second->tid;
+  }
+  return true;
+}
+
+Status deadlock(const std::string& name) {
+  return fail(EDEADLK, "%s: a module loads itself from its own init", name.c_str());
+}
+
+// Waits for another's load and shares its result. Takes the lock held, leaves it released.
+Result<LoadReport> join(Lock& lock, const FlightPtr& flight, const LoadRequest& request) {
+  const Module* mine = thread_owner();
+  bool of_this_load = mine != nullptr && mine->state == MOLT_MODULE_STATE_COMING &&
+                      mine->loader_tid == flight->tid;
+  if (depends_on(*flight, gettid()) || of_this_load) {
+    Status status = deadlock(flight->name.empty() ? request.path : flight->name);
+    lock.unlock();
+    return pass(status);
+  }
+  manager().waiting[gettid()] = flight;
+  ++flight->joined;
+  lock.unlock();
+
+  Deadline deadline = deadline_of(request.timeout_ms);
+  bool gave_up = false;
+  while (flight->word.load(std::memory_order_acquire) == 0 && !gave_up) {
+    Deadline until = request.cancelled ? deadline.sooner(Deadline::in_ms(50)) : deadline;
+    futex_wait(flight->word, 0, until);
+    gave_up = deadline.passed() || (request.cancelled && request.cancelled());
+  }
+  lock.lock();
+  manager().waiting.erase(gettid());
+  lock.unlock();
+  if (flight->word.load(std::memory_order_acquire) == 0) {
+    return fail(deadline.passed() ? EBUSY : ECANCELED, "%s: gave up waiting for another load of it",
+                request.path.c_str());
+  }
+  if (!flight->outcome) return pass(flight->outcome);
+  LoadReport report = flight->report;
+  report.shared = true;
+  return report;
+}
+
+// --- names --------------------------------------------------------------------------------------
+
+// Takes the name, or says why not (KERNEL.md M3.4, final rule).
+Status reserve(Lock& lock, const ModulePtr& module, const LoadRequest& request) {
+  Deadline deadline = deadline_of(request.timeout_ms);
+  bool waited = false;
+  for (;;) {
+    ModulePtr other = find(module->name, true);
+    if (!other) {
+      if (waited) return fail(EBUSY, "%s: another load of it failed", module->name.c_str());
+      break;
+    }
+    if (other->state == MOLT_MODULE_STATE_LIVE) {
+      return fail(EEXIST, "%s is loaded already; `molt replace` puts another version in its place",
+                  module->name.c_str());
+    }
+    if (other->state == MOLT_MODULE_STATE_GOING || other->leaving) {
+      return fail(EBUSY, "%s is being unloaded; try again when it has gone", module->name.c_str());
+    }
+    if (other->loader_tid == gettid()) return deadlock(module->name);
+    waited = true;
+    if (!wait_for_change(lock, deadline, request.cancelled)) {
+      return fail(EBUSY, "%s: gave up waiting for another load of it", module->name.c_str());
+    }
+  }
+  manager().modules.push_front(module);
+  return {};
+}
+
+void unreserve(const ModulePtr& module) {
+  Lock lock(manager().mutex);
+  manager().modules.remove(module);
+  announce_change();
+}
+
+// --- mapping ------------------------------------------------------------------------------------
+
+// The symbol in dlerror's "...: undefined symbol: NAME (...)"; empty if it is about something else.
+std::string undefined_in(std::string_view error) {
+  constexpr std::string_view mark = "undefined symbol: ";
+  auto at = error.find(mark);
+  if (at == std::string_view::npos) return "";
+  std::string_view rest = error.substr(at + mark.size());
+  return std::string(rest.substr(0, rest.find_first_of(" ,\n")));
+}
+
+Status check_descriptor(Module& module, bool force) {
+  const molt_module& d = *module.descriptor;
+  if (d.abi != MOLT_ABI || d.size < sizeof(molt_module)) {
+    return fail(ENOEXEC, "%s: built for interface %u of Molt, this process has %u; rebuild it",
+                module.name.c_str(), d.abi, MOLT_ABI);
+  }
+  if (d.name == nullptr || module.name != d.name ||
+      (!force && (d.magic == nullptr || std::strcmp(d.magic, MOLT_MAGIC) != 0))) {
+    return fail(ENOEXEC, "%s: its descriptor and its note disagree; rebuild it",
+                module.name.c_str());
+  }
+  return {};
+}
+
+Status map(Module& module, std::span<const std::byte> content, bool force) {
+  Result<Stored> stored = store_copy(content, module.hash);
+  if (!stored) return pass(stored);
+  module.stored = *stored;
+  module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  const char* error = module.handle ? nullptr : dlerror();
+  store_mapped(*stored);
+  if (module.handle == nullptr) {
+    std::string text = error ? error : "dlopen failed";
+    store_forget(module.stored);
+    if (std::string symbol = undefined_in(text); !symbol.empty()) {
+      log::line(module.name, "Unknown symbol %s (err -%d)", symbol.c_str(), ENOENT);
+      return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
+                  module.name.c_str(), symbol.c_str());
+    }
+    return fail(ENOEXEC, "%s: %s", module.name.c_str(), text.c_str());
+  }
+  module.descriptor = static_cast<molt_module*>(dlsym(module.handle, MOLT_MODULE_SYMBOL));
+  if (module.descriptor == nullptr) {
+    return fail(ENOEXEC, "%s: no %s in it", module.name.c_str(), MOLT_MODULE_SYMBOL);
+  }
+  if (Status ok = check_descriptor(module, force); !ok) return ok;
+  if (auto extent = elf::extent_of(module.descriptor)) {
+    module.address = extent->begin;
+    module.size = extent->end - extent->begin;
+  }
+  module.descriptor->core = &module.core;
+  module.permanent = module.descriptor->init != nullptr && module.descriptor->exit == nullptr;
+  return {};
+}
+
+// --- symbols between modules --------------------------------------------------------------------
+
+const molt_export* exported(const Module& module, std::string_view name) {
+  if (module.descriptor == nullptr) return nullptr;
+  for (const molt_export* e = module.descriptor->exports; e != module.descriptor->exports_end;
+       ++e) {
+    if (name == e->name) return e;
+  }
+  return nullptr;
+}
+
+// Who exports a symbol: exports are visible from COMING on. Under the lock.
+ModulePtr provider_of(std::string_view symbol, const Module* except = nullptr) {
+  for (const ModulePtr& module : manager().modules) {
+    if (module.get() == except || module->state == MOLT_MODULE_STATE_UNFORMED ||
+        module->state == MOLT_MODULE_STATE_GOING) {
+      continue;
+    }
+    if (exported(*module, symbol)) return module;
+  }
+  return nullptr;
+}
+
+std::uint64_t fingerprint(std::uint64_t given, const char* signature) {
+  return given ? given : molt_fingerprint(signature);
+}
+
+tl::unexpected<Error> unknown_symbol(const Module& module, const molt_import& import, int code,
+                                     const char* why) {
+  log::line(module.name, "Unknown symbol %s (err -%d)", import.name, code);
+  return fail(code, "%s: Unknown symbol %s (err -%d): %s", module.name.c_str(), import.name, code,
+              why);
+}
+
+Status bind_imports(Module& module, const LoadRequest& request) {
+  Deadline deadline = deadline_of(request.timeout_ms);
+  const molt_module& d = *module.descriptor;
+  Lock lock(manager().mutex);
+  for (const molt_import* import = d.imports; import != d.imports_end; ++import) {
+    ModulePtr provider = provider_of(import->name);
+    // A provider that is still coming decides by its init whether there is one.
+    while (provider && provider->state == MOLT_MODULE_STATE_COMING) {
+      if (provider->loader_tid == gettid()) return deadlock(module.name);
+      if (!wait_for_change(lock, deadline, request.cancelled)) {
+        log::line(module.name, "gave up waiting for init of module %s.", provider->name.c_str());
+        return fail(EBUSY, "%s: gave up waiting for init of module %s", module.name.c_str(),
+                    provider->name.c_str());
+      }
+      provider = provider_of(import->name);
+    }
+    if (!provider) {
+      if (import->flags & MOLT_OPTIONAL) {
+        module.imports.push_back({import->name, ""});
+        continue;
+      }
+      return unknown_symbol(module, *import, ENOENT, "no loaded module exports it");
+    }
+    const molt_export* e = exported(*provider, import->name);
+    if ((e->flags & MOLT_RESTRICTED) && !is_free(module.license)) {
+      return unknown_symbol(module, *import, ENOENT,
+                            "its provider offers it to freely licensed modules only");
+    }
+    if (fingerprint(e->fingerprint, e->signature) !=
+        fingerprint(import->fingerprint, import->signature)) {
+      std::string why = std::string("it is ") + e->signature + ", wanted as " + import->signature;
+      return unknown_symbol(module, *import, EINVAL, why.c_str());
+    }
+    *import->slot = e->address;
+    module.imports.push_back({import->name, provider->name});
+    if (std::find(module.providers.begin(), module.providers.end(), provider) ==
+        module.providers.end()) {
+      ++provider->refcnt;
+      provider->users.push_back(&module);
+      module.providers.push_back(provider);
+      // A module that uses what a tainted one offers is no better than that.
+      module.taint |= provider->taint & taint_proprietary;
+    }
+  }
+  return {};
+}
+
+// Under the lock.
+Status check_exports(const Module& module, const Module* beside) {
+  const molt_module& d = *module.descriptor;
+  for (const molt_export* e = d.exports; e != d.exports_end; ++e) {
+    ModulePtr other = provider_of(e->name, beside);
+    if (!other || other.get() == &module) continue;
+    log::line(module.name, "exports duplicate symbol %s (owned by %s)", e->name,
+              other->name.c_str());
+    return fail(ENOEXEC, "%s: exports duplicate symbol %s (owned by %s)", module.name.c_str(),
+                e->name, other->name.c_str());
+  }
+  return {};
+}
+
+// --- init ---------------------------------------------------------------------------------------
+
+Status run_init(Module& module) {
+  int (*init)(void) = module.descriptor->init;
+  int result = init ? init() : 0;
+  if (result == 0) return {};
+  if (result > 0) {
+    log::line("", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
+              module.name.c_str(), result);
+    return fail(EINVAL, "%s: init returned %d; it must be 0 or a negative errno",
+                module.name.c_str(), result);
+  }
+  return fail(-result, "%s: init failed: %s", module.name.c_str(), errno_name(-result));
+}
+
+void set_state(Module& module, molt_module_state state) {
+  Lock lock(manager().mutex);
+  module.state = state;
+  announce_change();
+}
+
+}  // namespace
+
+Result<FileIdentity> identify(int fd) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+  return FileIdentity{info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
+                      info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec,
+                      info.st_ctim.tv_sec * 1'000'000'000LL + info.st_ctim.tv_nsec};
+}
+
+Result<Prepared> prepare(const LoadRequest& request) {
+  auto content = read_file(request.fd);
+  if (!content) return pass(content);
+  auto image = elf::Image::parse(*content);
+  if (!image) {
+    log::line("", "%s", image.error().detail);
+    return pass(image);
+  }
+  auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
+  Prepared p;
+  p.name = text("name");
+  if (!valid_name(p.name) || !image->has_export(MOLT_MODULE_SYMBOL)) {
+    return fail(ENOEXEC, "%s is not a Molt module: it has no MOLT_MODULE(...); see molt-module(5)",
+                request.path.c_str());
+  }
+  p.version = text("version");
+  p.license = text("license");
+  p.description = text("description");
+  p.srcversion = image->build_id();
+  if (std::string magic = text("magic"); magic != MOLT_MAGIC) {
+    log::line(p.name, "version magic '%s' should be '%s'", magic.c_str(), MOLT_MAGIC);
+    if (!request.force) {
+      return fail(ENOEXEC, "%s: version magic '%s' should be '%s'; rebuild it, or --force",
+                  p.name.c_str(), magic.c_str(), MOLT_MAGIC);
+    }
+    log::line(p.name, "bad vermagic: process tainted.");
+    p.taint |= taint_forced;
+  }
+  for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
+  p.hash = content_hash(*content);
+  p.content = std::move(*content);
+  return p;
+}
+
+Result<std::string> name_in_file(int fd) {
+  auto content = read_file(fd);
+  if (!content) return pass(content);
+  auto image = elf::Image::parse(*content);
+  if (!image) return pass(image);
+  auto name = image->note("name");
+  if (!name) return fail(ENOEXEC, "not a Molt module");
+  return std::string(*name);
+}
+
+bool same_content(std::string_view name, int fd) {
+  auto content = read_file(fd);
+  if (!content) return false;
+  std::string hash = content_hash(*content);
+  Lock lock(manager().mutex);
+  ModulePtr module = find(name);
+  return module && module->state == MOLT_MODULE_STATE_LIVE && module->hash == hash;
+}
+
+Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Module* beside) {
+  auto module = std::make_shared<Module>();
+  module->name = prepared.name;
+  module->version = prepared.version;
+  module->license = prepared.license;
+  module->description = prepared.description;
+  module->srcversion = prepared.srcversion;
+  module->hazards = prepared.hazards;
+  module->taint = prepared.taint;
+  module->path = request.path;
+  module->hash = prepared.hash;
+  module->loader_tid = gettid();
+  module->requests = {1, 0, log::current_requester()};
+
+  // 2. The name; from here on every other load of it is a duplicate.
+  {
+    Lock lock(manager().mutex);
+    module->id = manager().next_id++;
+    module->refcnt = 1;  // the init reference
+    module->take_base();
+    if (beside == nullptr) {
+      if (Status ok = reserve(lock, module, request); !ok) return pass(ok);
+    }
+  }
+  if (request.dry_run) {
+    if (beside == nullptr) unreserve(module);
+    return module;
+  }
+
+  // 3. Taints.
+  if (!is_free(module->license)) {
+    log::line(module->name, "module license '%s' taints process.", module->license.c_str());
+    module->taint |= taint_proprietary;
+  }
+  for (const std::string& hazard : module->hazards) {
+    log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
+  }
+
+  auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
+    drop_providers(*module);
+    {
+      Lock lock(manager().mutex);
+      module->state = MOLT_MODULE_STATE_UNFORMED;
+      --module->refcnt;
+      module->drop_base();
+    }
+    std::string reason;
+    if (module->handle != nullptr) dispose(module, reason);
+    if (beside == nullptr) unreserve(module);
+    return pass(why);
+  };
+
+  // 4-6. Map, resolve. The image's constructors run here.
+  Status ok = map(*module, prepared.content, request.force);
+  prepared.content.clear();
+  if (!ok) return give_up(ok);
+  if (ok = bind_imports(*module, request); !ok) return give_up(ok);
+  const molt_module& d = *module->descriptor;
+  if (ok = hook::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
+  auto owner = hook::create(module->name, d.callbacks, d.callbacks_end);
+  if (!owner) return give_up(pass(owner));
+  module->owner = *owner;
+
+  // 7. COMING: exports are visible from now on.
+  {
+    Lock lock(manager().mutex);
+    ok = check_exports(*module, beside);
+    if (ok) {
+      module->state = MOLT_MODULE_STATE_COMING;
+      manager().taint |= module->taint;
+      announce_change();
+    }
+  }
+  if (!ok) return give_up(ok);
+  // 8. (livepatch) 9. Notifiers may veto.
+  if (ok = notify(*module, MOLT_MODULE_STATE_COMING); !ok) {
+    take_down(*module);
+    return give_up(ok);
+  }
+  // 10. Parameters.
+  ok = apply_args(*module, request.args);
+  // 11. Objects. A replacement takes over those of the old version later.
+  if (ok && beside == nullptr) tell_formed(*module);
+  // 12. init
+  if (ok) {
+    ok = run_init(*module);
+    if (ok) return module;
+    Lock lock(manager().mutex);
+    --module->refcnt;
+    module->state = MOLT_MODULE_STATE_GOING;
+    announce_change();
+  } else {
+    set_state(*module, MOLT_MODULE_STATE_GOING);
+  }
+  notify(*module, MOLT_MODULE_STATE_GOING);
+  tell_gone(*module);
+  take_down(*module);
+  stop_threads(*module, Deadline::in_ms(init_threads_ms), {});
+  return give_up(ok);
+}
+
+void bring_down(const ModulePtr& module) {
+  {
+    Lock lock(manager().mutex);
+    module->state = MOLT_MODULE_STATE_GOING;
+    --module->refcnt;
+    module->drop_base();
+    announce_change();
+  }
+  Deadline deadline = Deadline::in_ms(init_threads_ms);
+  std::vector<hook::Inside> inside;
+  bool empty = drain(*module, deadline, {}, inside) && stop_threads(*module, deadline, {});
+  std::string reason;
+  go(module, empty && !module->permanent, !empty, reason);
+}
+
+namespace {
+
+// Notes who asked, and how often, on the module that all of them got.
+void count_requests(Module& module, const Flight& flight) {
+  module.requests.joined = flight.joined;
+  module.requests.loads = 1 + flight.joined;
+}
+
+Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& flight) {
+  // 1. Early checks: nothing is kept when they fail.
+  auto prepared = prepare(request);
+  if (!prepared) return pass(prepared);
+  {
+    Lock lock(manager().mutex);
+    for (const FlightPtr& other : manager().flights) {
+      // The same content from another file: their result is ours, and that of who joined us.
+      if (other != flight && other->hash == prepared->hash) return join(lock, other, request);
+    }
+    flight->name = prepared->name;
+    flight->hash = prepared->hash;
+  }
+  auto up = bring_up(request, *prepared, nullptr);
+  if (!up) return pass(up);
+  const ModulePtr& module = *up;
+  LoadReport report{module->name, taint_text(module->taint), false};
+  if (request.dry_run) return report;
+
+  // 13. LIVE: the callbacks come into force in one step.
+  if (Status ok = hook::change(nullptr, module->owner); !ok) {
+    bring_down(module);
+    unreserve(module);
+    return pass(ok);
+  }
+  set_state(*module, MOLT_MODULE_STATE_LIVE);
+  notify(*module, MOLT_MODULE_STATE_LIVE);
+  Lock lock(manager().mutex);
+  --module->refcnt;
+  announce_change();
+  return report;
+}
+
+}  // namespace
+
+Result<LoadReport> load(const LoadRequest& request) {
+  if (Status ok = operations_allowed(); !ok) return pass(ok);
+  auto identity = identify(request.fd);
+  if (!identity) return pass(identity);
+  OperationScope scope("load " + request.path);
+  Manager& m = manager();
+
+  auto flight = std::make_shared<Flight>();
+  flight->file = *identity;
+  flight->tid = gettid();
+  if (request.dry_run) return load_alone(request, flight);
+  {
+    Lock lock(m.mutex);
+    for (const FlightPtr& other : m.flights) {
+      // Before memory is taken or the file is read again.
+      if (other->file == *identity) return join(lock, other, request);
+    }
+    m.flights.push_back(flight);
+  }
+  Result<LoadReport> result = load_alone(request, flight);
+  {
+    Lock lock(m.mutex);
+    m.flights.erase(std::find(m.flights.begin(), m.flights.end(), flight));
+    if (result) {
+      flight->report = *result;
+      if (ModulePtr module = find(result->name)) count_requests(*module, *flight);
+    } else {
+      flight->outcome = pass(result);
+    }
+  }
+  if (flight->joined) {
+    log::line(flight->name, "%u more requests to load it were merged with this one",
+              flight->joined);
+  }
+  flight->word.store(1, std::memory_order_release);
+  futex_wake_all(flight->word);
+  return result;
+}
+
+}  // namespace molt::module

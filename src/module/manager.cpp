@@ -1,0 +1,466 @@
+// manager.cpp - the list of modules, waiting for changes of it, references, and what it shows.
+
+#include "module/manager.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "module/internal.hpp"
+
+namespace molt::module {
+
+// Leaked on purpose: the host's static destructors may still ask.
+Manager& manager() {
+  static Manager* m = new Manager;
+  return *m;
+}
+
+std::string taint_text(unsigned taint) {
+  std::string text;
+  if (taint & taint_proprietary) text += 'P';
+  if (taint & taint_forced) text += 'F';
+  if (taint & taint_resident) text += 'R';
+  return text;
+}
+
+const char* state_text(molt_module_state state) {
+  switch (state) {
+    case MOLT_MODULE_STATE_LIVE:
+      return "live";
+    case MOLT_MODULE_STATE_COMING:
+      return "coming";
+    case MOLT_MODULE_STATE_GOING:
+      return "going";
+    case MOLT_MODULE_STATE_UNFORMED:
+      break;
+  }
+  return "unformed";
+}
+
+const char* to_text(Fate fate) {
+  switch (fate) {
+    case Fate::unmapped:
+      return "unmapped";
+    case Fate::resident:
+      return "resident";
+    case Fate::pinned:
+      break;
+  }
+  return "pinned";
+}
+
+bool wait_for_change(Lock& lock, Deadline deadline, const Cancelled& cancelled) {
+  // A request can be cancelled without a word to wake us: look now and then.
+  constexpr std::int64_t look_every_ms = 50;
+  std::uint32_t seen = manager().changes.load(std::memory_order_acquire);
+  lock.unlock();
+  bool go_on = !deadline.passed() && !(cancelled && cancelled());
+  if (go_on) {
+    Deadline until = cancelled ? deadline.sooner(Deadline::in_ms(look_every_ms)) : deadline;
+    futex_wait(manager().changes, seen, until);
+  }
+  lock.lock();
+  return go_on;
+}
+
+void announce_change() {
+  manager().changes.fetch_add(1, std::memory_order_release);
+  futex_wake_all(manager().changes);
+}
+
+ModulePtr find(std::string_view name, bool unformed) {
+  for (const ModulePtr& module : manager().modules) {
+    if (module->name == name && (unformed || module->state != MOLT_MODULE_STATE_UNFORMED)) {
+      return module;
+    }
+  }
+  return nullptr;
+}
+
+Module* find_descriptor(const molt_module* descriptor) {
+  return descriptor && descriptor->core ? descriptor->core->module : nullptr;
+}
+
+OperationScope::OperationScope(std::string what) {
+  Lock lock(manager().mutex);
+  manager().operations.push_back(std::move(what));
+  at_ = std::prev(manager().operations.end());
+}
+OperationScope::~OperationScope() {
+  Lock lock(manager().mutex);
+  manager().operations.erase(at_);
+  announce_change();
+}
+
+InsideScope::InsideScope(Lock&, Module& module) : module_(module) { ++module.inside; }
+InsideScope::~InsideScope() {
+  Lock lock(manager().mutex);
+  --module_.inside;
+  announce_change();
+}
+
+Status operations_allowed() {
+  Manager& m = manager();
+  Lock lock(m.mutex);
+  if (!m.poison.empty()) {
+    return fail(ENOTRECOVERABLE, "molt stopped operating in this process: %s; restart it when you can",
+                m.poison.c_str());
+  }
+  if (m.locked) {
+    return fail(EPERM, "loading and unloading are locked in this process until it restarts");
+  }
+  return memory_available();
+}
+
+void poison(const char* why) {
+  {
+    Lock lock(manager().mutex);
+    if (!manager().poison.empty()) return;
+    manager().poison = why;
+  }
+  log::line("", "molt: impossible state: %s; no further operations", why);
+}
+
+std::string poisoned() {
+  Lock lock(manager().mutex);
+  return manager().poison;
+}
+
+void lock_loading() {
+  Lock lock(manager().mutex);
+  manager().locked = true;
+}
+bool loading_locked() {
+  Lock lock(manager().mutex);
+  return manager().locked;
+}
+
+std::string process_taint() {
+  Lock lock(manager().mutex);
+  unsigned taint = manager().taint;
+  return taint_text(taint);
+}
+
+void set_observer(const Observer* observer) {
+  Lock lock(manager().mutex);
+  manager().observer = observer;
+}
+
+namespace {
+const Observer* current_observer() {
+  Lock lock(manager().mutex);
+  return manager().observer;
+}
+}  // namespace
+
+void tell_formed(Module& module) {
+  if (const Observer* observer = current_observer()) observer->formed(module.name);
+  module.formed = true;
+}
+
+void tell_gone(Module& module) {
+  if (!module.formed) return;
+  module.formed = false;
+  if (const Observer* observer = current_observer()) observer->gone(module.name);
+}
+
+void set_directory(std::string path) {
+  Lock lock(manager().mutex);
+  manager().directory = std::move(path);
+}
+
+std::string operation() {
+  Lock lock(manager().mutex);
+  std::string text;
+  for (const std::string& o : manager().operations) {
+    if (!text.empty()) text += ", ";
+    text += o;
+  }
+  return text;
+}
+
+Status removable(const Module& module, bool resident) {
+  if (!module.users.empty()) {
+    std::string users;
+    for (const Module* user : module.users) {
+      if (!users.empty()) users += ",";
+      users += user->name;
+    }
+    return fail(EAGAIN, "%s is used by %s; unload that first", module.name.c_str(), users.c_str());
+  }
+  if (module.state != MOLT_MODULE_STATE_LIVE) {
+    return fail(EBUSY, "%s is %s; wait until it is live", module.name.c_str(),
+                state_text(module.state));
+  }
+  if (module.busy != nullptr) {
+    return fail(EBUSY, "%s: %s is under way", module.name.c_str(), module.busy);
+  }
+  if (resident) return {};
+  if (module.permanent) {
+    return fail(EBUSY, "%s has init but no exit: it is permanent; --resident frees its name",
+                module.name.c_str());
+  }
+  int references = module.reported_refcnt() - stoppable_threads(module);
+  if (references > 0) {
+    return fail(EAGAIN, "%s is in use: %d reference%s held; --resident frees its name",
+                module.name.c_str(), references, references == 1 ? "" : "s");
+  }
+  return {};
+}
+
+Status set_enabled(std::string_view name, bool enabled) {
+  if (Status ok = operations_allowed(); !ok) return ok;
+  ModulePtr module;
+  {
+    Lock lock(manager().mutex);
+    module = find(name);
+    if (!module) {
+      return fail(ENOENT, "no module %.*s", static_cast<int>(name.size()), name.data());
+    }
+    if (module->state != MOLT_MODULE_STATE_LIVE || module->busy != nullptr) {
+      return fail(EBUSY, "%s is %s; try again", module->name.c_str(),
+                  module->busy ? module->busy : state_text(module->state));
+    }
+    if (module->enabled == enabled) {
+      return fail(EINVAL, "%s is %s already", module->name.c_str(),
+                  enabled ? "enabled" : "disabled");
+    }
+    module->busy = enabled ? "enable" : "disable";
+  }
+  Status changed = enabled ? hook::change(nullptr, module->owner)
+                           : hook::change(module->owner, nullptr);
+  {
+    Lock lock(manager().mutex);
+    module->busy = nullptr;
+    if (changed) module->enabled = enabled;
+    announce_change();
+  }
+  if (changed) log::line(module->name, enabled ? "enabled" : "disabled");
+  return changed;
+}
+
+Status wait(std::string_view name, Until until, Deadline deadline, const Cancelled& cancelled) {
+  Lock lock(manager().mutex);
+  for (;;) {
+    bool reached;
+    if (name.empty()) {
+      reached = manager().operations.empty();
+    } else {
+      ModulePtr module = find(name, true);
+      if (until == Until::live) {
+        reached = module && module->state == MOLT_MODULE_STATE_LIVE;
+      } else {
+        reached = module == nullptr;
+        if (until == Until::freed) {
+          for (const ModulePtr& r : manager().residents) reached &= r->name != name;
+        }
+      }
+    }
+    if (reached) return {};
+    if (!wait_for_change(lock, deadline, cancelled)) {
+      return fail(deadline.passed() ? ETIMEDOUT : ECANCELED, "%s: gave up waiting",
+                  name.empty() ? "operations under way" : std::string(name).c_str());
+    }
+  }
+}
+
+// --- what it shows ------------------------------------------------------------------------------
+
+namespace {
+
+ModuleInfo info_of(const Module& module) {
+  ModuleInfo info;
+  info.name = module.name;
+  info.version = module.version;
+  info.taint = taint_text(module.taint);
+  info.size = module.size;
+  info.address = module.address;
+  info.refcount = module.reported_refcnt();
+  for (const Module* user : module.users) info.holders.push_back(user->name);
+  info.state = module.state;
+  info.enabled = module.enabled;
+  info.permanent = module.permanent;
+  return info;
+}
+
+}  // namespace
+
+std::vector<ModuleInfo> list() {
+  Lock lock(manager().mutex);
+  std::vector<ModuleInfo> out;
+  for (const ModulePtr& module : manager().modules) {
+    if (module->state != MOLT_MODULE_STATE_UNFORMED) out.push_back(info_of(*module));
+  }
+  return out;
+}
+
+std::string proc_line(const ModuleInfo& module) {
+  std::string users;
+  for (const std::string& holder : module.holders) users += holder + ",";
+  if (module.permanent) users += "[permanent],";
+  if (users.empty()) users = "-";
+  const char* state = module.state == MOLT_MODULE_STATE_LIVE     ? "Live"
+                      : module.state == MOLT_MODULE_STATE_COMING ? "Loading"
+                                                                 : "Unloading";
+  const char* mark = module.state == MOLT_MODULE_STATE_COMING  ? "+"
+                     : module.state == MOLT_MODULE_STATE_GOING ? "-"
+                                                               : "";
+  char line[512];
+  std::snprintf(line, sizeof line, "%s %llu %d %s %s 0x%016llx%s%s%s%s", module.name.c_str(),
+                static_cast<unsigned long long>(module.size), module.refcount, users.c_str(), state,
+                static_cast<unsigned long long>(module.address), module.taint.empty() ? "" : " (",
+                module.taint.c_str(), module.taint.empty() ? "" : mark,
+                module.taint.empty() ? "" : ")");
+  return line;
+}
+
+Result<ModuleDetail> info(std::string_view name, bool values) {
+  Lock lock(manager().mutex);
+  ModulePtr module = find(name);
+  if (!module) return fail(ENOENT, "no module %.*s", static_cast<int>(name.size()), name.data());
+  ModuleDetail detail;
+  detail.module = info_of(*module);
+  detail.description = module->description;
+  detail.license = module->license;
+  detail.srcversion = module->srcversion;
+  detail.path = module->path;
+  detail.store = module->stored.path;
+  detail.imports = module->imports;
+  detail.requests = module->requests;
+  detail.hazards = module->hazards;
+  detail.exceptions = module->exceptions.load(std::memory_order_relaxed);
+  if (module->state == MOLT_MODULE_STATE_GOING) return detail;
+
+  InsideScope inside(lock, *module);
+  lock.unlock();
+  const molt_module& d = *module->descriptor;
+  if (d.state != nullptr) detail.state_version = d.state->version;
+  for (const molt_export* e = d.exports; e != d.exports_end; ++e) {
+    detail.exports.push_back(std::string(e->name) + " " + e->signature);
+  }
+  for (const molt_callback* c = d.callbacks; c != d.callbacks_end; ++c) {
+    detail.callbacks.push_back({c->hook, c->order});
+  }
+  for (const molt_param* p = d.params; p != d.params_end; ++p) {
+    ParamInfo param{p->name, p->type, "", p->description, (p->flags & MOLT_WRITABLE) != 0};
+    if (values && p->get != nullptr) {
+      char text[1024];
+      if (p->get(p->value, text, sizeof text) >= 0) param.value = text;
+    }
+    detail.parameters.push_back(std::move(param));
+  }
+  return detail;
+}
+
+std::vector<ResidentInfo> residents() {
+  Lock lock(manager().mutex);
+  std::vector<ResidentInfo> out;
+  for (const ModulePtr& m : manager().residents) {
+    out.push_back({m->name, m->version, m->reason, m->size, m->id, m->pinned});
+  }
+  return out;
+}
+
+void callback_threw(const molt_callback* callback, const char* what, bool fail_closed) {
+  auto at = reinterpret_cast<std::uint64_t>(callback);
+  std::string name;
+  {
+    Lock lock(manager().mutex);
+    for (const ModulePtr& module : manager().modules) {
+      if (at < module->address || at - module->address >= module->size) continue;
+      module->exceptions.fetch_add(1, std::memory_order_relaxed);
+      name = module->name;
+    }
+  }
+  log::line(name, "callback of hook %s threw %s; it counts as %s", callback->hook,
+            what ? what : "an unknown exception", fail_closed ? "a refusal" : "no opinion");
+}
+
+// --- fork ---------------------------------------------------------------------------------------
+
+void before_fork() { manager().mutex.lock(); }
+
+void after_fork(bool child) {
+  Manager& m = manager();
+  if (child) {
+    // Operations of threads that the child does not have will never end.
+    for (const ModulePtr& module : m.modules) {
+      if (module->state != MOLT_MODULE_STATE_LIVE || module->busy != nullptr) {
+        module->busy = "an operation that fork cut off";
+      }
+      module->inside = 0;
+    }
+    m.flights.clear();
+    m.waiting.clear();
+    m.operations.clear();
+    for (auto& notifier : m.notifiers) notifier->running = 0;
+    forget_threads_after_fork();
+  }
+  m.mutex.unlock();
+}
+
+}  // namespace molt::module
+
+// --- references (C ABI) -------------------------------------------------------------------------
+
+using namespace molt::module;
+
+extern "C" bool molt_module_try_get(molt_module* descriptor) {
+  if (descriptor == nullptr) return true;
+  Lock lock(manager().mutex);
+  Module* module = find_descriptor(descriptor);
+  if (module == nullptr || module->state == MOLT_MODULE_STATE_GOING ||
+      module->state == MOLT_MODULE_STATE_UNFORMED || module->refcnt <= 0) {
+    return false;
+  }
+  ++module->refcnt;
+  return true;
+}
+
+extern "C" void molt_module_get(molt_module* descriptor) {
+  if (descriptor == nullptr) return;
+  Lock lock(manager().mutex);
+  if (Module* module = find_descriptor(descriptor)) ++module->refcnt;
+}
+
+extern "C" int molt_module_put(molt_module* descriptor) {
+  if (descriptor == nullptr) return 0;
+  Lock lock(manager().mutex);
+  Module* module = find_descriptor(descriptor);
+  if (module == nullptr) return -EINVAL;
+  // The init reference and those of dependants are the core's own, not a caller's to put.
+  int kept = (module->state == MOLT_MODULE_STATE_COMING ? 1 : 0) +
+             static_cast<int>(module->users.size());
+  if (module->references() <= kept) {
+    molt::log::line(module->name, "module_put underflow: no reference is held (refcnt %d stays)",
+                    module->reported_refcnt());
+    return -EINVAL;
+  }
+  --module->refcnt;
+  announce_change();
+  return 0;
+}
+
+extern "C" int molt_module_refcount(const molt_module* descriptor) {
+  Lock lock(manager().mutex);
+  Module* module = find_descriptor(descriptor);
+  return module ? module->reported_refcnt() : -1;
+}
+
+extern "C" int molt_module_get_state(const molt_module* descriptor) {
+  Lock lock(manager().mutex);
+  Module* module = find_descriptor(descriptor);
+  return module ? module->state : MOLT_MODULE_STATE_UNFORMED;
+}
+
+extern "C" molt_module* molt_module_find_get(const char* name) {
+  Lock lock(manager().mutex);
+  ModulePtr module = find(name);
+  if (!module || module->state != MOLT_MODULE_STATE_LIVE) return nullptr;
+  ++module->refcnt;
+  return module->descriptor;
+}

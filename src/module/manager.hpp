@@ -1,0 +1,188 @@
+// manager.hpp - the life of modules: what can be asked, and what is answered.
+//
+// Roles      Any thread may ask; the operation runs on it. Different modules proceed in parallel;
+//            one operation at a time per module.
+// State      The list of modules by name, in the kernel's four states, newest first; residents
+//            (out of the list, memory still there); loads in flight.
+// Invariants M1 A name is on the list from reservation until its memory is gone.
+//            M2 No lock is held while module code runs (constructors, init, exit, notifiers, ...).
+//            M3 References are taken under the list's lock or from a held one; never below zero.
+//            M4 Memory is freed only after: not in force, nobody inside, no reference, no
+//               dependant, no thread of it, exit returned.
+// Order      KERNEL.md M1.5 for loading, M1.6 for unloading; each step is one function in load.cpp
+//            and unload.cpp, in that order.
+// Death      fork: operations of other threads are abandoned in the child, their modules pinned.
+// Refuses    load.cpp and unload.cpp, each refusal with its words.
+// Checked by tests/module, tests/conformance, tests/torture.
+#pragma once
+
+#include <molt/molt.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/futex.hpp"
+#include "base/log.hpp"
+#include "base/result.hpp"
+#include "hook/registry.hpp"
+
+namespace molt::module {
+
+using Cancelled = hook::Cancelled;
+
+struct LoadRequest {
+  int fd = -1;            // borrowed; read from offset 0
+  std::string path;       // for people
+  std::string args;
+  bool force = false;
+  bool probe = false;
+  bool dry_run = false;
+  int timeout_ms = -1;    // waiting for others; -1: 30 s
+  Cancelled cancelled;    // may be empty
+};
+struct LoadReport {
+  std::string name;
+  std::string taint;
+  bool shared = false;    // joined a load that was under way
+};
+// Error codes: molt.h, molt_load().
+Result<LoadReport> load(const LoadRequest& request);
+// Whether live module `name` was loaded from a file with the content of `fd`.
+bool same_content(std::string_view name, int fd);
+// The name in the file's note, without loading it.
+Result<std::string> name_in_file(int fd);
+
+struct UnloadRequest {
+  std::string name;
+  bool resident = false;
+  bool dry_run = false;
+  int timeout_ms = -1;    // waiting for threads inside; -1: 10 s
+  Cancelled cancelled;
+};
+enum class Fate { unmapped, resident, pinned };
+const char* to_text(Fate fate);
+struct UnloadReport {
+  std::string name;
+  Fate fate = Fate::unmapped;
+  std::string reason;     // why it is not unmapped
+  std::int64_t drain_us = 0;
+};
+Result<UnloadReport> unload(const UnloadRequest& request);
+
+struct ReplaceRequest {
+  std::string name;       // empty: the name in the file
+  int fd = -1;
+  std::string path;
+  std::string args;
+  bool force = false;
+  bool dry_run = false;
+  int timeout_ms = -1;    // bounds the pause, and waiting for old callers; -1: 1 s
+  Cancelled cancelled;
+};
+struct ReplaceReport {
+  std::string name, from, to;
+  std::size_t state_bytes = 0;
+  std::int64_t pause_us = 0;
+  Fate old = Fate::unmapped;
+  std::string reason;
+};
+Result<ReplaceReport> replace(const ReplaceRequest& request);
+
+Status set_enabled(std::string_view name, bool enabled);
+
+struct Kept {
+  std::string name, reason;
+};
+struct GcReport {
+  std::vector<std::string> freed;
+  std::vector<Kept> kept;
+};
+GcReport gc(bool dry_run);
+
+void lock_loading();
+bool loading_locked();
+// Letters of the process; "" if clean.
+std::string process_taint();
+
+struct ParamInfo {
+  std::string name, type, value, description;
+  bool writable = false;
+};
+struct ImportInfo {
+  std::string name, module;  // module "": missing and optional
+};
+struct Requests {
+  unsigned loads = 0;   // asked for in all, the winner included
+  unsigned joined = 0;  // of these, joined to a load under way
+  log::Requester first;
+};
+// What `list` shows.
+struct ModuleInfo {
+  std::string name, version, taint;
+  std::uint64_t size = 0, address = 0;
+  int refcount = 0;
+  std::vector<std::string> holders;
+  molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
+  bool enabled = false, permanent = false;
+};
+// What `info` shows beside.
+struct ModuleDetail {
+  ModuleInfo module;
+  std::string description, license, srcversion, path, store;
+  std::vector<ParamInfo> parameters;
+  std::vector<hook::CallbackInfo> callbacks;  // module: the hook's name
+  std::vector<std::string> exports;
+  std::vector<ImportInfo> imports;
+  unsigned state_version = 0;
+  Requests requests;
+  std::vector<std::string> hazards;
+  std::uint64_t exceptions = 0;
+};
+struct ResidentInfo {
+  std::string name, version, reason;
+  std::uint64_t size = 0, id = 0;
+  bool pinned = false;  // else resident
+};
+std::vector<ModuleInfo> list();
+// With `values`, asks the parameters for their values (module code runs).
+Result<ModuleDetail> info(std::string_view name, bool values);
+std::vector<ResidentInfo> residents();
+const char* state_text(molt_module_state state);  // "live", "coming", "going", "unformed"
+// The kernel's /proc/modules line.
+std::string proc_line(const ModuleInfo& module);
+
+Result<std::string> get_param(std::string_view module, std::string_view param);
+Status set_param(std::string_view module, std::string_view param, const char* value);
+
+// A callback's wrapper caught an exception; `what` may be null.
+void callback_threw(const molt_callback* callback, const char* what, bool fail_closed);
+
+// Told of a module's presence for others to see, at the points of KERNEL.md M1.5 (11) and M1.6.
+// Called without locks, on the operation's thread.
+struct Observer {
+  void (*formed)(const std::string& name);
+  void (*gone)(const std::string& name);
+};
+void set_observer(const Observer* observer);
+
+enum class Until { live, gone, freed };
+// Waits for a module's state; name empty: until no operation is under way. -ETIMEDOUT, -ECANCELED.
+Status wait(std::string_view name, Until until, Deadline deadline, const Cancelled& cancelled);
+// What is under way, for people; "" if nothing.
+std::string operation();
+
+// An impossible state was met: no further operations; hooks pass through as they are (P7).
+void poison(const char* why);
+std::string poisoned();
+
+// The directory for the store; before the first load. Empty: chosen by base/directory.hpp.
+void set_directory(std::string path);
+
+void before_fork();
+void after_fork(bool child);
+
+}  // namespace molt::module

@@ -1,0 +1,113 @@
+// notify.cpp - notifiers of modules coming, going live and going, with a veto at COMING.
+
+#include <algorithm>
+#include <cerrno>
+
+#include "module/internal.hpp"
+
+namespace molt::module {
+namespace {
+
+std::uint64_t g_sequence = 0;
+
+// Runs one notifier without the lock; 0 if it was removed meanwhile.
+int run(Lock& lock, const std::shared_ptr<Notifier>& entry, Module& module,
+        molt_module_state event) {
+  if (entry->removed) return 0;
+  ++entry->running;
+  lock.unlock();
+  int result = entry->notifier->notify(entry->notifier, event, module.descriptor);
+  lock.lock();
+  --entry->running;
+  announce_change();
+  return result;
+}
+
+// The notifier that this thread is in, so that one may unregister itself.
+thread_local const Notifier* t_running = nullptr;
+
+struct RunningScope {
+  const Notifier* outer = t_running;
+  explicit RunningScope(const Notifier* now) { t_running = now; }
+  ~RunningScope() { t_running = outer; }
+};
+
+void wait_until_idle(Lock& lock, const std::shared_ptr<Notifier>& entry) {
+  while (entry->running > (t_running == entry.get() ? 1 : 0)) wait_for_change(lock, {}, {});
+}
+
+}  // namespace
+
+Status notify(Module& module, molt_module_state event) {
+  Lock lock(manager().mutex);
+  std::vector<std::shared_ptr<Notifier>> called;
+  for (const auto& entry : std::vector(manager().notifiers)) {
+    RunningScope scope(entry.get());
+    int result = run(lock, entry, module, event);
+    if (event != MOLT_MODULE_STATE_COMING || result >= 0) {
+      called.push_back(entry);
+      continue;
+    }
+    // A veto: whoever was told of the coming is told that it is off. As in the kernel the state
+    // itself changes after that.
+    for (const auto& told : called) {
+      RunningScope undo(told.get());
+      run(lock, told, module, MOLT_MODULE_STATE_GOING);
+    }
+    module.state = MOLT_MODULE_STATE_GOING;
+    announce_change();
+    return fail(-result, "%s: a notifier%s%s refused it: %s", module.name.c_str(),
+                entry->owner ? " of " : "", entry->owner ? entry->owner->name.c_str() : "",
+                errno_name(-result));
+  }
+  return {};
+}
+
+void remove_notifiers_of(Module& module) {
+  Lock lock(manager().mutex);
+  auto& all = manager().notifiers;
+  for (;;) {
+    auto at = std::find_if(all.begin(), all.end(),
+                           [&](const auto& entry) { return entry->owner == &module; });
+    if (at == all.end()) return;
+    auto entry = *at;
+    all.erase(at);
+    entry->removed = true;
+    wait_until_idle(lock, entry);
+  }
+}
+
+}  // namespace molt::module
+
+using namespace molt::module;
+
+extern "C" int molt_notifier_register(molt_notifier* notifier) {
+  if (notifier == nullptr || notifier->notify == nullptr) return -EINVAL;
+  Lock lock(manager().mutex);
+  auto& all = manager().notifiers;
+  for (const auto& entry : all) {
+    if (entry->notifier == notifier) return -EEXIST;
+  }
+  auto entry = std::make_shared<Notifier>();
+  entry->notifier = notifier;
+  entry->owner = find_descriptor(notifier->owner);
+  entry->sequence = g_sequence++;
+  auto before = std::find_if(all.begin(), all.end(), [&](const auto& other) {
+    return other->notifier->priority < notifier->priority;
+  });
+  all.insert(before, std::move(entry));
+  return 0;
+}
+
+extern "C" int molt_notifier_unregister(molt_notifier* notifier) {
+  Lock lock(manager().mutex);
+  auto& all = manager().notifiers;
+  auto at = std::find_if(all.begin(), all.end(),
+                         [&](const auto& entry) { return entry->notifier == notifier; });
+  if (at == all.end()) return -ENOENT;
+  auto entry = *at;
+  all.erase(at);
+  entry->removed = true;
+  wait_until_idle(lock, entry);
+  return 0;
+}

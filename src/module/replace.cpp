@@ -1,0 +1,218 @@
+// replace.cpp - a new version beside the old, its state handed over, one switch, the old one gone.
+//
+//   bring up the new -> [pause -> drain -> save -> restore] -> switch -> drain the old -> take it down
+//
+// Up to the switch a failure takes the new version down and leaves the old one as it was. A paused
+// hand-over holds back only callers that reach this module, and no longer than the deadline; a live
+// one holds back nobody: the old version saves while it runs, and once more what came since, when
+// its callbacks have ended after the switch. If that second transfer fails the switch is reversed.
+
+#include <unistd.h>
+
+#include <cstring>
+
+#include "module/internal.hpp"
+#include "module/state.hpp"
+
+namespace molt::module {
+namespace {
+
+constexpr int default_pause_ms = 1000;
+
+Status state_compatible(const Module& old, const Module& incoming, bool force) {
+  const molt_module& from = *old.descriptor;
+  const molt_module& to = *incoming.descriptor;
+  if (from.state == nullptr || from.save == nullptr) return {};
+  if (to.state == nullptr || to.restore == nullptr) {
+    if (force) return {};
+    return fail(EINVAL, "%s: version %s has state (version %u) that %s does not take over; --force "
+                "drops it", old.name.c_str(), old.version.c_str(), from.state->version,
+                incoming.version.c_str());
+  }
+  if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
+    return fail(EINVAL, "%s: version %s understands state versions %u to %u, %s has %u",
+                old.name.c_str(), incoming.version.c_str(), to.state->oldest, to.state->version,
+                old.version.c_str(), from.state->version);
+  }
+  return {};
+}
+
+bool hands_over(const Module& old, const Module& incoming) {
+  return old.descriptor->state && old.descriptor->save && incoming.descriptor->state &&
+         incoming.descriptor->restore;
+}
+
+Status transfer(Module& old, Module& incoming, bool final, std::size_t& bytes) {
+  molt_state state;
+  state.version = old.descriptor->state->version;
+  state.final = final;
+  if (int result = old.descriptor->save(&state); result != 0) {
+    return fail(result < 0 ? -result : EINVAL, "%s: version %s could not save its state: %s",
+                old.name.c_str(), old.version.c_str(), errno_name(result < 0 ? -result : EINVAL));
+  }
+  if (int result = incoming.descriptor->restore(&state); result != 0) {
+    return fail(result < 0 ? -result : EINVAL, "%s: version %s could not restore the state: %s",
+                old.name.c_str(), incoming.version.c_str(),
+                errno_name(result < 0 ? -result : EINVAL));
+  }
+  bytes += state.bytes.size();
+  return {};
+}
+
+Status stalled(const Module& old, const std::vector<hook::Inside>& inside, bool cancelled) {
+  return fail(cancelled ? ECANCELED : ETIMEDOUT,
+              "%s: gave up waiting for %s; version %s goes on; allow a longer pause with --timeout",
+              old.name.c_str(), name_them(inside).c_str(), old.version.c_str());
+}
+
+struct Handover {
+  Module& old;
+  Module& incoming;
+  const ReplaceRequest& request;
+  Deadline deadline;
+  ReplaceReport& report;
+
+  bool cancelled() const { return request.cancelled && request.cancelled(); }
+
+  Status paused() {
+    std::int64_t from = now_ns();
+    hook::begin_pause(old.owner);
+    std::vector<hook::Inside> inside;
+    Status ok;
+    if (!drain(old, deadline, request.cancelled, inside)) {
+      ok = stalled(old, inside, cancelled());
+    } else {
+      ok = transfer(old, incoming, false, report.state_bytes);
+    }
+    if (ok) ok = hook::change(old.owner, incoming.owner);
+    if (!ok) hook::end_pause(old.owner);
+    report.pause_us = (now_ns() - from) / 1000;
+    return ok;
+  }
+
+  Status live() {
+    if (Status ok = transfer(old, incoming, false, report.state_bytes); !ok) return ok;
+    if (Status ok = hook::change(old.owner, incoming.owner); !ok) return ok;
+    std::vector<hook::Inside> inside;
+    Status ok;
+    if (!drain(old, deadline, request.cancelled, inside)) {
+      ok = stalled(old, inside, cancelled());
+    } else {
+      ok = transfer(old, incoming, true, report.state_bytes);
+    }
+    if (ok) return {};
+    // Back to the old one, which has all that it saved. Only memory for chains could be missing, and
+    // those of a moment ago are there to be used again.
+    if (Status back = hook::change(incoming.owner, old.owner); !back) return pass(back);
+    return ok;
+  }
+
+  Status run(bool in_force) {
+    bool state = hands_over(old, incoming);
+    if (!in_force) {
+      std::vector<hook::Inside> inside;
+      if (!state) return {};
+      if (!drain(old, deadline, request.cancelled, inside)) return stalled(old, inside, cancelled());
+      return transfer(old, incoming, false, report.state_bytes);
+    }
+    if (!state) return hook::change(old.owner, incoming.owner);
+    return (old.descriptor->state->flags & MOLT_MODULE_LIVE_HANDOVER) ? live() : paused();
+  }
+};
+
+}  // namespace
+
+Result<ReplaceReport> replace(const ReplaceRequest& request) {
+  if (Status ok = operations_allowed(); !ok) return pass(ok);
+  std::string name = request.name;
+  LoadRequest load_request;
+  load_request.fd = request.fd;
+  load_request.path = request.path;
+  load_request.args = request.args;
+  load_request.force = request.force;
+  load_request.dry_run = request.dry_run;
+  load_request.cancelled = request.cancelled;
+  auto prepared = prepare(load_request);
+  if (!prepared) return pass(prepared);
+  if (name.empty()) name = prepared->name;
+  OperationScope scope("replace " + name);
+
+  // 1. The old one: as for unload, save that it stays in force.
+  ModulePtr old;
+  {
+    Lock lock(manager().mutex);
+    old = find(name);
+    if (!old) return fail(ENOENT, "no module %s is loaded; load it instead", name.c_str());
+    if (prepared->name != name) {
+      return fail(EINVAL, "%s is module %s, not %s", request.path.c_str(), prepared->name.c_str(),
+                  name.c_str());
+    }
+    if (Status ok = removable(*old, false); !ok) return pass(ok);
+    if (hook::self_inside(old->owner)) {
+      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback",
+                  name.c_str());
+    }
+    if (!request.dry_run) old->busy = "replace";
+  }
+  auto release_old = [&] {
+    Lock lock(manager().mutex);
+    old->busy = nullptr;
+    announce_change();
+  };
+
+  // 2. The new one beside it.
+  auto up = bring_up(load_request, *prepared, old.get());
+  if (!up) {
+    if (!request.dry_run) release_old();
+    return pass(up);
+  }
+  ModulePtr incoming = *up;
+  ReplaceReport report;
+  report.name = name;
+  report.from = old->version;
+  report.to = incoming->version;
+  if (request.dry_run) return report;
+
+  // 3. State and switch.
+  Deadline deadline =
+      Deadline::in_ms(request.timeout_ms < 0 ? default_pause_ms : request.timeout_ms);
+  Status ok = state_compatible(*old, *incoming, request.force);
+  if (ok) ok = Handover{*old, *incoming, request, deadline, report}.run(old->enabled);
+  if (!ok) {
+    bring_down(incoming);
+    release_old();
+    return pass(ok);
+  }
+
+  // 4. The new one takes the old one's place on the list: from here there is no way back.
+  {
+    Lock lock(manager().mutex);
+    incoming->enabled = old->enabled;
+    incoming->requests.loads = old->requests.loads + 1;
+    incoming->requests.joined = old->requests.joined;
+    for (ModulePtr& module : manager().modules) {
+      if (module == old) module = incoming;
+    }
+    old->state = MOLT_MODULE_STATE_GOING;
+    if (old->references() - stoppable_threads(*old) <= 0) old->drop_base();
+    incoming->state = MOLT_MODULE_STATE_LIVE;
+    announce_change();
+  }
+  log::line(name, "replaced: version %s by %s", old->version.c_str(), incoming->version.c_str());
+
+  // 5. The old one goes; a thread that stays in it keeps its memory, not the name.
+  std::vector<hook::Inside> inside;
+  bool empty = drain(*old, deadline, request.cancelled, inside);
+  bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
+  report.old = go(old, empty && !old->permanent, !stopped, report.reason);
+  tell_formed(*incoming);
+  notify(*incoming, MOLT_MODULE_STATE_LIVE);
+  {
+    Lock lock(manager().mutex);
+    --incoming->refcnt;
+    announce_change();
+  }
+  return report;
+}
+
+}  // namespace molt::module

@@ -1,0 +1,128 @@
+#include "module/store.hpp"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <mutex>
+#include <set>
+
+#include "base/directory.hpp"
+#include "base/fd.hpp"
+#include "base/log.hpp"
+#include "module/internal.hpp"
+
+namespace molt::module {
+namespace {
+
+struct Names {
+  std::mutex mutex;
+  std::set<int> memfd_numbers;  // in the name of a loaded object
+};
+Names& names() {
+  static Names* n = new Names;
+  return *n;
+}
+
+Status write_all(int fd, std::span<const std::byte> content) {
+  while (!content.empty()) {
+    ssize_t n = write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail_errno(n < 0 ? errno : EIO, "writing the module's copy");
+    content = content.subspan(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+Result<Stored> stored_from(int fd, std::string path, bool in_memory) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "stat of %s", path.c_str());
+  return Stored{std::move(path), info.st_dev, info.st_ino, in_memory};
+}
+
+Result<Stored> in_directory(std::span<const std::byte> content, const std::string& hash) {
+  Result<std::string> base = process_directory(manager().directory);
+  if (!base) return pass(base);
+  std::string folder = *base + "/store";
+  if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    return fail_errno(errno, "cannot make %s", folder.c_str());
+  }
+  if (!allows_exec(folder)) return fail(EACCES, "%s is mounted noexec", folder.c_str());
+  for (unsigned n = 0; n < 100'000; ++n) {
+    std::string path = folder + "/" + hash + (n ? "-" + std::to_string(n) : "") + ".so";
+    Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) {
+      if (errno == EEXIST) continue;
+      return fail_errno(errno, "cannot make %s", path.c_str());
+    }
+    Status written = write_all(fd.get(), content);
+    // Executable and read-only: nobody shall write to what is mapped.
+    if (written && fchmod(fd.get(), 0500) != 0) written = fail_errno(errno, "chmod of the copy");
+    if (!written) {
+      unlink(path.c_str());
+      return pass(written);
+    }
+    return stored_from(fd.get(), path, false);
+  }
+  return fail(EMFILE, "100000 copies of one module in %s", folder.c_str());
+}
+
+// The name "/proc/self/fd/N" must not be that of an object that is still loaded: the dynamic loader
+// compares names first and would answer with the old object. So N is chosen free of those. The
+// descriptor is closed by store_mapped() once the object is mapped.
+Result<Stored> in_memory(std::span<const std::byte> content, const std::string& hash) {
+  Fd made(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC));
+  if (!made) return fail_errno(errno, "cannot make a memfd");
+  if (Status ok = write_all(made.get(), content); !ok) return pass(ok);
+  Names& n = names();
+  std::lock_guard lock(n.mutex);
+  int number = 3;
+  for (;;) {
+    while (n.memfd_numbers.count(number)) ++number;
+    int fd = fcntl(made.get(), F_DUPFD_CLOEXEC, number);
+    if (fd < 0) return fail_errno(errno, "cannot number the memfd");
+    if (n.memfd_numbers.insert(fd).second) {
+      return stored_from(fd, "/proc/self/fd/" + std::to_string(fd), true);
+    }
+    close(fd);
+    ++number;
+  }
+}
+
+int memfd_number(const Stored& stored) {
+  return atoi(stored.path.c_str() + stored.path.rfind('/') + 1);
+}
+
+}  // namespace
+
+Result<Stored> store_copy(std::span<const std::byte> content, const std::string& hash) {
+  Result<Stored> stored = in_directory(content, hash);
+  if (stored) return stored;
+  Result<Stored> memory = in_memory(content, hash);
+  if (memory) {
+    log::line("", "store: %s; loading from memory instead", stored.error().detail);
+    return memory;
+  }
+  return fail(stored.error().code, "%s; and from memory: %s", stored.error().detail,
+              memory.error().detail);
+}
+
+void store_mapped(const Stored& stored) {
+  if (stored.in_memory) close(memfd_number(stored));
+}
+
+void store_forget(const Stored& stored) {
+  if (!stored.in_memory) {
+    unlink(stored.path.c_str());
+    return;
+  }
+  std::lock_guard lock(names().mutex);
+  names().memfd_numbers.erase(memfd_number(stored));
+}
+
+}  // namespace molt::module

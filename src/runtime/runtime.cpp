@@ -1,0 +1,235 @@
+// runtime.cpp - puts the layers together: start-up, fork, and the C interface of a host.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/barrier.hpp"
+#include "base/directory.hpp"
+#include "base/fd.hpp"
+#include "base/log.hpp"
+#include "control/control.hpp"
+#include "hook/registry.hpp"
+#include "module/manager.hpp"
+#include "threads/record.hpp"
+
+namespace molt {
+namespace {
+
+// --- last error -----------------------------------------------------------------------------
+
+pthread_key_t g_error_key;
+__thread char* t_error __attribute__((tls_model("initial-exec"))) = nullptr;
+constexpr std::size_t error_bytes = 512;
+
+void set_error(const char* text) {
+  if (t_error == nullptr) {
+    t_error = static_cast<char*>(std::malloc(error_bytes));
+    if (t_error == nullptr) return;
+    pthread_setspecific(g_error_key, t_error);
+  }
+  std::snprintf(t_error, error_bytes, "%s", text);
+}
+
+void free_error(void* text) {
+  std::free(text);
+  t_error = nullptr;
+}
+
+int done() {
+  if (t_error != nullptr) t_error[0] = '\0';
+  return 0;
+}
+int failed(const Error& error) {
+  set_error(error.detail);
+  return -error.code;
+}
+template <class T>
+int answer(const Result<T>& result) {
+  return result ? done() : failed(result.error());
+}
+
+// --- fork -----------------------------------------------------------------------------------
+
+// Always in this order; nothing below takes a lock of something above.
+void before_fork() {
+  module::before_fork();
+  hook::before_fork();
+  log::before_fork();
+}
+void after_fork_parent() {
+  log::after_fork();
+  hook::after_fork(false);
+  module::after_fork(false);
+}
+void after_fork_child() {
+  log::after_fork();
+  hook::after_fork(true);
+  module::after_fork(true);
+  control::after_fork_child();
+}
+
+// Before any constructor of the host that could register or call a hook.
+__attribute__((constructor(101))) void set_up() {
+  barrier_setup();
+  threads::setup();
+  pthread_key_create(&g_error_key, free_error);
+  pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+  module::set_observer(control::observer());
+}
+
+__attribute__((destructor)) void tear_down() { remove_process_directory(); }
+
+int open_failed(const char* path) {
+  int code = errno;
+  char text[error_bytes];
+  std::snprintf(text, sizeof text, "cannot open %s: %s", path, std::strerror(code));
+  set_error(text);
+  return -code;
+}
+
+std::vector<std::string> split(const char* list) {
+  std::vector<std::string> parts;
+  std::string part;
+  for (const char* c = list;; ++c) {
+    if (*c == ',' || *c == '\0') {
+      if (!part.empty()) parts.push_back(part);
+      part.clear();
+      if (*c == '\0') return parts;
+    } else if (*c != ' ') {
+      part += *c;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace molt
+
+using namespace molt;
+
+extern "C" int molt_start(const molt_options* options) {
+  control::Options o;
+  if (options != nullptr) {
+    if (options->size != sizeof(molt_options)) {
+      return failed(fail(EINVAL, "molt_options of another version: rebuild the host").value());
+    }
+    if (options->name) o.name = options->name;
+    if (options->directory) o.directory = options->directory;
+    if (options->log_prefix) log::set_prefix(options->log_prefix);
+    o.delay_release_ms = options->delay_release_ms;
+  }
+  module::set_directory(o.directory);
+  return answer(control::start(o));
+}
+
+extern "C" void molt_stop() { control::stop(); }
+
+extern "C" const char* molt_last_error() { return t_error ? t_error : ""; }
+
+extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  module::LoadRequest request;
+  request.fd = fd;
+  request.path = "fd " + std::to_string(fd);
+  request.args = args ? args : "";
+  request.force = (flags & MOLT_LOAD_FORCE) != 0;
+  request.probe = (flags & MOLT_LOAD_PROBE) != 0;
+  request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE | MOLT_LOAD_PROBE}) {
+    return failed(fail(EINVAL, "unknown load flag %#x", flags).value());
+  }
+  return answer(module::load(request));
+}
+
+extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return open_failed(path);
+  module::LoadRequest request;
+  request.fd = fd.get();
+  request.path = path;
+  request.args = args ? args : "";
+  request.force = (flags & MOLT_LOAD_FORCE) != 0;
+  request.probe = (flags & MOLT_LOAD_PROBE) != 0;
+  request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE | MOLT_LOAD_PROBE}) {
+    return failed(fail(EINVAL, "unknown load flag %#x", flags).value());
+  }
+  return answer(module::load(request));
+}
+
+extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms) {
+  module::UnloadRequest request;
+  request.name = name ? name : "";
+  request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
+  request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
+    return failed(fail(EINVAL, "unknown unload flag %#x", flags).value());
+  }
+  auto report = module::unload(request);
+  if (!report) return failed(report.error());
+  done();
+  if (report->fate != module::Fate::unmapped) {
+    set_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
+  }
+  return 0;
+}
+
+extern "C" int molt_replace(const char* name, const char* path, const char* args,
+                            std::uint32_t flags, int timeout_ms) {
+  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return open_failed(path);
+  module::ReplaceRequest request;
+  request.name = name ? name : "";
+  request.fd = fd.get();
+  request.path = path;
+  request.args = args ? args : "";
+  request.force = (flags & MOLT_LOAD_FORCE) != 0;
+  request.timeout_ms = timeout_ms;
+  auto report = module::replace(request);
+  if (!report) return failed(report.error());
+  done();
+  if (report->old != module::Fate::unmapped) {
+    set_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
+  }
+  return 0;
+}
+
+extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
+extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+
+extern "C" int molt_gc() {
+  auto report = module::gc(false);
+  done();
+  return static_cast<int>(report.freed.size());
+}
+
+extern "C" void molt_lock_loading() { module::lock_loading(); }
+
+extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
+  hook::Order order;
+  order.given = modules != nullptr;
+  if (modules) order.modules = split(modules);
+  return answer(hook::set_order(hook ? hook : "", order));
+}
+
+extern "C" void molt_log(const molt_module* module, const char* format, ...) {
+  char text[900];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  log::line(module && module->name ? module->name : "", "%s", text);
+}
+
+extern "C" const void* molt_callback_failed(const molt_callback* callback, const char* what) {
+  const molt_hook_info* info = callback->bound;
+  bool closed = info->on_exception == MOLT_FAIL_CLOSED;
+  module::callback_threw(callback, what, closed);
+  return closed ? info->exception_result : info->default_result;
+}

@@ -1,0 +1,172 @@
+#include "threads/record.hpp"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+extern "C" {
+__thread molt_tls molt_tls_self
+    __attribute__((tls_model("initial-exec"), visibility("default"))) = {nullptr, nullptr};
+}
+
+namespace molt::threads {
+namespace {
+
+Record* g_records = nullptr;
+pthread_key_t g_key;
+__thread Record* t_record __attribute__((tls_model("initial-exec"))) = nullptr;
+
+constexpr std::size_t slab_bytes = 16384;
+
+// Async-signal-safe memory. A hook call cannot report an error, so it waits until there is some.
+void* map_pages(std::size_t bytes) {
+  for (;;) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) return memory;
+    sched_yield();
+  }
+}
+
+void clear(Record* record) {
+  for (FrameBlock* block = &record->first; block != nullptr; block = block->next) {
+    for (auto& frame : block->frames) __atomic_store_n(&frame, nullptr, __ATOMIC_RELEASE);
+  }
+  record->current = &record->first;
+  __atomic_store_n(&record->tid, 0u, __ATOMIC_RELEASE);
+}
+
+bool try_claim(Record* record, std::uint32_t tid) {
+  std::uint32_t free = 0;
+  return __atomic_load_n(&record->tid, __ATOMIC_RELAXED) == 0 &&
+         __atomic_compare_exchange_n(&record->tid, &free, tid, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED);
+}
+
+// The first record of a new slab is claimed before the slab is published.
+Record* claim(std::uint32_t tid) {
+  for (Record* record = registry(); record != nullptr; record = record->next) {
+    if (try_claim(record, tid)) return record;
+  }
+  auto* slab = static_cast<Record*>(map_pages(slab_bytes));
+  constexpr std::size_t n = slab_bytes / sizeof(Record);
+  for (std::size_t i = 0; i < n; ++i) {
+    slab[i].current = &slab[i].first;
+    slab[i].next = i + 1 < n ? &slab[i + 1] : nullptr;
+  }
+  slab[0].tid = tid;
+  Record* head = registry();
+  do {
+    slab[n - 1].next = head;
+  } while (!__atomic_compare_exchange_n(&g_records, &head, slab, false, __ATOMIC_RELEASE,
+                                        __ATOMIC_ACQUIRE));
+  return slab;
+}
+
+void thread_exit(void* value) {
+  auto* record = static_cast<Record*>(value);
+  molt_tls_self = {nullptr, nullptr};
+  t_record = nullptr;
+  clear(record);
+}
+
+}  // namespace
+
+void setup() { pthread_key_create(&g_key, thread_exit); }
+
+Record* registry() { return __atomic_load_n(&g_records, __ATOMIC_ACQUIRE); }
+Record* own_record() { return t_record; }
+
+void reap_dead() {
+  for (Record* record = registry(); record != nullptr; record = record->next) {
+    std::uint32_t tid = __atomic_load_n(&record->tid, __ATOMIC_ACQUIRE);
+    if (tid == 0) continue;
+    // tgkill(0) tells whether the thread exists without touching it.
+    if (syscall(SYS_tgkill, getpid(), tid, 0) == 0 || errno != ESRCH) continue;
+    clear(record);
+  }
+}
+
+void after_fork_child() {
+  for (Record* record = registry(); record != nullptr; record = record->next) {
+    if (record == t_record) {
+      __atomic_store_n(&record->tid, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);
+    } else if (record->tid != 0) {
+      clear(record);
+    }
+  }
+}
+
+std::size_t count() {
+  std::size_t n = 0;
+  for (Record* record = registry(); record != nullptr; record = record->next) {
+    n += __atomic_load_n(&record->tid, __ATOMIC_RELAXED) != 0;
+  }
+  return n;
+}
+
+std::string thread_name(int tid) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return "";
+  char name[32];
+  ssize_t n = read(fd, name, sizeof name);
+  close(fd);
+  if (n > 0 && name[n - 1] == '\n') --n;
+  return n > 0 ? std::string(name, static_cast<std::size_t>(n)) : "";
+}
+
+}  // namespace molt::threads
+
+using molt::threads::FrameBlock;
+using molt::threads::Record;
+using molt::threads::frames_per_block;
+
+extern "C" const molt_entry** molt_frame_extend() {
+  molt_tls& tls = molt_tls_self;
+  Record* record = molt::threads::t_record;
+  if (record == nullptr) {
+    record = molt::threads::claim(static_cast<std::uint32_t>(gettid()));
+    molt::threads::t_record = record;
+    pthread_setspecific(molt::threads::g_key, record);
+    FrameBlock& block = record->first;
+    // A signal handler may have come in between and used the record: it left it as it was.
+    tls.end = block.frames + frames_per_block;
+    tls.top = block.frames + 1;
+    return block.frames;
+  }
+  FrameBlock* full = record->current;
+  FrameBlock* block = full->next;
+  if (block == nullptr) {
+    block = static_cast<FrameBlock*>(molt::threads::map_pages(sizeof(FrameBlock)));
+    block->previous = full;
+    __atomic_store_n(&full->next, block, __ATOMIC_RELEASE);
+  }
+  record->current = block;
+  tls.end = block->frames + frames_per_block;
+  tls.top = block->frames + 1;
+  return block->frames;
+}
+
+extern "C" void molt_frame_retract(const molt_entry** frame) {
+  molt_tls& tls = molt_tls_self;
+  Record* record = molt::threads::t_record;
+  __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
+  if (record == nullptr) return;  // the thread is ending and gave its record back meanwhile
+  FrameBlock* block = record->current;
+  if (frame == record->first.frames) {
+    tls.top = frame;
+    return;
+  }
+  record->current = block->previous;
+  tls.end = record->current->frames + frames_per_block;
+  tls.top = tls.end;
+}

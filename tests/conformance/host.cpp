@@ -1,0 +1,484 @@
+// conformance-host SCENARIO MODULES: a host process that goes through the steps of one scenario and
+// prints its log in the form of the recorded kernel logs. The steps are in scenarios/, their
+// meaning in `steps` below; README.md says how the log is judged.
+//
+// Exit code 0: all steps were taken (the log may still differ from what is expected), 1: a step
+// could not be taken, 77: the scenario cannot run here; standard error says why.
+
+#include <fcntl.h>
+#include <grp.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <molt/host.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <regex>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "control_client.hpp"
+#include "modules/control.hpp"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+static molt::hook<control_point> on_control;
+
+namespace {
+
+constexpr int patience_s = 20;  // for what must come; nothing here takes that long
+
+struct CannotRunHere : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Where module descriptors lie, as told by COMING: the scenarios take and put references of modules
+// in all of their states.
+class Descriptors {
+ public:
+  Descriptors() { molt_notifier_register(&notifier_); }
+  ~Descriptors() { molt_notifier_unregister(&notifier_); }
+  molt_module* find(const std::string& name) {
+    std::lock_guard lock(mutex_);
+    auto found = known_.find(name);
+    if (found == known_.end()) throw std::runtime_error("no module " + name);
+    return found->second;
+  }
+
+ private:
+  static int notify(molt_notifier* self, molt_module_state event, molt_module* module) {
+    auto* all = static_cast<Descriptors*>(self->context);
+    std::lock_guard lock(all->mutex_);
+    if (event == MOLT_MODULE_STATE_COMING) all->known_[module->name] = module;
+    if (event == MOLT_MODULE_STATE_GOING) all->known_.erase(module->name);
+    return MOLT_NOTIFY_OK;
+  }
+  std::mutex mutex_;
+  std::map<std::string, molt_module*> known_;
+  // Last of all, so that a module is known until every other notifier has heard of its going.
+  molt_notifier notifier_ = {notify, -1000, 0, nullptr, this};
+};
+
+std::string joined(const Words& words, std::size_t from) {
+  std::string text;
+  for (std::size_t i = from; i < words.size(); ++i) text += (i > from ? " " : "") + words[i];
+  return text;
+}
+
+std::string result_text(int result) {
+  if (result == 0) return "OK";
+  const char* name = strerrorname_np(-result);
+  return "-" + (name ? std::string(name) : std::to_string(-result));
+}
+
+// One of the operations of the recorded logs' `kmt` tool, and its result line.
+struct Operation {
+  std::string text;  // "init om_life.ko init_ret=-5"
+  std::function<int()> run;
+  std::string line = {};
+  std::uint64_t log_end = 0;  // where the event log stood when it had returned
+
+  void perform() {
+    auto start = std::chrono::steady_clock::now();
+    int result = run();
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    char seconds[32];
+    std::snprintf(seconds, sizeof seconds, " (%.1fs)", took.count());
+    line = "kmt " + text + " -> " + result_text(result) + seconds;
+    if (result != 0) std::fprintf(stderr, "%s: %s\n", line.c_str(), molt_last_error());
+  }
+};
+
+class Scenario {
+ public:
+  Scenario(fs::path modules, fs::path folder)
+      : modules_(std::move(modules)), folder_(std::move(folder)) {
+    std::ofstream(folder_ / "x_empty.ko");
+    std::ofstream(folder_ / "x_garbage.ko") << std::string(4096, '#');
+    // Half of a good file: its section headers, which come last, are missing.
+    fs::copy_file(file("om_life.ko"), folder_ / "x_trunc.ko");
+    fs::resize_file(folder_ / "x_trunc.ko", fs::file_size(folder_ / "x_trunc.ko") / 2);
+
+    molt_options options = {sizeof options, "conformance", folder_.c_str(), nullptr, 0};
+    if (int error = molt_start(&options)) {
+      throw std::runtime_error("molt_start: " + result_text(error) + ": " + molt_last_error());
+    }
+    for (const auto& entry : fs::recursive_directory_iterator(folder_)) {
+      if (entry.is_socket()) socket_ = entry.path();
+    }
+    client_ = std::make_unique<ControlClient>(socket_);
+    if (client_->error() != 0) {
+      throw std::runtime_error("control socket: " + std::string(std::strerror(client_->error())));
+    }
+  }
+
+  void run(std::istream& steps) {
+    std::string text;
+    for (int number = 1; std::getline(steps, text); ++number) {
+      Words words = split(text);
+      if (words.empty()) continue;
+      try {
+        step(words);
+      } catch (const CannotRunHere&) {
+        throw;
+      } catch (const std::exception& e) {
+        throw std::runtime_error("line " + std::to_string(number) + ": " + text + ": " + e.what());
+      }
+    }
+    if (!running_.empty()) throw std::runtime_error("a `join` is missing");
+  }
+
+ private:
+  // Words between blanks; "" is an empty one; # begins a comment.
+  static Words split(const std::string& text) {
+    Words words;
+    std::istringstream in(text);
+    for (std::string word; in >> word && word[0] != '#';)
+      words.push_back(word == "\"\"" ? "" : word);
+    return words;
+  }
+
+  void step(Words words) {
+    if (words[0] == "title") {
+      print("# " + joined(words, 1));
+    } else if (words[0] == "given") {
+      words.erase(words.begin());
+      quiet_ = true;
+      step(words);
+      quiet_ = false;
+      log_from_ = read_events().at("next");
+    } else if (words[0].size() == 2 && words[0][1] == ':') {
+      std::string label = words[0];
+      words.erase(words.begin());
+      auto operation = std::make_unique<Operation>(operation_of(words));
+      running_[label] = {
+          std::thread([this, raw = operation.get()] {
+            raw->perform();
+            ControlClient own(socket_);
+            raw->log_end = own.call("molt.Events", {{"since", 0}}).at("parameters").at("next");
+          }),
+          std::move(operation)};
+    } else if (words[0] == "init" || words[0] == "del" || words[0] == "dropinit") {
+      Operation operation = operation_of(words);
+      operation.perform();
+      if (quiet_ && operation.line.find("-> OK") == std::string::npos) {
+        throw std::runtime_error(operation.line + ": " + molt_last_error());
+      }
+      print(operation.line);
+    } else {
+      auto found = steps.find(words[0]);
+      if (found == steps.end()) throw std::runtime_error("no such step");
+      if (words.size() < found->second.words + 1) throw std::runtime_error("words are missing");
+      (this->*found->second.take)(words);
+    }
+  }
+
+  // ---- The operations that give a result line. A word that begins with + is a flag: not printed.
+
+  Operation operation_of(Words words) {
+    std::uint32_t flags = 0;
+    std::erase_if(words, [&](const std::string& word) {
+      if (word == "+force") flags |= MOLT_LOAD_FORCE;
+      if (word == "+unknown") flags |= 1u << 31;
+      return word.starts_with("+");
+    });
+    words.resize(std::max<std::size_t>(words.size(), 2));
+    std::string name = words[1], rest = joined(words, 2);
+    std::string text = words[0] + " " + name + " " + rest;
+    if (words[0] == "del") {
+      // The kernel's number: O_TRUNC forces, O_NONBLOCK has no meaning any more.
+      std::uint32_t force = std::strtoul(rest.c_str(), nullptr, 0) & O_TRUNC;
+      return {text,
+              [=] { return molt_unload(name.c_str(), force ? MOLT_UNLOAD_RESIDENT : 0, -1); }};
+    }
+    fs::path path = file(name);
+    if (words[0] == "dropinit") return {text, [=, this] { return init_without_privilege(path); }};
+    return {text, [=] {
+              int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+              int result = molt_load_fd(fd, rest.c_str(), flags, -1);
+              if (fd >= 0) close(fd);
+              return result;
+            }};
+  }
+
+  fs::path file(const std::string& name) const {
+    fs::path here = folder_ / name;
+    if (name.starts_with("/") || fs::exists(here)) return here;
+    return modules_ / fs::path(name).replace_extension(".so");
+  }
+
+  // As another user, through the control socket: the one way by which another process can ask.
+  int init_without_privilege(const fs::path& path) {
+    if (geteuid() != 0) throw CannotRunHere("only root can become another user");
+    int result = ask_as_nobody(path);
+    if (result != -EACCES) return result;
+    // Not even the socket's file lets another user in. Open that door: the peer's identity has to
+    // be what bars the way.
+    for (fs::path part = socket_; part != folder_.parent_path(); part = part.parent_path()) {
+      chmod(part.c_str(), 0777);
+    }
+    return ask_as_nobody(path);
+  }
+
+  int ask_as_nobody(const fs::path& path) {
+    std::fflush(nullptr);
+    pid_t child = fork();
+    if (child == 0) {
+      int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      constexpr uid_t nobody = 65534;
+      if (setgroups(0, nullptr) != 0 || setresgid(nobody, nobody, nobody) != 0 ||
+          setresuid(nobody, nobody, nobody) != 0) {
+        _exit(errno);
+      }
+      ControlClient client(socket_);
+      if (client.error() != 0) _exit(client.error());
+      _exit(error_of(client.call("molt.Load", {{"path", path.string()}}, fd)));
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (!WIFEXITED(status)) throw std::runtime_error("the unprivileged client died");
+    return -WEXITSTATUS(status);
+  }
+
+  // ---- Everything else.
+
+  void join(const Words&) {
+    for (auto& [label, run] : running_) {
+      run.thread.join();
+      print(label + " " + run.operation->line);
+      ended_[label] = run.operation->log_end;
+    }
+    running_.clear();
+  }
+
+  // behind B: TEXT...: operation B had to wait until the event log had a line with TEXT.
+  void behind(const Words& words) {
+    std::string wanted = joined(words, 2);
+    for (const json& event : read_events().at("events")) {
+      if (event.at("text").get<std::string>().find(wanted) == std::string::npos) continue;
+      if (event.at("seq") < ended_.at(words[1])) return;
+    }
+    throw std::runtime_error("it did not wait");
+  }
+
+  void await(const Words& words) {
+    std::string wanted = joined(words, 1);
+    eventually([&] {
+      for (const json& event : read_events().at("events")) {
+        if (event.at("text").get<std::string>().find(wanted) != std::string::npos) return true;
+      }
+      return false;
+    });
+  }
+
+  void await_refcount(const Words& words) {
+    molt_module* module = descriptors_.find(words[1]);
+    int wanted = std::stoi(words[2]);
+    eventually([&] { return molt_module_refcount(module) == wanted; });
+  }
+
+  void log(const Words&) {
+    json batch = read_events();
+    for (const json& event : batch.at("events")) {
+      print("    | " + event.at("text").get<std::string>());
+    }
+    if (batch.value("lost", 0) != 0) throw std::runtime_error("events were lost");
+    log_from_ = batch.at("next");
+  }
+
+  void proc(const Words&) {
+    static const std::regex address("0x[0-9a-f]{2,}");
+    json reply = ask("molt.List", json::object());
+    for (const json& module : reply.at("modules")) {
+      print("    proc: " +
+            std::regex_replace(module.at("line").get<std::string>(), address, "0xADDR"));
+    }
+  }
+
+  void attribute(const Words& words) { print(value("modules/" + words[1])); }
+  void locked(const Words&) { print(value("host/locked")); }
+  void taint(const Words&) { print("tainted=" + value("host/taint")); }
+
+  void set(const Words& words) {
+    json reply = client_->call("molt.Set", {{"path", words[1]}, {"value", joined(words, 2)}});
+    if (int error = error_of(reply)) {
+      std::fprintf(stderr, "set: %s\n", reply.dump().c_str());
+      print("write error: " + std::string(std::strerror(error)));
+    }
+  }
+
+  // The module's folder as the recorded log of "plain load/unload" shows it.
+  void inspect(const Words& words) {
+    std::string at = "modules/" + words[1];
+    json tree = ask("molt.Tree", {{"path", at}});
+    std::map<std::string, json> children;
+    for (const json& node : tree.at("nodes")) {
+      std::string path = node.at("path");
+      if (path.starts_with(at + "/")) path.erase(0, at.size() + 1);
+      if (path != at && path.find('/') == std::string::npos) children[path] = node;
+    }
+    std::string names;
+    for (const auto& [name, node] : children) names += name + " ";
+    print(names);
+    for (const char* name :
+         {"refcnt", "initstate", "taint", "coresize", "initsize", "version", "srcversion"}) {
+      if (children.count(name)) print("  " + std::string(name) + "=" + value(at + "/" + name));
+    }
+    for (const auto& [name, node] : children) {
+      print(mode_text(node) + " /sys/module/" + words[1] + "/" + name);
+    }
+  }
+
+  static std::string mode_text(const json& node) {
+    const json& given = node.at("mode");
+    unsigned mode = given.is_string() ? std::stoul(given.get<std::string>(), nullptr, 8)
+                                      : given.get<unsigned>();
+    std::string text = node.at("kind") == "object" ? "d" : "-";
+    for (int bit = 8; bit >= 0; --bit) text += mode >> bit & 1 ? "xwr"[bit % 3] : '-';
+    return text;
+  }
+
+  void holders(const Words& words) {
+    std::string at = "modules/" + words[1] + "/holders";
+    json tree = ask("molt.Tree", {{"path", at}});
+    for (const json& node : tree.at("nodes")) {
+      if (node.at("kind") != "link") continue;
+      print("holders: " + fs::path(node.at("path").get<std::string>()).filename().string() +
+            " -> " + node.at("target").get<std::string>());
+    }
+  }
+
+  // Taking and putting a module's references from outside, whatever its state.
+  void get(const Words& words) {
+    molt_module* module = descriptors_.find(words[1]);
+    bool got = molt_module_try_get(module);
+    molt_log(module, "try_module_get=%d refcount=%d", got, molt_module_refcount(module));
+  }
+  void put(const Words& words) {
+    molt_module* module = descriptors_.find(words[1]);
+    int result = molt_module_put(module);
+    if (result != 0) std::fprintf(stderr, "put: %s\n", molt_last_error());
+    molt_log(module, "module_put refcount=%d", molt_module_refcount(module));
+  }
+
+  void control(const Words& words) {
+    int result = on_control.call_named(words[1].c_str(), words[2].c_str());
+    if (result != 0) throw std::runtime_error(result_text(result));
+  }
+
+  void lock(const Words&) { molt_lock_loading(); }
+
+  // ---- Tools.
+
+  void print(const std::string& line) {
+    if (!quiet_) std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+  }
+
+  json ask(const std::string& method, const json& parameters) {
+    json reply = client_->call(method, parameters);
+    if (error_of(reply) != 0) throw std::runtime_error(method + ": " + reply.dump());
+    return reply.at("parameters");
+  }
+  json read_events() { return ask("molt.Events", {{"since", log_from_}}); }
+  std::string value(const std::string& path) {
+    json got = ask("molt.Get", {{"path", path}}).at("value");
+    return got.is_string() ? got.get<std::string>() : got.dump();
+  }
+
+  void eventually(const std::function<bool()>& holds) {
+    auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience_s);
+    while (!holds()) {
+      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("it never came");
+      // tidy: sleep-ok between two looks at something that tells nobody when it changes
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  struct Step {
+    std::size_t words;  // after the first
+    void (Scenario::*take)(const Words&);
+  };
+  static const std::map<std::string, Step> steps;
+
+  struct Run {
+    std::thread thread;
+    std::unique_ptr<Operation> operation;
+  };
+
+  fs::path modules_, folder_;
+  Descriptors descriptors_;
+  std::string socket_;
+  std::unique_ptr<ControlClient> client_;
+  std::map<std::string, Run> running_;
+  std::map<std::string, std::uint64_t> ended_;
+  std::uint64_t log_from_ = 0;
+  bool quiet_ = false;
+};
+
+// Beside these: `title TEXT`; `given STEP`, whose output and events are left out; `init FILE [ARG]`,
+// `del NAME [FLAGS]`, `dropinit FILE`, which print a result line; and `X: init ...`, the same at
+// once on a thread of its own.
+const std::map<std::string, Scenario::Step> Scenario::steps = {
+    {"join", {0, &Scenario::join}},                      // print the result lines of all X:
+    {"behind", {2, &Scenario::behind}},                  // X: TEXT   it had to wait for that event
+    {"await", {1, &Scenario::await}},                    // TEXT      until an event contains it
+    {"await-refcount", {2, &Scenario::await_refcount}},  // MODULE N
+    {"log", {0, &Scenario::log}},                        // print the events since the last `log`
+    {"proc", {0, &Scenario::proc}},                      // print the list of modules
+    {"attribute", {1, &Scenario::attribute}},            // MODULE/NAME
+    {"inspect", {1, &Scenario::inspect}},                // MODULE    all of its attributes
+    {"holders", {1, &Scenario::holders}},                // MODULE
+    {"locked", {0, &Scenario::locked}},
+    {"taint", {0, &Scenario::taint}},
+    {"set", {1, &Scenario::set}},          // PATH VALUE
+    {"get", {1, &Scenario::get}},          // MODULE    try to take a reference
+    {"put", {1, &Scenario::put}},          // MODULE
+    {"control", {2, &Scenario::control}},  // MODULE VERB (modules/control.hpp)
+    {"lock", {0, &Scenario::lock}},        // no loading any more
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::ifstream steps(argc == 3 ? argv[1] : "");
+  if (!steps) {
+    std::fprintf(stderr, "usage: conformance-host SCENARIO MODULES\n");
+    return 2;
+  }
+  char folder[] = "/tmp/molt-conformance-XXXXXX";
+  if (mkdtemp(folder) == nullptr) {
+    std::perror(folder);
+    return 1;
+  }
+  int result = 0;
+  try {
+    // Never destroyed: modules may be permanent, threads may stand in them.
+    auto* scenario = new Scenario(argv[2], folder);
+    scenario->run(steps);
+  } catch (const CannotRunHere& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    result = 77;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    result = 1;
+  }
+  molt_stop();
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  std::fflush(nullptr);
+  _exit(result);
+}

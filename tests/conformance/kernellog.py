@@ -1,0 +1,277 @@
+"""Recorded kernel logs and ours: what they consist of, what is left out of a comparison, and where
+Molt deliberately differs. `compare` judges; the tables LEFT_OUT, REWRITTEN and DIFFERENCES say what
+is not compared, or otherwise, and why.
+
+A log is four sequences, each compared for itself, because recorded logs keep the order between
+kinds of lines by block only:
+
+    results     kmt init om_life.ko init_ret=-5 -> -EIO (0.1s)
+    events          | om_notify: event COMING module=om_life state=COMING refcount=1 try_get=1
+    modules         proc: om_life 16384 1 om_dep, Live 0xADDR (OE)
+    attributes  everything else
+
+Results of commands that ran at once ("A: kmt ...") are compared as a multiset.
+"""
+import copy
+import difflib
+import re
+from dataclasses import dataclass, field
+
+KINDS = ("results", "events", "modules", "attributes")
+
+# Scenarios whose recorded logs are kept back from this tree: their scripts may look at more, or
+# tell more, than ours do.
+KEPT_BACK = ("L06b", "L15", "L16", "L17b", "L19", "L22")
+
+
+@dataclass
+class Log:
+    title: str = ""
+    results: list = field(default_factory=list)
+    concurrent: list = field(default_factory=list)
+    events: list = field(default_factory=list)
+    modules: list = field(default_factory=list)
+    attributes: list = field(default_factory=list)
+
+    def lines(self, kind):
+        return sorted(self.concurrent) if kind == "concurrent" else getattr(self, kind)
+
+
+def parse(text):
+    log = Log()
+    for line in text.splitlines():
+        if line.startswith("# ") and not log.title:
+            log.title = line[2:]
+        elif line.startswith("kmt "):
+            log.results.append(line)
+        elif re.match(r"[A-Z]: kmt ", line):
+            log.concurrent.append(line)
+        elif line.startswith("    | "):
+            log.events.append(line[6:])
+        elif line.startswith("    proc: "):
+            log.modules.append(line[10:])
+        elif line.strip():
+            log.attributes.append(line.strip())
+    return log
+
+
+# ---- What is not compared. Applied to the expected and to the actual log alike.
+
+# (kind, a line matching this is left out, reason)
+LEFT_OUT = [
+    ("events", r"\S+: loading out-of-tree module taints kernel\.",
+     "no module of a process belongs to its source tree"),
+    ("events", r"\S+: module verification failed: .*",
+     "modules are not signed"),
+    ("events", r"Disabling lock debugging due to kernel taint",
+     "the kernel's lock checker"),
+    ("events", r"\s*(\? )?[\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+( \[\w+\])?",
+     "a line of a stack dump"),
+    ("events", r"\s*(-+\[ (cut here|end trace).*|WARNING: CPU: .*|Modules linked in: .*|CPU: \d+ PID: .*"
+               r"|Hardware name: .*|(RIP|RSP|RAX|RDX|RBP|R10|R13|FS|CS|CR2|Code|Call Trace): ?.*"
+               r"|Call Trace:|</?TASK>)",
+     "a line of a register dump"),
+    ("events", r"\s*do_init_module: loading module anyway\.\.\.",
+     "Molt does not load it anyway (D3)"),
+    ("attributes", r"[-dlrwx]{10} +\d+ \d+ \d+ +\d+ \w+ +\d+ [\d:]+ \S+|total \d+",
+     "ls -l of a directory"),
+    ("attributes", r"during \w+:|ORACLE-DONE",
+     "headings of the recording script"),
+    ("attributes", r"[-d][-rwx]{9} (drivers|notes|sections|uevent)"
+                   r"|[-d][-rwx]{9} (callbacks|enabled|exceptions|license|requests)",
+     "attributes that only the kernel, or only Molt, has"),
+]
+
+# (kind, pattern, replacement, reason)
+REWRITTEN = [
+    ("results", r" \(\d+\.\d+s\)$", "", "times"),
+    ("results", r" (\w+_ms)=\d+", "", "times"),
+    ("results", r" (?!init_ret=|nosuch=)\w+=\S+", "",
+     "how a probe module is told to misbehave is its own affair; its log and the result show it"),
+    ("results", r" +->", " ->", "how a missing argument is printed"),
+    ("events", r"version magic '[^']*' should be '[^']*'", "version magic 'A' should be 'B'",
+     "what kernel and modules, host and modules agree on"),
+    ("events", r"\bprocess tainted\b", "kernel tainted", "who is tainted"),
+    ("events", r"\btaints process\b", "taints kernel", "who is tainted"),
+    ("modules", r"^(\S+) \d+ ", r"\1 SIZE ", "sizes"),
+    ("modules", r" 0x\w+", " ADDRESS", "addresses"),
+    ("modules", r"\(([A-Z]*)([-+]?)\)$", lambda m: f"({letters(m[1])}{m[2]})",
+     "recorded modules are out of tree and unsigned: O and E"),
+    ("modules", r" \(\)$", "", "no taint left"),
+    ("attributes", r"^(taint=|)([A-Z]+)$", lambda m: m[1] + (letters(m[2]) or ("" if m[1] else "none")),
+     "recorded modules are out of tree and unsigned: O and E"),
+    ("attributes", r"^(coresize|initsize)=\d+$", r"\1=N", "sizes"),
+    ("attributes", r"^srcversion=\S+$", "srcversion=ID", "a hash of the source"),
+    ("attributes", r"^(\d{4,})$", lambda m: "tainted=" + ("R" if int(m[1]) & 8 else ""),
+     "the kernel's taint mask; all but R (forced unload) was there before"),
+    ("attributes", r"^tainted=([A-Z]*)$", lambda m: "tainted=" + ("R" if "R" in m[1] else ""),
+     "Molt's letters; as above"),
+    ("attributes", r"^\S+: line \d+: echo: write error", "write error", "the recording script"),
+    ("attributes", r" /sys/module/\w+/(\w+)$", r" \1", "where the objects are shown"),
+    ("attributes", r"^(holders: \S+ -> )(?:\S*/)?(\S+)$", r"\1\2", "how a link spells its target"),
+    ("attributes", r"^(?:\w+ )*holders (?:\w+ ?)*$", lambda m: shared_names(m[0]),
+     "attributes that only the kernel, or only Molt, has"),
+]
+
+
+def letters(taint):
+    return "".join(letter for letter in taint if letter not in "OE")
+
+
+def shared_names(listing):
+    only_one_has = {"drivers", "notes", "sections", "uevent",
+                    "callbacks", "enabled", "exceptions", "license", "requests"}
+    return " ".join(sorted(set(listing.split()) - only_one_has))
+
+
+def rewritten(log):
+    log = copy.deepcopy(log)
+    for kind, which in [*((kind, kind) for kind in KINDS), ("results", "concurrent")]:
+        rules = [(pattern, replacement) for of, pattern, replacement, _ in REWRITTEN if of == kind]
+        lines = getattr(log, which)
+        for pattern, replacement in rules:
+            lines = [re.sub(pattern, replacement, line) for line in lines]
+        setattr(log, which, lines)
+    return log
+
+
+def normalised(log):
+    log = rewritten(log)
+    for kind in KINDS:
+        patterns = [pattern for of, pattern, _ in LEFT_OUT if of == kind]
+        setattr(log, kind, [line for line in getattr(log, kind)
+                            if not any(re.fullmatch(pattern, line) for pattern in patterns)])
+    return log
+
+
+# ---- Where Molt deliberately differs from the kernel. Applied when the expected log is a recorded
+# one: it becomes what Molt has to do. A function returns whether there was anything to change.
+
+def init_answered_positive(log, _actual):
+    """Every load whose init answered n > 0 fails with EINVAL, as if init had failed."""
+    failed = None
+    for index, line in enumerate(log.results):
+        loaded = re.match(r"kmt init (\w+)\.ko init_ret=[1-9]\d* .*-> OK", line)
+        if loaded:
+            failed = loaded[1]
+            log.results[index] = line.replace("-> OK", "-> -EINVAL")
+        elif failed and re.match(rf"kmt del {failed} .*-> OK", line):
+            log.results[index] = line.replace("-> OK", "-> -ENOENT")
+    if not failed:
+        return False
+    log.modules = [line for line in log.modules if not line.startswith(failed + " ")]
+    events, gone = [], False
+    for line in log.events:
+        if gone and (line.startswith(failed + ":") or f" module={failed} " in line):
+            continue
+        events.append(line)
+        if "suspiciously returned" in line:
+            events.append(f"om_notify: event GOING module={failed} state=GOING refcount=0 try_get=0")
+            gone = True
+    log.events = events
+    return True
+
+
+def result_is_shared(log, _actual):
+    """Loads of one file at the same time have one result: that of the first, which is the one that
+    took longest."""
+    groups = {}
+    for line in log.concurrent:
+        if match := re.match(r"[A-Z]: kmt init (\S+) .*-> (\S+) \((\d+\.\d+)s\)", line):
+            groups.setdefault(match[1], []).append((float(match[3]), match[2], line))
+    changed = False
+    for group in groups.values():
+        result = max(group)[1]
+        for _, own, line in group:
+            if own != result:
+                log.concurrent[log.concurrent.index(line)] = line.replace(f"-> {own}", f"-> {result}")
+                changed = True
+    return changed
+
+
+def counts_below_zero_are_not_compared(expected, actual):
+    """The recorded count goes below zero and stays wrong; required/ML-L22.log has the right one."""
+    for log in (expected, actual):
+        log.events = [line for line in log.events if not re.match(
+            r"\w+: (try_module_get=|module_put|reference count)", line)]
+        log.attributes, log.modules = [], []
+    return True
+
+
+def only_noted(_expected, _actual):
+    return True
+
+
+# (ids, change, reason)
+DIFFERENCES = [
+    (("L07",), init_answered_positive,
+     "D3: a positive answer of init is an error, EINVAL"),
+    (("L14", "L15"), result_is_shared,
+     "D8: loads of the same file at the same time share one result"),
+    (("L22",), counts_below_zero_are_not_compared,
+     "D2: a put too many is refused and logged at once; the count stays right"),
+    (("L23", "L24"), only_noted,
+     "D1: a forced unload keeps the memory until it is proven free (MOLT_UNLOAD_RESIDENT)"),
+    (("L10",), only_noted,
+     "a module's file is a shared object"),
+    (("L20",), only_noted,
+     "without privilege: another user, through the control socket"),
+    (("L25",), only_noted,
+     "modules_disabled: molt_lock_loading()"),
+]
+
+# Words of the probe modules about themselves. What an unknown script's probes may say beyond these
+# is no behaviour of the loader.
+PROBES = r"(om_\w+): "
+NARRATION = (r"(event |init enter |init return |exit enter |exit return$|init fn=|init$|exit$"
+             r"|try_module_get=|module_put refcount=|kthread)")
+LOADER = (r"(Unknown symbol |exports duplicate symbol |version magic |bad vermagic|unknown parameter "
+          r"|`.*' invalid for parameter |parameters '|gave up waiting |module license )")
+
+
+def unknown_narration(line):
+    return bool(re.match(PROBES, line)) and not re.match(PROBES + f"({NARRATION}|{LOADER})", line)
+
+
+# ---- The comparison.
+
+@dataclass
+class Verdict:
+    same: bool
+    reasons: list
+    diff: list
+
+
+def subsequence(short, long):
+    rest = iter(long)
+    return all(line in rest for line in short)
+
+
+def compare(scenario, expected, actual, recorded=True):
+    """`expected` and `actual` are texts. `recorded`: expected is a log of the kernel, so the
+    deliberate differences apply."""
+    expected, actual = parse(expected), parse(actual)
+    reasons = []
+    if recorded:
+        for ids, change, reason in DIFFERENCES:
+            if scenario in ids and change(expected, actual):
+                reasons.append(reason)
+    expected, actual = normalised(expected), normalised(actual)
+    if recorded and scenario in KEPT_BACK:
+        told = [line for line in expected.events if unknown_narration(line)]
+        if told:
+            expected.events = [line for line in expected.events if line not in told]
+            reasons.append("probes said more there: " + "; ".join(told))
+
+    diff = []
+    for kind in ("results", "concurrent", "events", "modules", "attributes"):
+        want, got = expected.lines(kind), actual.lines(kind)
+        if want == got:
+            continue
+        if recorded and scenario in KEPT_BACK and kind in ("modules", "attributes") and (
+                subsequence(want, got) or subsequence(got, want)):
+            reasons.append(f"a script that looks at other {kind}")
+            continue
+        diff += [f"  {line}" for line in
+                 difflib.unified_diff(want, got, f"expected {kind}", f"actual {kind}", lineterm="")]
+    return Verdict(not diff, reasons, diff)

@@ -1,0 +1,1 @@
+// Compiled by nobody; see CMakeLists.txt.
