@@ -18,6 +18,7 @@ install(FILES
   ${PROJECT_BINARY_DIR}/moltConfigVersion.cmake
   cmake/MoltModule.cmake
   cmake/MoltCheckModule.cmake
+  cmake/molt-module.map
   DESTINATION ${package_dir})
 
 # The way from molt.pc up to the prefix, so that the installed tree may be moved.

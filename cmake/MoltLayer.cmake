@@ -31,7 +31,10 @@ function(molt_layer name)
     add_library(${target} STATIC ${sources})
     set(scope PUBLIC)
     if(NOT arg_EXCEPTIONS)
-      target_compile_options(${target} PRIVATE -fno-exceptions -fno-rtti)
+      # Thread-locals of the runtime are a few words of static TLS: reading one must not call, let
+      # alone allocate.
+      target_compile_options(${target} PRIVATE -fno-exceptions -fno-rtti
+                                               -ftls-model=initial-exec)
     endif()
   else()
     add_library(${target} INTERFACE)

@@ -1,17 +1,20 @@
 # molt_add_module(NAME SOURCES file... [LIBRARIES target...] [NO_CHECK])
 #
 # Builds NAME.so, a module that Molt can load and, above all, unload. Several things keep a library
-# mapped for ever although dlclose() reports success; the flags below avoid the one that can be
-# avoided, and `molt check` refuses the rest after the link, by name:
+# mapped for ever although dlclose() reports success. The flags below avoid those that can be
+# avoided, and after the link `molt check` refuses the rest, by name:
 #
-#   STB_GNU_UNIQUE symbols     -fno-gnu-unique (gcc; clang never makes them)
-#   DF_1_NODELETE              refused
-#   thread_local destructors   refused
+#   another object bound to      only the descriptor is exported (molt-module.map): libstdc++ itself
+#   a symbol of the module       would bind to the module's copy of an inline function of its own
+#   STB_GNU_UNIQUE symbols       the same, and -fno-gnu-unique (gcc; clang never makes them)
+#   DF_1_NODELETE                refused
+#   thread_local destructors     refused
 #
 # A module that is refused is deleted, so that no later build takes it for good. NO_CHECK is for
 # tests of such modules.
 
 set(_molt_module_check ${CMAKE_CURRENT_LIST_DIR}/MoltCheckModule.cmake)
+set(_molt_module_map ${CMAKE_CURRENT_LIST_DIR}/molt-module.map)
 
 function(molt_add_module name)
   cmake_parse_arguments(arg "NO_CHECK" "" "SOURCES;LIBRARIES" ${ARGN})
@@ -31,7 +34,8 @@ function(molt_add_module name)
     VISIBILITY_INLINES_HIDDEN ON)
   target_compile_features(${name} PRIVATE cxx_std_20)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
-  target_link_options(${name} PRIVATE -Wl,--build-id=sha1 -Wl,-z,now)
+  target_link_options(${name} PRIVATE
+    -Wl,--version-script=${_molt_module_map} -Wl,--build-id=sha1 -Wl,-z,now)
   if(NOT MOLT_SANITIZE)
     target_link_options(${name} PRIVATE -Wl,-z,defs)
   endif()

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -23,11 +24,13 @@ std::string describe(const Process& process) {
 std::string errno_text(int code) { return std::generic_category().message(code); }
 
 Json parse_reply(const std::string& text) {
-  const auto limit_depth = [](int depth, Json::parse_event_t, Json&) {
-    if (depth > nesting_max) throw std::length_error("nested too deeply");
-    return true;
+  bool is_too_deep = false;
+  const auto watch_depth = [&](int depth, Json::parse_event_t, Json&) {
+    is_too_deep |= depth > nesting_max;
+    return !is_too_deep;
   };
-  return Json::parse(text, limit_depth);
+  Json reply = Json::parse(text, watch_depth);
+  return is_too_deep ? Json() : reply;
 }
 
 [[noreturn]] void fail_not_ours(const Process& process, int code) {
@@ -56,6 +59,13 @@ Fd find_socket(const Process& process) {
 }
 
 }  // namespace
+
+Failure bad_reply(const Process& process) {
+  return make_failure(
+      ErrorClass::failed, EPROTO,
+      fmt::format("{} sent what is no reply; compare its version in `molt ps` with `molt version`",
+                  describe(process)));
+}
 
 int Deadline::remaining_ms() const {
   if (never_) return -1;
@@ -163,19 +173,14 @@ void Connection::send(const std::string& message, int fd, Deadline deadline) {
 
 Json Connection::receive(Deadline deadline) {
   const std::string text = receive_message(deadline);
-  Json reply;
   try {
-    reply = parse_reply(text);
-    if (!reply.is_object() || !reply.at("parameters").is_object()) {
-      throw std::invalid_argument("not a reply");
-    }
-  } catch (const std::exception&) {
-    fail(ErrorClass::failed, EPROTO,
-         "{} sent what is no reply; compare its version in `molt ps` with `molt version`",
-         describe(process_));
+    Json reply = parse_reply(text);
+    Json& parameters = reply.at("parameters");
+    if (reply.contains("error")) throw failure_of_reply(parameters);
+    if (parameters.is_object()) return std::move(parameters);
+  } catch (const Json::exception&) {
   }
-  if (reply.contains("error")) throw failure_of_reply(reply["parameters"]);
-  return std::move(reply["parameters"]);
+  throw bad_reply(process_);
 }
 
 std::string Connection::receive_message(Deadline deadline) {
@@ -224,8 +229,11 @@ void Connection::fail_no_answer(Deadline deadline) const {
 }
 
 void Connection::fail_closed() const {
-  const std::optional<Process> now = find_process(process_.pid);
-  if (!now || now->state == 'Z' || now->state == 'X') {
+  // A process that ends closes its sockets some moments before it is seen to have ended.
+  constexpr int ending_ms = 200;
+  const Fd end(static_cast<int>(::syscall(SYS_pidfd_open, process_.pid, 0)));
+  pollfd ended{end.get(), POLLIN, 0};
+  if (!end || ::poll(&ended, 1, ending_ms) > 0) {
     fail(ErrorClass::failed, ECONNRESET, "{} ended before it answered", describe(process_));
   }
   fail(ErrorClass::failed, ECONNRESET,

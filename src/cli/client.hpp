@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cli/failure.hpp"
-#include "cli/fd.hpp"
+#include "base/fd.hpp"
 #include "cli/process.hpp"
 
 #include <chrono>
@@ -14,6 +14,9 @@
 #include <string_view>
 
 namespace molt::cli {
+
+// What a process sent is no reply, or lacks what it should have.
+Failure bad_reply(const Process& process);
 
 class Deadline {
  public:

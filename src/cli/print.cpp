@@ -1,7 +1,11 @@
 #include "cli/print.hpp"
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 namespace molt::cli {
 namespace {
@@ -25,6 +29,26 @@ std::string printable(std::string_view text) {
     } else {
       out += ch;
     }
+  }
+  return out;
+}
+
+std::string demangled(std::string_view text) {
+  const auto is_part = [](char ch) {
+    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+           ch == '_' || ch == '.' || ch == '$';
+  };
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t end = at;
+    while (end < text.size() && is_part(text[end])) ++end;
+    const std::string word(text.substr(at, std::max(end - at, std::size_t{1})));
+    const std::unique_ptr<char, void (*)(void*)> name(
+        word.starts_with("_Z") ? abi::__cxa_demangle(word.c_str(), nullptr, nullptr, nullptr)
+                               : nullptr,
+        std::free);
+    out += name ? name.get() : word;
+    at += word.size();
   }
   return out;
 }
@@ -141,6 +165,8 @@ int report_failure(const Options& options, std::string_view verb, const Failure&
   report.finish();
   return failure.exit_code();
 }
+
+void print_error(std::string_view line) { fmt::print(stderr, "{}\n", printable(line)); }
 
 void print_now(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 

@@ -15,6 +15,9 @@ namespace molt::cli {
 // Texts come from modules and processes: what could steer a terminal is written as \x1b.
 std::string printable(std::string_view text);
 
+// The same with the C++ symbols in it as they are written in the source.
+std::string demangled(std::string_view text);
+
 // Columns as wide as their widest cell; the last one is not padded.
 class Table {
  public:
@@ -63,6 +66,8 @@ void print_result(const Options& options, std::string_view verb, const Json& fie
                   std::string_view text);
 // A failure before any process was asked. Returns its exit code.
 int report_failure(const Options& options, std::string_view verb, const Failure& failure);
+// A line on stderr that names its own subject.
+void print_error(std::string_view line);
 // To stdout at once; one call is never torn by another thread's.
 void print_now(std::string_view text);
 // Whether all that was printed has gone out: a full disk is a failure.

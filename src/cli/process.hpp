@@ -8,7 +8,7 @@
 //      of directories that this user may not open
 #pragma once
 
-#include "cli/fd.hpp"
+#include "base/fd.hpp"
 
 #include <sys/types.h>
 

@@ -171,6 +171,8 @@ int run_on_targets(const Options& options, std::string_view verb, const Task& ta
       answers[i] = task.ask(sessions[i]);
     } catch (const Failure& failure) {
       answers[i] = failure;
+    } catch (const Json::exception&) {
+      answers[i] = bad_reply(sessions[i].process());
     }
   });
 
@@ -184,15 +186,18 @@ int run_on_targets(const Options& options, std::string_view verb, const Task& ta
     for (const Failure& failure : session.failures()) report.failure_line(&process, failure);
 
     try {
-      if (const Failure* failure = std::get_if<Failure>(&answers[i])) throw *failure;
-      const Json& reply = std::get<Json>(answers[i]);
-      report.reply(process, reply, options.json || !task.show ? "" : task.show(reply));
-      tally.add(session.tally());
-      if (session.failures().empty()) tally.done();
-    } catch (const Failure& failure) {
-      report.failure(&process, failure);
-      tally.failed(failure.exit_code());
+      if (const Json* reply = std::get_if<Json>(&answers[i])) {
+        report.reply(process, *reply, options.json || !task.show ? "" : task.show(*reply));
+        tally.add(session.tally());
+        if (session.failures().empty()) tally.done();
+        continue;
+      }
+    } catch (const Json::exception&) {  // in show()
+      answers[i] = bad_reply(process);
     }
+    const Failure& failure = std::get<Failure>(answers[i]);
+    report.failure(&process, failure);
+    tally.failed(failure.exit_code());
   }
   report.finish();
   return tally.exit_code();

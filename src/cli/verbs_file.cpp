@@ -1,5 +1,237 @@
+// Verbs about module files, without a process and without loading anything.
+
+#include "cli/module_file.hpp"
+#include "cli/print.hpp"
 #include "cli/verbs.hpp"
+#include "elf/hazards.hpp"
+
+#include <molt/module.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
 namespace molt::cli {
-Runner declare_check(CLI::App& verb) { static std::vector<std::string> f; verb.add_option("FILE", f, "Module files")->required(); return [](const Options&) { return 0; }; }
-int show_file(const Options&, const std::string&) { return 0; }
+namespace {
+
+struct Finding {
+  std::string kind;
+  std::string symbol;  // as the linker knows it, or empty
+  std::string text;    // why; what to do
+};
+
+// The image has views of the bytes.
+struct LoadedFile {
+  std::vector<std::byte> bytes;
+  Result<elf::Image> image;
+};
+
+LoadedFile read_module(const std::string& path) {
+  LoadedFile file{read_module_file(path), {}};
+  file.image = elf::Image::parse(file.bytes);
+  return file;
 }
+
+const char* kind_name(elf::Hazard::Kind kind) {
+  switch (kind) {
+    case elf::Hazard::unique_symbol:
+      return "unique_symbol";
+    case elf::Hazard::nodelete:
+      return "nodelete";
+    case elf::Hazard::thread_local_destructor:
+      return "thread_local_destructor";
+    case elf::Hazard::static_tls:
+      return "static_tls";
+    case elf::Hazard::executable_stack:
+      return "executable_stack";
+  }
+  return "other";
+}
+
+// The first two words of the descriptor need no relocation; the magic does, so the note tells it.
+void check_descriptor(const elf::Image& image, std::vector<Finding>& findings) {
+  const elf::SymbolTable& symbols = image.dynamic_symbols();
+  const auto descriptor = std::find_if(symbols.begin(), symbols.end(), [](const elf::Symbol& symbol) {
+    return symbol.exported() && symbol.name == MOLT_MODULE_SYMBOL;
+  });
+  if (descriptor == symbols.end()) {
+    findings.push_back({"no_descriptor", MOLT_MODULE_SYMBOL,
+                        "not a Molt module: the file does not export it; write MOLT_MODULE(...) "
+                        "once, see molt-module(5)"});
+    return;
+  }
+  const std::string rebuild = "; rebuild it with the headers of this Molt";
+
+  struct {
+    std::uint32_t size, abi;
+  } head{};
+  if (const auto bytes = image.at_address((*descriptor).value, sizeof head)) {
+    std::memcpy(&head, bytes->data(), sizeof head);
+  }
+  if (head.abi != MOLT_ABI || head.size < sizeof(molt_module)) {
+    findings.push_back({"abi", MOLT_MODULE_SYMBOL,
+                        fmt::format("built for interface {}, this is {}{}", head.abi, MOLT_ABI,
+                                    rebuild)});
+  }
+  if (const auto magic = image.note("magic"); magic != MOLT_MAGIC) {
+    findings.push_back({"magic", MOLT_MODULE_SYMBOL,
+                        fmt::format("version magic '{}' should be '{}'{}", magic.value_or(""),
+                                    MOLT_MAGIC, rebuild)});
+  }
+}
+
+// What makes glibc register such a destructor; which variable it is for is a guess where the module
+// has several.
+std::string import_behind(const elf::Image& image) {
+  for (const elf::Symbol& symbol : image.undefined_symbols()) {
+    if (symbol.name.starts_with("__cxa_thread_atexit")) return std::string(symbol.name);
+  }
+  return "";
+}
+
+std::vector<Finding> examine(const std::string& path) {
+  const LoadedFile file = read_module(path);
+  if (!file.image) return {{"no_shared_object", "", file.image.error().detail}};
+
+  std::vector<Finding> findings;
+  check_descriptor(*file.image, findings);
+  for (const auto& hazards : {unload_hazards(*file.image), lasting_effects(*file.image)}) {
+    for (const elf::Hazard& hazard : hazards) {
+      Finding finding{kind_name(hazard.kind), hazard.symbol, hazard.text};
+      if (hazard.kind == elf::Hazard::thread_local_destructor) {
+        finding.text += fmt::format(" (imports {})", import_behind(*file.image));
+        if (finding.symbol.empty()) finding.symbol = import_behind(*file.image);
+      }
+      findings.push_back(std::move(finding));
+    }
+  }
+  return findings;
+}
+
+std::string line_of(const std::string& path, const Finding& finding) {
+  const std::string symbol = finding.symbol.empty() ? "" : demangled(finding.symbol) + ": ";
+  return fmt::format("{}: {}{}", path, symbol, demangled(finding.text));
+}
+
+}  // namespace
+
+Runner declare_check(CLI::App& verb) {
+  auto paths = std::make_shared<std::vector<std::string>>();
+  verb.add_option("FILE", *paths, "Module files")->required();
+  return [paths](const Options& options) {
+    Json files = Json::array();
+    std::string text;
+    Tally tally;
+    for (const std::string& path : *paths) {
+      Json object = {{"file", path}};
+      try {
+        const std::vector<Finding> findings = examine(path);
+        object["ok"] = findings.empty();
+        object["findings"] = Json::array();
+        for (const Finding& finding : findings) {
+          object["findings"].push_back({{"kind", finding.kind},
+                                        {"symbol", demangled(finding.symbol)},
+                                        {"text", demangled(finding.text)}});
+          print_error(line_of(path, finding));
+        }
+        if (!findings.empty()) tally.failed(exit_refused);
+        if (findings.empty() && options.verbose) text += fmt::format("{}: OK\n", printable(path));
+      } catch (const Failure& failure) {
+        object["error"] = failure.json();
+        print_error(failure.message);
+        tally.failed(failure.exit_code());
+      }
+      files.push_back(std::move(object));
+    }
+    print_result(options, "check", {{"files", std::move(files)}}, text);
+    return tally.exit_code();
+  };
+}
+
+namespace {
+
+// "NAME REST" of the notes for hooks, exports and imports.
+Json name_and_signature(std::string_view value, const char* name_key) {
+  const std::size_t blank = std::min(value.find(' '), value.size());
+  return {{name_key, value.substr(0, blank)},
+          {"signature", value.substr(std::min(blank + 1, value.size()))}};
+}
+
+// "NAME:TYPE:DESCRIPTION"
+Json parameter(std::string_view value) {
+  const std::size_t type = std::min(value.find(':'), value.size() - 1) + 1;
+  const std::size_t description = std::min(value.find(':', type), value.size() - 1) + 1;
+  return {{"name", value.substr(0, type - 1)},
+          {"type", value.substr(type, description - type - 1)},
+          {"description", value.substr(description)}};
+}
+
+Json describe(const std::string& path, const elf::Image& image) {
+  Json fields = {{"file", path}};
+  for (const char* key : {"name", "version", "description", "license", "magic"}) {
+    fields[key] = image.note(key).value_or("");
+  }
+  fields["srcversion"] = image.build_id();
+  fields["size"] = image.loaded_bytes();
+  for (const char* key : {"parameters", "callbacks", "exports", "imports", "hazards"}) {
+    fields[key] = Json::array();
+  }
+  for (const elf::Note& note : image.module_notes()) {
+    if (note.key == "parm" && !note.value.empty()) {
+      fields["parameters"].push_back(parameter(note.value));
+    } else if (note.key == "hook") {
+      fields["callbacks"].push_back(name_and_signature(note.value, "hook"));
+    } else if (note.key == "export") {
+      fields["exports"].push_back(name_and_signature(note.value, "name"));
+    } else if (note.key == "import") {
+      fields["imports"].push_back(name_and_signature(note.value, "name"));
+    }
+  }
+  for (const elf::Hazard& hazard : unload_hazards(image)) {
+    fields["hazards"].push_back(demangled(hazard.text));
+  }
+  return fields;
+}
+
+std::string show(const Json& fields) {
+  std::string text = field_line("filename", fields["file"].get<std::string>());
+  const auto value = [](const Json& object, const char* key) { return object.value(key, ""); };
+  for (const char* key : {"name", "version", "description", "license", "srcversion", "magic"}) {
+    if (!fields[key].empty()) text += field_line(key, value(fields, key));
+  }
+  text += field_line("size", std::to_string(fields["size"].get<std::uint64_t>()));
+  for (const Json& one : fields["parameters"]) {
+    text += field_line("parm", fmt::format("{}:{} ({})", value(one, "name"),
+                                           value(one, "description"), value(one, "type")));
+  }
+  for (const Json& one : fields["callbacks"]) {
+    text += field_line("hook", value(one, "hook") + " " + value(one, "signature"));
+  }
+  for (const auto& [key, list] : {std::pair{"export", "exports"}, std::pair{"import", "imports"}}) {
+    for (const Json& one : fields[list]) {
+      text += field_line(key, value(one, "name") + " " + value(one, "signature"));
+    }
+  }
+  for (const Json& one : fields["hazards"]) text += field_line("hazard", one.get<std::string>());
+  return text;
+}
+
+}  // namespace
+
+int show_file(const Options& options, const std::string& path) {
+  const LoadedFile file = read_module(path);
+  if (!file.image) {
+    fail(ErrorClass::refused, file.image.error().code, "{}: {}", path, file.image.error().detail);
+  }
+  if (!file.image->note("name")) {
+    fail(ErrorClass::refused, ENOEXEC, "{}: not a Molt module; `molt check {}` tells what it lacks",
+         path, path);
+  }
+  const Json fields = describe(path, *file.image);
+  print_result(options, "info", fields, show(fields));
+  return exit_done;
+}
+
+}  // namespace molt::cli

@@ -130,7 +130,7 @@ std::string show_module(const Json& reply) {
                                    requests.value("uid", 0)));
   }
   for (const Json& hazard : reply.value("hazards", Json::array())) {
-    text += field_line("hazard", text_of(hazard));
+    text += field_line("hazard", demangled(text_of(hazard)));
   }
   if (const auto thrown = reply.value("exceptions", 0); thrown > 0) {
     text += field_line("exceptions", std::to_string(thrown));

@@ -19,24 +19,13 @@ constexpr double ps_answer_s = 2;
 struct Row {
   Process process;
   std::variant<Json, Failure> info;
+  std::vector<std::string> cells;
 };
 
 // A folder may be left over from a process that had this pid before, or from an earlier program.
 bool is_stale(const Row& row) {
   const Failure* failure = std::get_if<Failure>(&row.info);
   return failure && failure->kind == ErrorClass::missing;
-}
-
-Row ask(const Seen& seen, const Options& options) {
-  Row row{seen.process, {}};
-  try {
-    const auto wait = std::chrono::milliseconds(options.timeout_ms());
-    Connection connection(seen.process, Deadline::after(wait));
-    row.info = connection.call(wire::method::get_info, Json::object(), -1, Deadline::after(wait));
-  } catch (const Failure& failure) {
-    row.info = failure;
-  }
-  return row;
 }
 
 std::string state_of(const Json& info) {
@@ -51,24 +40,62 @@ std::string count_of(const Json& info, const char* key) {
   return std::to_string(info.value(key, std::uint64_t{0}));
 }
 
+std::vector<std::string> cells_of(const Process& process, const Json& info) {
+  return {std::to_string(process.pid),  info.value("name", process.comm),
+          info.value("version", ""),    count_of(info, "modules"),
+          count_of(info, "hooks"),      info.value("taint", ""),
+          state_of(info)};
+}
+
+Row ask(const Process& process, double wait_s) {
+  Row row{process, {}, {}};
+  const Deadline deadline =
+      Deadline::after(std::chrono::milliseconds(static_cast<int>(wait_s * 1000)));
+  try {
+    Connection connection(process, deadline);
+    const Json info = connection.call(wire::method::get_info, Json::object(), -1, deadline);
+    row.cells = cells_of(process, info);
+    row.info = info;
+  } catch (const Failure& failure) {
+    row.info = failure;
+  } catch (const Json::exception&) {
+    row.info = bad_reply(process);
+  }
+  if (const Failure* failure = std::get_if<Failure>(&row.info)) {
+    row.cells = {std::to_string(process.pid), process.comm, "", "", "", "", failure->message};
+  }
+  return row;
+}
+
+Json object_of(const Row& row) {
+  Json object = {{"pid", row.process.pid}, {"comm", row.process.comm}};
+  if (const Failure* failure = std::get_if<Failure>(&row.info)) {
+    object["error"] = failure->json();
+    return object;
+  }
+  for (const auto& [key, value] : std::get<Json>(row.info).items()) {
+    // The process's own pid is that of its namespace.
+    if (key != "schema" && key != "pid") object[key] = value;
+  }
+  return object;
+}
+
+// Without a selection also those that this user may not talk to.
+std::vector<Process> choose_rows(const Selection& selection) {
+  if (!selection.empty()) return choose_targets(selection);
+  std::vector<Process> all;
+  for (const Seen& seen : see_all()) all.push_back(seen.process);
+  return all;
+}
+
 }  // namespace
 
 Runner declare_ps(CLI::App&) {
-  return [](const Options& given) {
-    Options options = given;
-    options.timeout_s = std::min(ps_answer_s, given.timeout_s.value_or(ps_answer_s));
-
-    std::vector<Seen> seen = see_all();
-    if (!given.selection.empty()) {
-      std::vector<int> chosen;
-      for (const Process& process : choose_targets(given.selection)) chosen.push_back(process.pid);
-      std::erase_if(seen, [&](const Seen& one) {
-        return std::find(chosen.begin(), chosen.end(), one.process.pid) == chosen.end();
-      });
-    }
-
-    std::vector<Row> rows(seen.size());
-    in_parallel(seen.size(), [&](std::size_t i) { rows[i] = ask(seen[i], options); });
+  return [](const Options& options) {
+    const std::vector<Process> processes = choose_rows(options.selection);
+    const double wait_s = std::min(ps_answer_s, options.timeout_s.value_or(ps_answer_s));
+    std::vector<Row> rows(processes.size());
+    in_parallel(rows.size(), [&](std::size_t i) { rows[i] = ask(processes[i], wait_s); });
     std::erase_if(rows, is_stale);
 
     Table table({{"PID", Table::right},
@@ -78,28 +105,13 @@ Runner declare_ps(CLI::App&) {
                  {"HOOKS", Table::right},
                  {"TAINT", Table::left},
                  {"STATE", Table::left}});
-    Json processes = Json::array();
+    Json objects = Json::array();
     for (const Row& row : rows) {
-      const std::string pid = std::to_string(row.process.pid);
-      Json object = {{"pid", row.process.pid}, {"comm", row.process.comm}};
-      if (const Failure* failure = std::get_if<Failure>(&row.info)) {
-        table.add({pid, row.process.comm, "", "", "", "", failure->message});
-        object["error"] = failure->json();
-      } else {
-        const Json& info = std::get<Json>(row.info);
-        table.add({pid, info.value("name", row.process.comm), info.value("version", ""),
-                   count_of(info, "modules"), count_of(info, "hooks"), info.value("taint", ""),
-                   state_of(info)});
-        // The process's own pid is that of its namespace.
-        for (const auto& [key, value] : info.items()) {
-          if (key != "schema" && key != "pid") object[key] = value;
-        }
-      }
-      processes.push_back(std::move(object));
+      table.add(row.cells);
+      objects.push_back(object_of(row));
     }
-    const bool found = !processes.empty();
-    print_result(options, "ps", {{"processes", std::move(processes)}}, table.text());
-    return int{found || given.selection.empty() ? exit_done : exit_missing};
+    print_result(options, "ps", {{"processes", std::move(objects)}}, table.text());
+    return int{rows.empty() && !options.selection.empty() ? exit_missing : exit_done};
   };
 }
 

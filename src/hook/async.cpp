@@ -29,6 +29,7 @@ Owner* enter(Lineage* lineage) {
       futex_wait(lineage->pause_word, word);
       continue;
     }
+    current->counted.store(true, std::memory_order_relaxed);
     arch::percpu_increment(current->began);
     full_fence();
     if (lineage->current.load(std::memory_order_seq_cst) == current) return current;

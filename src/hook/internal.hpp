@@ -22,14 +22,13 @@ struct molt_owner {
   // A frame that points here holds the module, and no chain.
   molt_entry self = {nullptr, this};
   std::atomic<molt::hook::Lineage*> lineage{nullptr};
-  // Of this version's life; distinguishes it from later ones at the same address.
-  std::atomic<std::uint64_t> id{0};
   // Written before the owner comes into force, freed after it was drained.
   std::vector<molt::hook::Attachment>* attachments = nullptr;
   std::uint64_t load_sequence = 0;
   // Per-CPU cells: callbacks that began, and that ended, for walks that change threads.
   std::uint64_t* began = nullptr;
   std::uint64_t* ended = nullptr;
+  std::atomic<bool> counted{false};  // whether they were ever used in this life
   // How many chains name this owner; under the writer's lock.
   unsigned chain_refs = 0;
   bool destroyed = false;
@@ -101,7 +100,6 @@ struct Registry {
   std::vector<Owner*> attached;  // every owner with attachments, in load order
   Order order;                   // of hooks without one of their own
   std::uint64_t next_gen = 2;
-  std::uint64_t next_id = 1;
   std::uint64_t next_load_sequence = 1;
   // Without membarrier gens stay closed for ever: every call takes the fenced walk.
   bool gens_open = true;

@@ -144,6 +144,13 @@ void open(molt_hook_core* hook) {
   store_gen(hook, hook->chain->gen);
 }
 
+// Lets the callers go on that wait for the end of a pause; after Lineage::current was stored.
+void end_waiting(Lineage* lineage) {
+  lineage->paused_from.store(nullptr, std::memory_order_release);
+  lineage->pause_word.fetch_add(1, std::memory_order_release);
+  futex_wake_all(lineage->pause_word);
+}
+
 std::vector<molt_hook_core*> hooks_of(const Owner* a, const Owner* b) {
   std::vector<molt_hook_core*> hooks;
   for (const Owner* owner : {a, b}) {
@@ -258,7 +265,7 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
         attachments->begin(), a, [&](const Attachment& other) { return other.hook == a->hook; }));
   }
   owner->attachments = attachments;
-  owner->id.store(r.next_id++, std::memory_order_relaxed);
+  owner->counted.store(false, std::memory_order_relaxed);
   owner->load_sequence = r.next_load_sequence++;
   owner->lineage.store(lineage_named(name), std::memory_order_release);
   r.attached.push_back(owner);
@@ -307,9 +314,7 @@ Status change(Owner* from, Owner* to) {
   }
   // The switch.
   lineage->current.store(to, std::memory_order_seq_cst);
-  lineage->paused_from.store(nullptr, std::memory_order_release);
-  lineage->pause_word.fetch_add(1, std::memory_order_release);
-  futex_wake_all(lineage->pause_word);
+  if (lineage->paused_from.load(std::memory_order_relaxed) != nullptr) end_waiting(lineage);
   for (std::size_t i = 0; i < hooks.size(); ++i) {
     if (!grows(hooks[i])) publish(hooks[i], chains[i]);
     open(hooks[i]);
@@ -347,9 +352,7 @@ void end_pause(Owner* owner) {
   Lineage* lineage = lineage_of(owner);
   if (lineage->current.load(std::memory_order_relaxed) != &paused) return;
   lineage->current.store(owner, std::memory_order_seq_cst);
-  lineage->paused_from.store(nullptr, std::memory_order_release);
-  lineage->pause_word.fetch_add(1, std::memory_order_release);
-  futex_wake_all(lineage->pause_word);
+  end_waiting(lineage);
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
 }
 
@@ -362,6 +365,7 @@ bool entered(const Owner* owner) {
     inside |= __atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) == owner;
   });
   if (inside) return true;
+  if (!owner->counted.load(std::memory_order_acquire)) return false;
   // The order matters: async.cpp.
   std::uint64_t ended = sum_cells(owner->ended);
   heavy_barrier();
@@ -370,7 +374,8 @@ bool entered(const Owner* owner) {
 
 bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
            std::vector<Inside>& inside) {
-  heavy_barrier();
+  // No barrier here: whatever took the owner out of force (change, revoke, begin_pause) ended with
+  // one, so whoever got in before shows a frame, and nobody gets in now.
   for (unsigned round = 0;; ++round) {
     if (!entered(owner)) return true;
     if (round < 200) {
@@ -464,8 +469,7 @@ void after_fork(bool child) {
       if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
       Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
       lineage->current.store(from, std::memory_order_seq_cst);
-      lineage->paused_from.store(nullptr, std::memory_order_release);
-      lineage->pause_word.fetch_add(1, std::memory_order_release);
+      end_waiting(lineage);
       for (molt_hook_core* hook : hooks_of(from, nullptr)) open(hook);
     }
     // Per-CPU counts of callbacks that other threads were in will never be balanced.

@@ -66,7 +66,7 @@ bool in_force(const Owner* owner);
 void begin_pause(Owner* owner);
 void end_pause(Owner* owner);
 
-// Waits until no thread is inside `owner`; it must not be in force, or be paused. False: the
+// Waits until no thread is inside `owner`, which was taken out of force or paused. False: the
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
 bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled, std::vector<Inside>& inside);
 // Whether a thread is inside now (a snapshot; exact once no one can enter).

@@ -16,6 +16,7 @@
 #include "base/log.hpp"
 #include "base/memory.hpp"
 #include "base/result.hpp"
+#include "elf/loaded.hpp"
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
 #include "module/store.hpp"
@@ -41,10 +42,18 @@ std::string taint_text(unsigned taint);
 // Of the process beside those of its modules; R: a module was removed while it could still run.
 inline constexpr unsigned taint_resident = 4;
 
+// Which file; equal identities are the same content without reading it.
+struct FileIdentity {
+  std::uint64_t device, inode, size;
+  std::int64_t mtime_ns, ctime_ns;
+  bool operator==(const FileIdentity&) const = default;
+};
+
 struct Module {
   // --- constant once the module is on the list ---
   std::string name, version, license, description, srcversion;
   std::string path;  // as asked for
+  FileIdentity file;
   std::string hash;
   std::uint64_t id = 0;
   Stored stored;
@@ -53,6 +62,7 @@ struct Module {
   molt_core_module core{this};
   hook::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
+  std::optional<elf::MappedFile> mapping;
   std::vector<std::string> hazards;
   bool permanent = false;  // init without exit
 
@@ -91,13 +101,6 @@ struct Module {
   }
 };
 using ModulePtr = std::shared_ptr<Module>;
-
-// Which file; equal identities are the same content without reading it.
-struct FileIdentity {
-  std::uint64_t device, inode, size;
-  std::int64_t mtime_ns, ctime_ns;
-  bool operator==(const FileIdentity&) const = default;
-};
 
 // A load under way, which others with the same file or content join.
 struct Flight {
@@ -217,6 +220,7 @@ void tell_gone(Module& module);
 // --- load.cpp ---
 // A module's file, read and checked, before anything of it is mapped.
 struct Prepared {
+  FileIdentity file;
   Bytes content;
   std::string hash;
   std::string name, version, license, description, srcversion;

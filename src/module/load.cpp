@@ -121,6 +121,11 @@ Result<LoadReport> join(Lock& lock, const FlightPtr& flight, const LoadRequest& 
 
 // --- names --------------------------------------------------------------------------------------
 
+tl::unexpected<Error> already_loaded(const std::string& name) {
+  return fail(EEXIST, "%s is loaded already; `molt replace` puts another version in its place",
+              name.c_str());
+}
+
 // Takes the name, or says why not (KERNEL.md M3.4, final rule).
 Status reserve(Lock& lock, const ModulePtr& module, const LoadRequest& request) {
   Deadline deadline = deadline_of(request.timeout_ms);
@@ -132,8 +137,7 @@ Status reserve(Lock& lock, const ModulePtr& module, const LoadRequest& request) 
       break;
     }
     if (other->state == MOLT_MODULE_STATE_LIVE) {
-      return fail(EEXIST, "%s is loaded already; `molt replace` puts another version in its place",
-                  module->name.c_str());
+      return already_loaded(module->name);
     }
     if (other->state == MOLT_MODULE_STATE_GOING || other->leaving) {
       return fail(EBUSY, "%s is being unloaded; try again when it has gone", module->name.c_str());
@@ -203,8 +207,9 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   if (Status ok = check_descriptor(module, force); !ok) return ok;
   if (auto extent = elf::extent_of(module.descriptor)) {
     module.address = extent->begin;
-    module.size = extent->end - extent->begin;
+    module.size = extent->size();
   }
+  module.mapping = elf::mapped_file_at(module.descriptor);
   module.descriptor->core = &module.core;
   module.permanent = module.descriptor->init != nullptr && module.descriptor->exit == nullptr;
   return {};
@@ -337,6 +342,8 @@ Result<FileIdentity> identify(int fd) {
 }
 
 Result<Prepared> prepare(const LoadRequest& request) {
+  auto file = identify(request.fd);
+  if (!file) return pass(file);
   auto content = read_file(request.fd);
   if (!content) return pass(content);
   auto image = elf::Image::parse(*content);
@@ -346,6 +353,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
   }
   auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
   Prepared p;
+  p.file = *file;
   p.name = text("name");
   if (!valid_name(p.name) || !image->has_export(MOLT_MODULE_SYMBOL)) {
     return fail(ENOEXEC, "%s is not a Molt module: it has no MOLT_MODULE(...); see molt-module(5)",
@@ -399,6 +407,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->hazards = prepared.hazards;
   module->taint = prepared.taint;
   module->path = request.path;
+  module->file = prepared.file;
   module->hash = prepared.hash;
   module->loader_tid = gettid();
   module->requests = {1, 0, log::current_requester()};
@@ -564,6 +573,11 @@ Result<LoadReport> load(const LoadRequest& request) {
     for (const FlightPtr& other : m.flights) {
       // Before memory is taken or the file is read again.
       if (other->file == *identity) return join(lock, other, request);
+    }
+    for (const ModulePtr& module : m.modules) {
+      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE) {
+        return already_loaded(module->name);
+      }
     }
     m.flights.push_back(flight);
   }

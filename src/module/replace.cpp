@@ -148,8 +148,8 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
                   name.c_str());
     }
     if (Status ok = removable(*old, false); !ok) return pass(ok);
-    if (hook::self_inside(old->owner)) {
-      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback",
+    if (hook::self_inside(old->owner) || thread_owner() == old.get()) {
+      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback or thread",
                   name.c_str());
     }
     if (!request.dry_run) old->busy = "replace";

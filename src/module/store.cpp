@@ -39,12 +39,6 @@ Status write_all(int fd, std::span<const std::byte> content) {
   return {};
 }
 
-Result<Stored> stored_from(int fd, std::string path, bool in_memory) {
-  struct stat info;
-  if (fstat(fd, &info) != 0) return fail_errno(errno, "stat of %s", path.c_str());
-  return Stored{std::move(path), info.st_dev, info.st_ino, in_memory};
-}
-
 Result<Stored> in_directory(std::span<const std::byte> content, const std::string& hash) {
   Result<std::string> base = process_directory(manager().directory);
   if (!base) return pass(base);
@@ -67,7 +61,7 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
       unlink(path.c_str());
       return pass(written);
     }
-    return stored_from(fd.get(), path, false);
+    return Stored{path, false};
   }
   return fail(EMFILE, "100000 copies of one module in %s", folder.c_str());
 }
@@ -87,7 +81,7 @@ Result<Stored> in_memory(std::span<const std::byte> content, const std::string& 
     int fd = fcntl(made.get(), F_DUPFD_CLOEXEC, number);
     if (fd < 0) return fail_errno(errno, "cannot number the memfd");
     if (n.memfd_numbers.insert(fd).second) {
-      return stored_from(fd, "/proc/self/fd/" + std::to_string(fd), true);
+      return Stored{"/proc/self/fd/" + std::to_string(fd), true};
     }
     close(fd);
     ++number;

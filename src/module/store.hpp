@@ -7,8 +7,6 @@
 // serves instead: the code is then visible to debuggers only through /proc/PID/map_files.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstddef>
 #include <span>
 #include <string>
@@ -19,8 +17,6 @@ namespace molt::module {
 
 struct Stored {
   std::string path;  // what to give to dlopen
-  dev_t device = 0;
-  ino_t inode = 0;
   bool in_memory = false;
 };
 

@@ -25,9 +25,7 @@ std::string still_there(const Module& module) {
     return "the dynamic loader keeps it (dlclose answered 0)";
   }
   if (elf::in_link_map(module.stored.path)) return "it is still in the list of loaded objects";
-  if (elf::mapped(module.stored.device, module.stored.inode)) {
-    return "it is still in /proc/self/maps";
-  }
+  if (!module.mapping || elf::mapped(*module.mapping)) return "it is still in /proc/self/maps";
   return "";
 }
 
@@ -181,8 +179,8 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     module = find(request.name);
     if (!module) return fail(ENOENT, "no module %s is loaded", request.name.c_str());
     if (Status ok = removable(*module, request.resident); !ok) return pass(ok);
-    if (hook::self_inside(module->owner)) {
-      return fail(EDEADLK, "%s: a module cannot unload itself from its own callback",
+    if (hook::self_inside(module->owner) || thread_owner() == module.get()) {
+      return fail(EDEADLK, "%s: a module cannot unload itself from its own callback or thread",
                   module->name.c_str());
     }
     if (request.dry_run) return report;

@@ -6,6 +6,7 @@ A script maps a method to what the process does when asked: one of
 "raw" is sent as it is; a "close" of true closes the connection behind it. What the process was asked
 is kept: Fake.requests().
 """
+import contextlib
 import json
 import os
 import socket
@@ -67,6 +68,8 @@ def converse(connection, script, log):
 def serve(script):
     folder = Path(os.environ["MOLT_DIRECTORY"], "molt", str(os.getpid()))
     folder.mkdir(parents=True)
+    if "comm" in script:
+        Path("/proc/self/comm").write_text(script["comm"], encoding="ascii")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "control"))
     if script.pop("deaf", False):
@@ -82,7 +85,12 @@ def serve(script):
     log({"ready": True})
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=converse, args=(connection, script, log), daemon=True).start()
+        threading.Thread(target=serve_one, args=(connection, script, log), daemon=True).start()
+
+
+def serve_one(connection, script, log):
+    with contextlib.suppress(OSError):  # molt may have given up on it
+        converse(connection, script, log)
 
 
 # ---- The test's side ----------------------------------------------------------------------------

@@ -45,8 +45,7 @@ class Targets(MoltTest):
         self.assertEqual({answer["pid"] for answer in answers}, {int(one.pid), int(two.pid)})
 
     def test_name_and_exe(self):
-        process = self.fake(VALUE)
-        Path("/proc", process.pid, "comm").write_text("molt-fake-name")
+        process = self.fake({**VALUE, "comm": "molt-fake-name"})
         self.assertEqual(self.output("get", "host/name", "--name", "molt-fake-name"),
                          f"{process.pid}: 7\n")
         answers = self.json("get", "host/name", "--exe", sys.executable)

@@ -92,12 +92,6 @@ TEST(LimitNames, AnEmptyAllowListAllowsNothing) {
   EXPECT_EQ(open_as("/a", reading), -EACCES);
 }
 
-TEST(LimitNames, RefusesAParameterThatItDoesNotHave) {
-  EXPECT_EQ(molt_load(example("limit_names").c_str(), "denny=*.key", 0, -1), -EINVAL);
-  EXPECT_NE(std::string(molt_last_error()).find("denny"), std::string::npos) << molt_last_error();
-  EXPECT_EQ(open_as("/a.key", reading), 0);
-}
-
 // temp_files --------------------------------------------------------------------------------------
 
 TEST(TempFiles, RefusesPredictableNamesInSharedFolders) {

@@ -87,7 +87,7 @@ TEST_F(Errors, DamagedHeaders) {
 
 TEST_F(Errors, NotAModule) {
   Traces before = Traces::now();
-  EXPECT_TRUE(is(load("no_module"), -ENOEXEC, {"molt_this_module"}));
+  EXPECT_TRUE(is(load("no_module"), -ENOEXEC, {"MOLT_MODULE"}));
   EXPECT_EQ(before.since(), "");
 }
 

@@ -169,14 +169,16 @@ struct Traces {
   // What is there now and was not there.
   std::string since() const {
     Traces later = now();
-    std::string text;
+    std::vector<std::string> more;
     for (const std::string& file : later.files) {
-      if (!files.count(file)) text += "mapped: " + file + "\n";
+      if (!files.count(file)) more.push_back("mapped: " + file + "\n");
     }
     for (const std::string& fd : later.descriptors) {
-      if (!descriptors.count(fd)) text += "open: " + fd + "\n";
+      if (!descriptors.count(fd)) more.push_back("open: " + fd + "\n");
     }
-    return text;
+    std::string text;
+    for (std::size_t i = 0; i < more.size() && i < 3; ++i) text += more[i];
+    return text + (more.size() > 3 ? "... " + std::to_string(more.size()) + " in all" : "");
   }
 };
 

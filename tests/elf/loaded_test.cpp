@@ -1,0 +1,261 @@
+// Where objects are, and that what is gone is really gone.
+
+#include "elf/loaded.hpp"
+
+#include "base/fd.hpp"
+#include "samples.hpp"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+
+namespace molt::elf {
+namespace {
+
+constexpr std::size_t page = 4096;
+
+// A folder for one test.
+class Folder {
+ public:
+  Folder() {
+    std::string name = testing::TempDir() + "molt-loaded-XXXXXX";
+    if (mkdtemp(name.data()) == nullptr) ADD_FAILURE() << "mkdtemp: " << std::strerror(errno);
+    path_ = name;
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  std::string path(const std::string& file) const { return path_ + "/" + file; }
+
+ private:
+  std::string path_;
+};
+
+// One page of a file, mapped as long as it lives.
+class Mapping {
+ public:
+  explicit Mapping(const std::string& path)
+      : Mapping(Fd(open(path.c_str(), O_RDWR | O_CREAT, 0600)), path) {}
+  Mapping(Fd fd, const std::string& what) {
+    EXPECT_TRUE(fd) << what << ": " << std::strerror(errno);
+    EXPECT_EQ(ftruncate(fd.get(), page), 0);
+    EXPECT_EQ(fstat(fd.get(), &info_), 0);
+    memory_ = mmap(nullptr, page, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    EXPECT_NE(memory_, MAP_FAILED);
+  }
+  ~Mapping() { unmap(); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  void unmap() {
+    if (memory_ != nullptr) munmap(std::exchange(memory_, nullptr), page);
+  }
+  const void* memory() const { return memory_; }
+  bool is_mapped() const { return mapped(info_.st_dev, info_.st_ino); }
+
+ private:
+  struct stat info_ {};
+  void* memory_ = nullptr;
+};
+
+TEST(loaded, object_at_an_address) {
+  auto function = reinterpret_cast<std::uintptr_t>(&strtol);
+  auto object = object_at(reinterpret_cast<const void*>(function));
+  ASSERT_TRUE(object);
+  EXPECT_TRUE(object->extent.contains(function));
+  ASSERT_GE(object->text_count, 1u);
+  for (std::size_t i = 0; i < object->text_count; ++i) {
+    EXPECT_GE(object->text[i].begin, object->extent.begin);
+    EXPECT_LE(object->text[i].end, object->extent.end);
+    EXPECT_GT(object->text[i].size(), 0u);
+  }
+
+  int on_stack = 0;
+  EXPECT_FALSE(object_at(&on_stack));
+  EXPECT_FALSE(object_at(nullptr));
+  EXPECT_FALSE(extent_of(reinterpret_cast<const void*>(~std::uintptr_t{0})));
+}
+
+TEST(loaded, text_holds_functions_and_no_data) {
+  const std::string path = sample_path("plain.so");
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  void* function = dlsym(handle, "touch");
+  void* data = dlsym(handle, "answer");
+  auto object = object_at(function);
+  ASSERT_TRUE(object);
+  ASSERT_EQ(object->text_count, 1u);
+  EXPECT_TRUE(object->text[0].contains(reinterpret_cast<std::uintptr_t>(function)));
+  EXPECT_FALSE(object->text[0].contains(reinterpret_cast<std::uintptr_t>(data)));
+  EXPECT_TRUE(object->extent.contains(reinterpret_cast<std::uintptr_t>(data)));
+  EXPECT_EQ(object->extent.size(), Sample(path)->loaded_bytes());
+  dlclose(handle);
+}
+
+TEST(loaded, unloading_is_seen_by_all_means) {
+  Folder folder;
+  const std::string path = folder.path("plain.so");
+  std::filesystem::copy_file(sample_path("plain.so"), path);
+  struct stat info;
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+
+  EXPECT_FALSE(in_link_map(path));
+  EXPECT_FALSE(mapped(path));
+  EXPECT_FALSE(mapped(info.st_dev, info.st_ino));
+
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  void* data = dlsym(handle, "answer");
+  auto file = mapped_file_at(data);
+  ASSERT_TRUE(file);
+  EXPECT_EQ(file->inode, info.st_ino);
+  EXPECT_TRUE(in_link_map(path));
+  EXPECT_TRUE(mapped(path));
+  EXPECT_TRUE(mapped(*file));
+  EXPECT_TRUE(object_at(data));
+
+  dlclose(handle);
+  EXPECT_FALSE(in_link_map(path));
+  EXPECT_FALSE(mapped(path));
+  EXPECT_FALSE(mapped(*file));
+  EXPECT_FALSE(mapped(info.st_dev, info.st_ino));
+  EXPECT_FALSE(object_at(data));
+}
+
+// The negative control: dlclose() reports success, and all means see that it is not true.
+TEST(loaded, an_object_that_stays_is_seen) {
+  Folder folder;
+  const std::string path = folder.path("nodelete.so");
+  std::filesystem::copy_file(sample_path("nodelete.so"), path);
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  auto file = mapped_file_at(dlsym(handle, "answer"));
+  ASSERT_TRUE(file);
+  ASSERT_EQ(dlclose(handle), 0);
+  EXPECT_TRUE(in_link_map(path));
+  EXPECT_TRUE(mapped(path));
+  EXPECT_TRUE(mapped(*file));
+}
+
+TEST(loaded, names_are_compared_whole) {
+  Folder folder;
+  Mapping mapping(folder.path("name"));
+  EXPECT_TRUE(mapped(folder.path("name")));
+  EXPECT_FALSE(mapped(folder.path("nam")));
+  EXPECT_FALSE(mapped(folder.path("names")));
+  EXPECT_FALSE(mapped(folder.path("")));
+  EXPECT_FALSE(mapped(""));
+  EXPECT_FALSE(in_link_map(folder.path("name")));
+}
+
+TEST(loaded, deleted_files) {
+  Folder folder;
+  Mapping mapping(folder.path("file"));
+  ASSERT_EQ(unlink(folder.path("file").c_str()), 0);
+  EXPECT_TRUE(mapped(folder.path("file")));
+  EXPECT_TRUE(mapping.is_mapped());
+
+  // Another file of that name: the path is still mapped, the new file is not.
+  Mapping other(folder.path("file"));
+  other.unmap();
+  EXPECT_TRUE(mapped(folder.path("file")));
+  EXPECT_FALSE(other.is_mapped());
+  EXPECT_TRUE(mapping.is_mapped());
+
+  mapping.unmap();
+  EXPECT_FALSE(mapped(folder.path("file")));
+  EXPECT_FALSE(mapping.is_mapped());
+}
+
+TEST(loaded, unusual_names) {
+  Folder folder;
+  for (std::string name : {"with space", "with\nnewline", "back\\slash", "x (deleted)"}) {
+    Mapping mapping(folder.path(name));
+    EXPECT_TRUE(mapped(folder.path(name))) << name;
+    EXPECT_FALSE(mapped(folder.path("other"))) << name;
+    mapping.unmap();
+    EXPECT_FALSE(mapped(folder.path(name))) << name;
+  }
+}
+
+TEST(loaded, files_in_memory) {
+  Fd fd(memfd_create("molt-sample", MFD_CLOEXEC));
+  ASSERT_TRUE(fd);
+  Mapping mapping(std::move(fd), "memfd");
+  EXPECT_TRUE(mapping.is_mapped());
+  EXPECT_TRUE(mapped("/memfd:molt-sample"));
+  auto file = mapped_file_at(mapping.memory());
+  ASSERT_TRUE(file);
+  EXPECT_TRUE(mapped(*file));
+  mapping.unmap();
+  EXPECT_FALSE(mapping.is_mapped());
+  EXPECT_FALSE(mapped(*file));
+}
+
+TEST(loaded, anonymous_memory_is_no_file) {
+  void* memory = mmap(nullptr, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  EXPECT_FALSE(mapped_file_at(memory));
+  munmap(memory, page);
+  EXPECT_FALSE(mapped_file_at(nullptr));
+}
+
+// maps then has many times the size of any buffer.
+TEST(loaded, thousands_of_mappings) {
+  Folder folder;
+  constexpr std::size_t pages = 6000;
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, pages * page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  // Every second page differs, so none can be merged with its neighbour.
+  for (std::size_t i = 0; i < pages; i += 2) {
+    ASSERT_EQ(mprotect(memory + i * page, page, PROT_NONE), 0);
+  }
+  // In the middle of them all.
+  Fd fd(open(folder.path("file").c_str(), O_RDWR | O_CREAT, 0600));
+  ASSERT_TRUE(fd);
+  ASSERT_EQ(ftruncate(fd.get(), page), 0);
+  char* middle = memory + pages / 2 * page;
+  ASSERT_EQ(mmap(middle, page, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd.get(), 0), middle);
+
+  EXPECT_TRUE(mapped(folder.path("file")));
+  auto file = mapped_file_at(middle);
+  ASSERT_TRUE(file);
+  EXPECT_TRUE(mapped(*file));
+  EXPECT_FALSE(mapped(folder.path("other")));
+  munmap(middle, page);
+  EXPECT_FALSE(mapped(*file));
+  EXPECT_FALSE(mapped(folder.path("file")));
+  munmap(memory, pages * page);
+}
+
+// Files may lie deeper than PATH_MAX. Such a line does not fit into the reader's buffer: the file is
+// still known by its inode, and the lines behind it are read.
+TEST(loaded, a_path_longer_than_the_buffer) {
+  Folder folder;
+  const std::string step(200, 'd');
+  Fd at(open(folder.path("").c_str(), O_PATH | O_DIRECTORY));
+  ASSERT_TRUE(at);
+  for (int depth = 0; depth < 60; ++depth) {
+    ASSERT_EQ(mkdirat(at.get(), step.c_str(), 0700), 0);
+    at.reset(openat(at.get(), step.c_str(), O_PATH | O_DIRECTORY));
+    ASSERT_TRUE(at);
+  }
+  Fd deep_file(openat(at.get(), "file", O_RDWR | O_CREAT, 0600));
+  Mapping deep(std::move(deep_file), "deep file");
+  Mapping first(folder.path("first"));
+  Mapping second(folder.path("second"));
+  EXPECT_TRUE(deep.is_mapped());
+  EXPECT_TRUE(mapped(folder.path("first")));
+  EXPECT_TRUE(mapped(folder.path("second")));
+  EXPECT_FALSE(mapped(folder.path("third")));
+  deep.unmap();
+  EXPECT_FALSE(deep.is_mapped());
+}
+
+}  // namespace
+}  // namespace molt::elf

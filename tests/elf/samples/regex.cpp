@@ -1,0 +1,6 @@
+#include <regex>
+
+extern "C" void touch() {
+  static bool found;
+  found = std::regex_match("aaa", std::regex("a+"));
+}
