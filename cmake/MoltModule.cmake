@@ -1,4 +1,4 @@
-# molt_add_module(NAME SOURCES file... [LIBRARIES target...] [NO_CHECK])
+# molt_add_module(NAME SOURCES file... [LIBRARIES target...] [EXPORT_ALL] [NO_CHECK])
 #
 # Builds NAME.so, a module that Molt can load and, above all, unload. Several things keep a library
 # mapped for ever although dlclose() reports success. The flags below avoid those that can be
@@ -11,13 +11,14 @@
 #   thread_local destructors     refused
 #
 # A module that is refused is deleted, so that no later build takes it for good. NO_CHECK is for
-# tests of such modules.
+# tests of such modules; EXPORT_ALL leaves molt-module.map out, for a module that has a version
+# script of its own.
 
 set(_molt_module_check ${CMAKE_CURRENT_LIST_DIR}/MoltCheckModule.cmake)
 set(_molt_module_map ${CMAKE_CURRENT_LIST_DIR}/molt-module.map)
 
 function(molt_add_module name)
-  cmake_parse_arguments(arg "NO_CHECK" "" "SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(arg "EXPORT_ALL;NO_CHECK" "" "SOURCES;LIBRARIES" ${ARGN})
   if(NOT arg_SOURCES)
     message(FATAL_ERROR "molt_add_module(${name}): no SOURCES given")
   endif()
@@ -34,8 +35,11 @@ function(molt_add_module name)
     VISIBILITY_INLINES_HIDDEN ON)
   target_compile_features(${name} PRIVATE cxx_std_20)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
-  target_link_options(${name} PRIVATE
-    -Wl,--version-script=${_molt_module_map} -Wl,--build-id=sha1 -Wl,-z,now)
+  target_link_options(${name} PRIVATE -Wl,--build-id=sha1 -Wl,-z,now)
+  if(NOT arg_EXPORT_ALL)
+    target_link_options(${name} PRIVATE -Wl,--version-script=${_molt_module_map})
+    set_property(TARGET ${name} APPEND PROPERTY LINK_DEPENDS ${_molt_module_map})
+  endif()
   if(NOT MOLT_SANITIZE)
     target_link_options(${name} PRIVATE -Wl,-z,defs)
   endif()

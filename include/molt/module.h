@@ -91,8 +91,6 @@ MOLT_HIDDEN_ extern const struct molt_import __stop_molt_imports[] __attribute__
                            flags_, __LINE__,   0,           NULL};
 
 /* An int parameter "name=value" with the variable that holds it. */
-MOLT_API int molt_param_set_int(void* value, const char* text);
-MOLT_API int molt_param_get_int(const void* value, char* text, size_t bytes);
 #define MOLT_PARAM_C(variable_, description_, flags_)                                      \
   MOLT_NOTE_("parm=" #variable_ ":int:" description_)                                      \
   static const struct molt_param MOLT_CAT_(molt_param_, variable_) MOLT_ITEM_(             \

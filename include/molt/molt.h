@@ -225,6 +225,10 @@ struct molt_param {
   uint32_t reserved;
 };
 
+/* Setter and getter of parameters that are an int. */
+MOLT_API int molt_param_set_int(void* value, const char* text);
+MOLT_API int molt_param_get_int(const void* value, char* text, size_t bytes);
+
 struct molt_export {
   const char* name;
   const char* signature;

@@ -22,18 +22,6 @@ struct Finding {
   std::string text;    // why; what to do
 };
 
-// The image has views of the bytes.
-struct LoadedFile {
-  std::vector<std::byte> bytes;
-  Result<elf::Image> image;
-};
-
-LoadedFile read_module(const std::string& path) {
-  LoadedFile file{read_module_file(path), {}};
-  file.image = elf::Image::parse(file.bytes);
-  return file;
-}
-
 const char* kind_name(elf::Hazard::Kind kind) {
   switch (kind) {
     case elf::Hazard::unique_symbol:
@@ -92,17 +80,21 @@ std::string import_behind(const elf::Image& image) {
 }
 
 std::vector<Finding> examine(const std::string& path) {
-  const LoadedFile file = read_module(path);
-  if (!file.image) return {{"no_shared_object", "", file.image.error().detail}};
+  const std::vector<std::byte> bytes = read_module_file(path);
+  const Result<elf::Image> image = elf::Image::parse(bytes);
+  if (!image) return {{"no_shared_object", "", image.error().detail}};
 
   std::vector<Finding> findings;
-  check_descriptor(*file.image, findings);
-  for (const auto& hazards : {unload_hazards(*file.image), lasting_effects(*file.image)}) {
+  check_descriptor(*image, findings);
+  for (const auto& hazards : {unload_hazards(*image), lasting_effects(*image)}) {
     for (const elf::Hazard& hazard : hazards) {
+      // Of a variable that is named itself.
+      const bool is_guard = hazard.symbol.starts_with("_ZGV");
+      if (hazard.kind == elf::Hazard::unique_symbol && is_guard) continue;
       Finding finding{kind_name(hazard.kind), hazard.symbol, hazard.text};
       if (hazard.kind == elf::Hazard::thread_local_destructor) {
-        finding.text += fmt::format(" (imports {})", import_behind(*file.image));
-        if (finding.symbol.empty()) finding.symbol = import_behind(*file.image);
+        finding.text += fmt::format(" (imports {})", import_behind(*image));
+        if (finding.symbol.empty()) finding.symbol = import_behind(*image);
       }
       findings.push_back(std::move(finding));
     }
@@ -111,7 +103,8 @@ std::vector<Finding> examine(const std::string& path) {
 }
 
 std::string line_of(const std::string& path, const Finding& finding) {
-  const std::string symbol = finding.symbol.empty() ? "" : demangled(finding.symbol) + ": ";
+  const bool is_named = finding.text.find(finding.symbol) != std::string::npos;
+  const std::string symbol = is_named ? "" : demangled(finding.symbol) + ": ";
   return fmt::format("{}: {}{}", path, symbol, demangled(finding.text));
 }
 
@@ -123,7 +116,8 @@ Runner declare_check(CLI::App& verb) {
   return [paths](const Options& options) {
     Json files = Json::array();
     std::string text;
-    Tally tally;
+    bool any_refused = false;
+    Tally unreadable;
     for (const std::string& path : *paths) {
       Json object = {{"file", path}};
       try {
@@ -136,17 +130,17 @@ Runner declare_check(CLI::App& verb) {
                                         {"text", demangled(finding.text)}});
           print_error(line_of(path, finding));
         }
-        if (!findings.empty()) tally.failed(exit_refused);
+        any_refused |= !findings.empty();
         if (findings.empty() && options.verbose) text += fmt::format("{}: OK\n", printable(path));
       } catch (const Failure& failure) {
         object["error"] = failure.json();
         print_error(failure.message);
-        tally.failed(failure.exit_code());
+        unreadable.failed(failure.exit_code());
       }
       files.push_back(std::move(object));
     }
     print_result(options, "check", {{"files", std::move(files)}}, text);
-    return tally.exit_code();
+    return any_refused ? int{exit_refused} : unreadable.exit_code();
   };
 }
 
@@ -221,15 +215,16 @@ std::string show(const Json& fields) {
 }  // namespace
 
 int show_file(const Options& options, const std::string& path) {
-  const LoadedFile file = read_module(path);
-  if (!file.image) {
-    fail(ErrorClass::refused, file.image.error().code, "{}: {}", path, file.image.error().detail);
+  const std::vector<std::byte> bytes = read_module_file(path);
+  const Result<elf::Image> image = elf::Image::parse(bytes);
+  if (!image) {
+    fail(ErrorClass::refused, image.error().code, "{}: {}", path, image.error().detail);
   }
-  if (!file.image->note("name")) {
+  if (!image->note("name")) {
     fail(ErrorClass::refused, ENOEXEC, "{}: not a Molt module; `molt check {}` tells what it lacks",
          path, path);
   }
-  const Json fields = describe(path, *file.image);
+  const Json fields = describe(path, *image);
   print_result(options, "info", fields, show(fields));
   return exit_done;
 }

@@ -1,8 +1,96 @@
 #include "control/control.hpp"
 
+#include <atomic>
+#include <cerrno>
+#include <memory>
+#include <mutex>
+
+#include "base/directory.hpp"
+#include "base/log.hpp"
+#include "control/content.hpp"
+#include "control/object.hpp"
+#include "control/server.hpp"
+#include "control/start.hpp"
+
 namespace molt::control {
-Status start(const Options&) { return fail(ENOSYS, "the control socket is being written"); }
-void stop() {}
-void after_fork_child() {}
-const module::Observer* observer() { return nullptr; }
+namespace {
+
+// Of one process. Never freed: in the child of a fork the parent's may be locked for ever.
+struct State {
+  std::mutex mutex;
+  std::unique_ptr<Server> server;  // null: not running
+  bool is_stopping = false;
+};
+std::atomic<State*> current{nullptr};
+
+State& state() {
+  State* known = current.load(std::memory_order_acquire);
+  if (known != nullptr) return *known;
+  auto* fresh = new State;
+  if (current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel,
+                                      std::memory_order_acquire)) {
+    return *fresh;
+  }
+  delete fresh;
+  return *known;
+}
+
+}  // namespace
+
+Status start_with(const Options& options, const Limits& limits) {
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  if (s.server) return fail(EALREADY, "the control socket is open already");
+  if (s.is_stopping) return fail(EBUSY, "the control socket is being closed by another thread");
+
+  set_host_name(options.name);
+  set_delay_release_ms(options.delay_release_ms);
+  auto server = std::make_unique<Server>(options.directory, limits);
+  if (Status ok = server->start(); !ok) return ok;
+  log::set_listener(on_log_line);
+  set_delay_listener(ring);
+  s.server = std::move(server);
+  return {};
+}
+
+Status start(const Options& options) { return start_with(options, Limits{}); }
+
+void stop() {
+  State& s = state();
+  std::unique_ptr<Server> server;
+  {
+    std::lock_guard lock(s.mutex);
+    if (!s.server) return;
+    if (s.server->is_worker()) {
+      log::line("", "molt: a module that was asked for from outside cannot stop the control socket");
+      return;
+    }
+    server = std::move(s.server);
+    s.is_stopping = true;
+  }
+  // Without the lock: what is under way may ask us something.
+  server->stop();
+  server.reset();
+  std::lock_guard lock(s.mutex);
+  s.is_stopping = false;
+}
+
+std::string socket_path() {
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  return s.server ? s.server->socket_path() : "";
+}
+
+const module::Observer* observer() {
+  static_cast<void>(tree());
+  return &tree_observer();
+}
+
+void after_fork_child() {
+  current.store(nullptr, std::memory_order_release);
+  forget_process_directory();
+  forget_tree();
+  forget_objects();
+}
+
 }  // namespace molt::control

@@ -1,4 +1,15 @@
-// control.hpp - what the runtime calls of this layer.
+// control.hpp - what the rest of the runtime knows of control: looking at the process and asking it
+// for operations from outside, over a socket (docs/protocol.md).
+//
+//     request.hpp, methods.cpp   what can be asked, and what that does
+//     object.hpp, tree.hpp       what can be looked at, and how long it lives
+//     server.hpp                 who reads, who waits, who works
+//
+// Use it where other processes shall see and change this one. A process that only loads modules for
+// itself needs nothing of this.
+//
+// Costs: three threads asleep ("molt", "molt-bell", "molt-worker"), none of the host's descriptors,
+// about 100 KiB; a request 20 to 60 us.
 #pragma once
 
 #include <string>
@@ -9,14 +20,32 @@
 namespace molt::control {
 
 struct Options {
-  std::string name;       // empty: the program's name
-  std::string directory;  // empty: chosen, see base/directory.hpp
-  unsigned delay_release_ms = 0;
+  std::string name;       // empty: the program's
+  std::string directory;  // for the socket; empty: chosen (base/directory.hpp)
+  int delay_release_ms = 0;
 };
 
+// Any thread; the descriptor table of the calling one is that of modules which are loaded from
+// outside. Waits until the socket can be connected to. EALREADY: running. EBUSY: stop() is under
+// way. On any failure nothing is left, and it may be tried again.
 [[nodiscard]] Status start(const Options& options);
+
+// Any thread but a worker's (module code that was asked for from outside): there it does nothing but
+// log that. Cancels what waits, then waits for operations under way. Handles and connections are gone.
 void stop();
+
+// Empty: not running. For tests and messages.
+[[nodiscard]] std::string socket_path();
+
+// To be registered before the first module is loaded, so that objects come and go with modules.
+[[nodiscard]] const module::Observer* observer();
+
+// The debug mode of object.hpp, for who holds objects back elsewhere.
+int delay_release_ms();
+void set_delay_release_ms(int ms);
+
+// In a forked child, after module::after_fork() and hook::after_fork(): the child has no server,
+// sees the modules that it has, and may start a server of its own. Takes no locks.
 void after_fork_child();
-const module::Observer* observer();
 
 }  // namespace molt::control

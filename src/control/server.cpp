@@ -62,12 +62,6 @@ constexpr std::size_t events_at_once = 256;
 std::atomic<std::uint32_t> bell{0};
 std::atomic<int> streams{0};
 
-// A line was logged. Whoever begins to follow counts itself before it reads the log, under the log's
-// lock: a line that it does not find there is written later, and its writer sees the count.
-void on_line() {
-  if (streams.load(std::memory_order_relaxed) > 0) ring();
-}
-
 // An empty table of our own (S1). The host's descriptors are not even open here for a moment, where
 // the system has close_range(); with the older way they are, but are closed before anything else.
 Status leave_descriptor_table() {
@@ -137,6 +131,12 @@ void ring() {
   futex_wake_all(bell);
 }
 
+// Whoever begins to follow the log counts itself before it reads the log, under the log's lock: a
+// line that it does not find there is written later, and its writer sees the count.
+void on_log_line() {
+  if (streams.load(std::memory_order_relaxed) > 0) ring();
+}
+
 Server::Server(std::string directory, const Limits& limits)
     : directory_(std::move(directory)), limits_(limits), workers_(limits.workers) {}
 
@@ -195,6 +195,7 @@ Status Server::set_up() {
   if (!added) return fail_errno(errno, "cannot watch the control socket");
 
   // Last: tear_down() knows by bell_thread_ whether there is one.
+  bell_heard_ = bell.load(std::memory_order_acquire);
   auto thread = start_thread("molt-bell", bell_stack, run_bell, this);
   if (!thread) return pass(thread);
   bell_thread_ = *thread;
@@ -248,17 +249,276 @@ void Server::tear_down() {
 
 void* Server::run_bell(void* self) {
   const auto& server = *static_cast<const Server*>(self);
-  std::uint32_t heard = bell.load(std::memory_order_acquire);
-  // Rings from before this thread looked are not missed: the `molt` thread begins with a look.
+  std::uint32_t heard = server.bell_heard_;
   while (!server.is_bell_stopping_.load(std::memory_order_acquire)) {
     futex_wait(bell, heard);
     const std::uint32_t now = bell.load(std::memory_order_acquire);
     if (now == heard) continue;
     heard = now;
-    const std::uint64_t one = 1;
-    static_cast<void>(!write(server.wake_.get(), &one, sizeof one));
+    eventfd_write(server.wake_.get(), 1);
   }
   return nullptr;
+}
+
+// --- one round after another --------------------------------------------------------------------
+
+void Server::serve() {
+  epoll_event events[32];
+  while (!is_stopping_.load(std::memory_order_acquire)) {
+    const int n = epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)),
+                             next_round_ms());
+    if (n < 0 && errno != EINTR) return;  // it cannot come to that; if it does, no busy loop
+    for (int i = 0; i < n; ++i) on_event(events[i].data.u64, events[i].events);
+    if (accept_again_.passed()) watch_listener(true);
+    take_done();
+    for (auto& [id, connection] : connections_) {
+      stream_events(connection);
+      serve_next(connection);
+      check_patience(connection);
+    }
+    release_at_ = release_delayed();
+    drop_finished();
+    for (auto& [id, connection] : connections_) watch(connection);
+  }
+}
+
+int Server::next_round_ms() {
+  Deadline next = release_at_.sooner(accept_again_);
+  for (const auto& [id, connection] : connections_) {
+    if (connection.has_request()) return 0;
+    if (connection.is_streaming && connection.is_behind && !connection.has_unsent()) return 0;
+    next = next.sooner(connection.patience(limits_.partial_ms, limits_.unread_ms));
+  }
+  if (next.at_ns == INT64_MAX) return -1;
+  // Rounded up: a round that comes a moment too early would be followed by a busy one.
+  const std::int64_t left_ms = (next.at_ns - now_ns()) / 1'000'000 + 1;
+  return static_cast<int>(std::clamp<std::int64_t>(left_ms, 0, 60'000));
+}
+
+void Server::on_event(std::uint64_t id, std::uint32_t events) {
+  if (id == listener_id) return accept_clients();
+  if (id == bell_id) {
+    eventfd_t rings;
+    eventfd_read(wake_.get(), &rings);
+    return;
+  }
+  const auto at = connections_.find(id);
+  if (at == connections_.end()) return;  // dropped in this round
+  Connection& connection = at->second;
+  // The client closed; one that only ended its sending gets its answers still.
+  if ((events & (EPOLLHUP | EPOLLERR)) != 0) return connection.drop();
+  if ((events & EPOLLOUT) != 0) connection.flush();
+  if ((events & EPOLLIN) != 0 && connection.wants_input()) connection.receive();
+}
+
+void Server::watch(Connection& connection) {
+  epoll_event event{};
+  event.data.u64 = connection.id();
+  if (connection.wants_input()) event.events |= EPOLLIN;
+  if (connection.has_unsent()) event.events |= EPOLLOUT;
+  if (event.events == connection.interest) return;
+  connection.interest = event.events;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.socket(), &event) != 0) connection.drop();
+}
+
+void Server::check_patience(Connection& connection) {
+  if (!connection.patience(limits_.partial_ms, limits_.unread_ms).passed()) return;
+  if (!connection.has_unsent()) {
+    connection.send(usage_error(fail(ETIMEDOUT, "the request began %d s ago and is not complete",
+                                     limits_.partial_ms / 1000)));
+    return connection.finish();
+  }
+  connection.drop();
+}
+
+void Server::drop_finished() {
+  for (auto at = connections_.begin(); at != connections_.end();) {
+    const Connection& connection = at->second;
+    if (!connection.is_over()) {
+      ++at;
+      continue;
+    }
+    if (connection.is_streaming) streams.fetch_sub(1, std::memory_order_relaxed);
+    if (connection.job) connection.job->is_cancelled.store(true, std::memory_order_relaxed);
+    at = connections_.erase(at);
+  }
+}
+
+// --- clients come -------------------------------------------------------------------------------
+
+void Server::watch_listener(bool on) {
+  epoll_event event{};
+  if (on) event.events = EPOLLIN;
+  event.data.u64 = listener_id;
+  epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, listener_.get(), &event);
+  accept_again_ = on ? Deadline{} : Deadline::in_ms(accept_pause_ms);
+}
+
+void Server::accept_clients() {
+  for (int i = 0; i < backlog; ++i) {
+    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket) {
+      greet(std::move(socket));
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      if (make_room()) continue;
+      return watch_listener(false);
+    } else if (errno != EINTR && errno != ECONNABORTED) {
+      return;
+    }
+  }
+}
+
+void Server::greet(Fd socket) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
+  if (peer.uid != 0 && peer.uid != geteuid()) {
+    return dismiss(socket, fail(EPERM, "process %d belongs to user %u, and you are user %u; run "
+                                       "molt as that user or as root", getpid(), geteuid(),
+                                peer.uid),
+                   wire::ErrorClass::permission);
+  }
+  if (connections_.size() >= limits_.connections && !make_room()) {
+    return dismiss(socket, fail(EUSERS, "%zu clients have operations under way; try again later",
+                                connections_.size()),
+                   wire::ErrorClass::failed);
+  }
+  const std::uint64_t id = next_id_++;
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = id;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, socket.get(), &event) != 0) return;
+  log::Requester requester{peer.pid, peer.uid, name_of_process(peer.pid)};
+  const auto [at, is_new] =
+      connections_.try_emplace(id, id, std::move(socket), std::move(requester));
+  at->second.interest = event.events;
+}
+
+// Of the idle clients, one of the process that has most connections; of those, the longest silent.
+bool Server::make_room() {
+  std::map<int, int> held;
+  for (const auto& [id, connection] : connections_) ++held[connection.peer().pid];
+  const auto importance = [&](const Connection& c) {
+    return std::tuple(-held[c.peer().pid], c.last_active_ns());
+  };
+  auto least = connections_.end();
+  for (auto at = connections_.begin(); at != connections_.end(); ++at) {
+    if (!at->second.is_idle()) continue;
+    if (least == connections_.end() || importance(at->second) < importance(least->second)) {
+      least = at;
+    }
+  }
+  if (least == connections_.end()) return false;
+  least->second.send(error_reply(
+      {fail(EUSERS, "too many clients, and this one was idle; connect again").value(),
+       wire::ErrorClass::failed}));
+  connections_.erase(least);
+  return true;
+}
+
+// --- requests -----------------------------------------------------------------------------------
+
+void Server::serve_next(Connection& connection) {
+  if (!connection.has_request()) return;
+  Inbox::Message message;
+  switch (connection.take_request(message)) {
+    case Inbox::Next::none:
+      return;
+    case Inbox::Next::too_long:
+      connection.send(usage_error(fail(EMSGSIZE, "a request has at most %zu bytes",
+                                       wire::request_bytes_max)));
+      return connection.finish();
+    case Inbox::Next::message:
+      return serve_message(connection, std::move(message));
+  }
+}
+
+void Server::serve_message(Connection& connection, Inbox::Message message) {
+  const auto call = Call::read(message.text);
+  if (!call) {
+    connection.send(error_reply({call.error(), wire::ErrorClass::usage}));
+    if (call.error().code == EBADMSG) connection.finish();
+  } else if (call->is_stream()) {
+    streams.fetch_add(1, std::memory_order_relaxed);
+    connection.is_streaming = true;
+    connection.next_event = call->stream_from();
+    const EventsReply first = events_reply(connection.next_event, events_at_once);
+    connection.next_event = first.next;
+    connection.is_behind = first.has_more;
+    connection.send(first.text);
+  } else if (call->is_slow()) {
+    submit(connection, *call, std::move(message.file));
+  } else {
+    Caller caller;
+    caller.requester = connection.peer();
+    caller.session = connection.session().get();
+    connection.send(call->run(caller));
+  }
+}
+
+void Server::submit(Connection& connection, const Call& call, Fd file) {
+  if (flights_.size() >= limits_.jobs) {
+    return connection.send(error_reply(
+        {fail(EAGAIN, "%zu operations are under way; try again later", flights_.size()).value(),
+         wire::ErrorClass::failed}));
+  }
+  auto job = std::make_shared<Job>(connection.id(), call, connection.peer(), connection.session());
+  if (file && call.takes_file()) {
+    auto parcel = Parcel::pack(file);
+    if (!parcel) {
+      return connection.send(
+          error_reply({parcel.error(), classify(Asked::load, parcel.error())}));
+    }
+    job->parcel = std::move(*parcel);
+    job->has_file = true;
+  }
+  connection.job = job;
+  flights_.push_back({job, std::move(file)});
+  workers_.submit([this, job] { work(job); });
+}
+
+// On a worker.
+void Server::work(const std::shared_ptr<Job>& job) {
+  const int pid = getpid();
+  const auto file = job->has_file ? job->parcel.unpack() : Result<Fd>(Fd());
+  if (!file) {
+    job->reply = error_reply({file.error(), classify(Asked::load, file.error())});
+  } else if (!job->is_cancelled.load(std::memory_order_relaxed)) {
+    const log::RequesterScope scope(job->requester);
+    const Caller caller{job->requester, file->get(), &job->is_cancelled, job->session.get()};
+    job->reply = job->call.run(caller);
+  }
+  // In the child of a fork by module code nobody waits for this, and the lock may be held by nobody.
+  if (getpid() != pid) return;
+  {
+    std::lock_guard lock(done_mutex_);
+    done_.push_back(job);
+  }
+  ring();
+}
+
+void Server::take_done() {
+  std::vector<std::shared_ptr<Job>> done;
+  {
+    std::lock_guard lock(done_mutex_);
+    done.swap(done_);
+  }
+  for (const std::shared_ptr<Job>& job : done) {
+    std::erase_if(flights_, [&](const Flight& flight) { return flight.job == job; });
+    const auto at = connections_.find(job->connection);
+    if (at == connections_.end()) continue;
+    at->second.job = nullptr;
+    at->second.send(job->reply);
+  }
+}
+
+void Server::stream_events(Connection& connection) {
+  if (!connection.is_streaming || connection.has_unsent()) return;
+  // A client that reads slowly is told how many events it has missed; nothing piles up here.
+  const EventsReply more = events_reply(connection.next_event, events_at_once);
+  connection.next_event = more.next;
+  connection.is_behind = more.has_more;
+  if (!more.is_empty) connection.send(more.text);
 }
 
 }  // namespace molt::control

@@ -84,6 +84,7 @@ class Server {
 
   // --- one round ---
   [[nodiscard]] int next_round_ms();
+  void watch_listener(bool on);
   void accept_clients();
   void greet(Fd socket);
   [[nodiscard]] bool make_room();
@@ -116,6 +117,7 @@ class Server {
 
   // The `molt` thread's (S1).
   Fd directory_fd_, epoll_, wake_, listener_;
+  std::uint32_t bell_heard_ = 0;
   std::atomic<bool> is_bell_stopping_{false};
   std::map<std::uint64_t, Connection> connections_;
   std::vector<Flight> flights_;
@@ -126,5 +128,7 @@ class Server {
 
 // From any thread, at any time: the `molt` thread looks again at what there is to do.
 void ring();
+// For log::set_listener: rings if a client follows the log.
+void on_log_line();
 
 }  // namespace molt::control

@@ -266,22 +266,14 @@ class Scenario {
 
   // behind B: TEXT...: operation B had to wait until the event log had a line with TEXT.
   void behind(const Words& words) {
-    std::string wanted = joined(words, 2);
-    for (const json& event : read_events().at("events")) {
-      if (event.at("text").get<std::string>().find(wanted) == std::string::npos) continue;
-      if (event.at("seq") < ended_.at(words[1])) return;
-    }
+    json event = find_event(joined(words, 2));
+    if (event.is_object() && event.at("seq") < ended_.at(words[1])) return;
     throw std::runtime_error("it did not wait");
   }
 
   void await(const Words& words) {
     std::string wanted = joined(words, 1);
-    eventually([&] {
-      for (const json& event : read_events().at("events")) {
-        if (event.at("text").get<std::string>().find(wanted) != std::string::npos) return true;
-      }
-      return false;
-    });
+    eventually([&] { return find_event(wanted).is_object(); });
   }
 
   void await_refcount(const Words& words) {
@@ -392,6 +384,14 @@ class Scenario {
     json reply = client_->call(method, parameters);
     if (error_of(reply) != 0) throw std::runtime_error(method + ": " + reply.dump());
     return reply.at("parameters");
+  }
+  // The first event since the last `log` with this text, or null.
+  json find_event(const std::string& text) {
+    json batch = read_events();
+    for (const json& event : batch.at("events")) {
+      if (event.at("text").get<std::string>().find(text) != std::string::npos) return event;
+    }
+    return nullptr;
   }
   json read_events() { return ask("molt.Events", {{"since", log_from_}}); }
   std::string value(const std::string& path) {

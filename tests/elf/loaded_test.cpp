@@ -145,7 +145,7 @@ TEST(loaded, names_are_compared_whole) {
   Folder folder;
   Mapping mapping(folder.path("name"));
   EXPECT_TRUE(mapped(folder.path("name")));
-  EXPECT_FALSE(mapped(folder.path("nam")));
+  EXPECT_FALSE(mapped(folder.path("na")));
   EXPECT_FALSE(mapped(folder.path("names")));
   EXPECT_FALSE(mapped(folder.path("")));
   EXPECT_FALSE(mapped(""));

@@ -120,8 +120,8 @@ proctype caller(byte me; byte calls) {
      calls--;
      if
      :: me == 0 -> hook[0] = 1 /* one caller with nesting is enough */
-     :: hook[0] = 2
-     :: hook[0] = 3
+     :: me == 1 || CALLS1 == 0 -> hook[0] = 2
+     :: me == 1 || CALLS1 == 0 -> hook[0] = 3
      fi;
      pc[0] = start }
 

@@ -1,0 +1,3 @@
+#include <molt/module.h>
+
+MOLT_MODULE("nodelete", "1", "MIT", "")
