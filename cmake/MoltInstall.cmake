@@ -45,3 +45,8 @@ if(SCDOC)
 elseif(manuals)
   message(STATUS "No scdoc: man pages are left out")
 endif()
+
+# Completion, where the shells look for it.
+install(FILES completion/molt.bash
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME molt)
+install(FILES completion/_molt DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)

@@ -122,9 +122,8 @@ void Connection::connect(const Fd& node, Deadline deadline) {
 
 Json Connection::call(std::string_view method, const Json& parameters, int fd, Deadline deadline) {
   // A path need not be valid UTF-8.
-  const std::string message =
-      Json{{"method", method}, {"parameters", parameters}}.dump(
-          -1, ' ', false, Json::error_handler_t::replace);
+  const std::string message = Json{{"method", method}, {"parameters", parameters}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace);
   if (message.size() > wire::request_bytes_max) {
     fail(ErrorClass::usage, E2BIG, "the request has {} bytes, and {} are allowed; say less",
          message.size(), wire::request_bytes_max);

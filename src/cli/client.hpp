@@ -4,8 +4,8 @@
 // send garbage. Whatever it does becomes a Failure.
 #pragma once
 
-#include "cli/failure.hpp"
 #include "base/fd.hpp"
+#include "cli/failure.hpp"
 #include "cli/process.hpp"
 
 #include <chrono>

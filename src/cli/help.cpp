@@ -32,8 +32,9 @@ std::string own_options(const CLI::App* app) {
   for (const std::string& group : app->get_groups()) {
     if (!group.empty() && group != "Options") text += "\n" + group + ":\n";
     for (const CLI::Option* option : app->get_options()) {
-      if (option->nonpositional() && option->get_group() == group &&
-          option != app->get_help_ptr()) {
+      // Told once, with the options of every verb.
+      const bool is_help = option == app->get_help_ptr() && app->get_parent();
+      if (option->nonpositional() && option->get_group() == group && !is_help) {
         text += line(option_name(option), option->get_description());
       }
     }
@@ -63,7 +64,8 @@ CLI::App* find_below(CLI::App& app, const std::string& name) {
   return found.empty() ? nullptr : found.front();
 }
 
-std::string HelpFormatter::make_help(const CLI::App* app, std::string, CLI::AppFormatMode mode) const {
+std::string HelpFormatter::make_help(const CLI::App* app, std::string,
+                                     CLI::AppFormatMode mode) const {
   const std::string name = full_name(app);
   return name.empty() ? overview(app, mode == CLI::AppFormatMode::All) : about(app, name);
 }

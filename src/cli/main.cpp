@@ -129,6 +129,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   Options options;
   declare_global_options(app, options);
+  app.set_help_flag("-h,--help", "Explain the verb");
   app.set_version_flag("--version", "molt " MOLT_VERSION, "Print the version");
   const Runners runners = declare_verbs(app);
 

@@ -23,7 +23,7 @@ constexpr std::size_t file_bytes_max = std::size_t{1} << 30;
 Fd open_module_file(const std::string& path) {
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) fail_on(path, errno);
-  struct stat info{};
+  struct stat info {};
   if (::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
     fail(ErrorClass::usage, EINVAL, "{}: not a regular file; name the module's file itself", path);
   }

@@ -130,7 +130,8 @@ void Report::reply(const Process& process, const Json& reply, const std::string&
 }
 
 void Report::failure_line(const Process* process, const Failure& failure) const {
-  const bool named = process && failure.message.starts_with(fmt::format("process {} ", process->pid));
+  const bool named =
+      process && failure.message.starts_with(fmt::format("process {} ", process->pid));
   print_line_on_stderr((named ? "" : place(process)) + failure.message);
 }
 

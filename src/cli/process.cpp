@@ -50,7 +50,7 @@ Fd open_below(int root, const std::string& path) {
 }
 
 bool is_socket(const Fd& node) {
-  struct stat info{};
+  struct stat info {};
   return ::fstat(node.get(), &info) == 0 && S_ISSOCK(info.st_mode);
 }
 
@@ -81,7 +81,8 @@ std::vector<std::string> candidates(const Process& process) {
   for (const std::string& directory : directories) {
     if (!directory.starts_with('/')) continue;
     for (const std::string& folder :
-         {std::string(wire::folder), fmt::format("{}{}", wire::shared_folder_prefix, process.uid)}) {
+         {std::string(wire::folder),
+          fmt::format("{}{}", wire::shared_folder_prefix, process.uid)}) {
       std::string path =
           fmt::format("{}/{}/{}/{}", directory, folder, process.inner_pid, wire::socket_name);
       if (std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);

@@ -29,8 +29,8 @@ std::string listing(const std::vector<Seen>& all) {
 }
 
 bool runs(const Process& process, const std::string& exe) {
-  struct stat theirs{};
-  struct stat named{};
+  struct stat theirs {};
+  struct stat named {};
   const std::string link = fmt::format("/proc/{}/exe", process.pid);
   // The file itself, not its name: it may have another path in the process's mount namespace.
   return ::stat(link.c_str(), &theirs) == 0 && ::stat(exe.c_str(), &named) == 0 &&
@@ -84,10 +84,11 @@ std::vector<Process> choose_targets(const Selection& selection) {
       fail(ErrorClass::usage, EINVAL,
            "no process given, and none with Molt is running here; start one, then name it with -p");
     }
-    fail(ErrorClass::usage, EINVAL,
-         "no process given; there {} {}; name one with -p PID, or several with --all, --name, --exe "
-         "or --tree",
-         all.size() == 1 ? "is" : "are", listing(all));
+    fail(
+        ErrorClass::usage, EINVAL,
+        "no process given; there {} {}; name one with -p PID, or several with --all, --name, --exe "
+        "or --tree",
+        all.size() == 1 ? "is" : "are", listing(all));
   }
 
   std::vector<Process> chosen;
@@ -132,8 +133,8 @@ Json Session::call(std::string_view method, const Json& parameters) {
 
 Json Session::call_waiting(std::string_view method, Json parameters, int default_ms, int fd) {
   const int wait = options_.timeout_s ? options_.timeout_ms() : default_ms;
-  const Deadline deadline = wait < 0 ? Deadline::never()
-                                     : Deadline::after(std::chrono::milliseconds(wait + grace_ms));
+  const Deadline deadline =
+      wait < 0 ? Deadline::never() : Deadline::after(std::chrono::milliseconds(wait + grace_ms));
   parameters["timeout_ms"] = options_.timeout_ms();
   return connection(deadline).call(method, parameters, fd, deadline);
 }

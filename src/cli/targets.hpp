@@ -25,8 +25,7 @@ std::vector<Process> choose_targets(const Selection& selection);
 // A verb's conversation with one process. Lives on a thread of its own.
 class Session {
  public:
-  Session(const Process& process, const Options& options)
-      : process_(process), options_(options) {}
+  Session(const Process& process, const Options& options) : process_(process), options_(options) {}
 
   const Process& process() const { return process_; }
   const Options& options() const { return options_; }

@@ -24,7 +24,8 @@ std::string local_time(std::int64_t time_ms) {
 std::string show_events(const Json& reply, bool verbose) {
   std::string text;
   if (const auto lost = reply.value("lost", std::uint64_t{0}); lost > 0) {
-    text += fmt::format("({} events are lost: the log is a ring, and these were overwritten)\n", lost);
+    text +=
+        fmt::format("({} events are lost: the log is a ring, and these were overwritten)\n", lost);
   }
   for (const Json& event : reply.at("events")) {
     text += fmt::format("[{}] {}", local_time(event.at("time_ms").get<std::int64_t>()),
@@ -76,15 +77,16 @@ Runner declare_events(CLI::App& verb) {
     std::uint64_t since = 0;
   };
   auto words = std::make_shared<Words>();
-  verb.add_flag("-f,--follow", words->follow, "Go on with events as they happen, until interrupted");
+  verb.add_flag("-f,--follow", words->follow,
+                "Go on with events as they happen, until interrupted");
   verb.add_option("--since", words->since, "Begin with this sequence number")->option_text("N");
   return [words](const Options& options) {
     Json parameters = Json::object();
     if (words->since > 0) parameters["since"] = words->since;
     if (words->follow) {
-      return run_on_targets(options, "events",
-                            {[=](Session& session) { return follow(session, parameters); },
-                             nullptr});
+      return run_on_targets(
+          options, "events",
+          {[=](Session& session) { return follow(session, parameters); }, nullptr});
     }
     return run_on_targets(
         options, "events",

@@ -41,9 +41,10 @@ const char* kind_name(elf::Hazard::Kind kind) {
 // The first two words of the descriptor need no relocation; the magic does, so the note tells it.
 void check_descriptor(const elf::Image& image, std::vector<Finding>& findings) {
   const elf::SymbolTable& symbols = image.dynamic_symbols();
-  const auto descriptor = std::find_if(symbols.begin(), symbols.end(), [](const elf::Symbol& symbol) {
-    return symbol.exported() && symbol.name == MOLT_MODULE_SYMBOL;
-  });
+  const auto descriptor =
+      std::find_if(symbols.begin(), symbols.end(), [](const elf::Symbol& symbol) {
+        return symbol.exported() && symbol.name == MOLT_MODULE_SYMBOL;
+      });
   if (descriptor == symbols.end()) {
     findings.push_back({"no_descriptor", MOLT_MODULE_SYMBOL,
                         "not a Molt module: the file does not export it; write MOLT_MODULE(...) "
@@ -59,9 +60,9 @@ void check_descriptor(const elf::Image& image, std::vector<Finding>& findings) {
     std::memcpy(&head, bytes->data(), sizeof head);
   }
   if (head.abi != MOLT_ABI || head.size < sizeof(molt_module)) {
-    findings.push_back({"abi", MOLT_MODULE_SYMBOL,
-                        fmt::format("built for interface {}, this is {}{}", head.abi, MOLT_ABI,
-                                    rebuild)});
+    findings.push_back(
+        {"abi", MOLT_MODULE_SYMBOL,
+         fmt::format("built for interface {}, this is {}{}", head.abi, MOLT_ABI, rebuild)});
   }
   if (const auto magic = image.note("magic"); magic != MOLT_MAGIC) {
     findings.push_back({"magic", MOLT_MODULE_SYMBOL,

@@ -40,10 +40,10 @@ std::string show_table(const Json& reply) {
                   {"State", Table::left},
                   {"Why", Table::left}});
   for (const Json& module : reply.value("resident", Json::array())) {
-    resident.add({fmt::format("{} {}", module.at("name").get<std::string>(),
-                              module.value("version", "")),
-                  std::to_string(module.at("size").get<std::uint64_t>()),
-                  module.at("state").get<std::string>(), module.value("reason", "")});
+    resident.add(
+        {fmt::format("{} {}", module.at("name").get<std::string>(), module.value("version", "")),
+         std::to_string(module.at("size").get<std::uint64_t>()),
+         module.at("state").get<std::string>(), module.value("reason", "")});
   }
   return live.text() + (resident.empty() ? "" : "\n" + resident.text());
 }
@@ -76,12 +76,11 @@ bool names_a_file(const std::string& name) {
 }
 
 std::string parameter_line(const Json& parameter) {
-  return field_line("parm",
-                    fmt::format("{}:{} ({}) = {}{}", parameter.at("name").get<std::string>(),
-                                parameter.value("description", ""),
-                                parameter.at("type").get<std::string>(),
-                                parameter.value("value", ""),
-                                parameter.value("writable", false) ? " [writable]" : ""));
+  return field_line(
+      "parm", fmt::format("{}:{} ({}) = {}{}", parameter.at("name").get<std::string>(),
+                          parameter.value("description", ""),
+                          parameter.at("type").get<std::string>(), parameter.value("value", ""),
+                          parameter.value("writable", false) ? " [writable]" : ""));
 }
 
 std::string order_text(const Json& order) {
@@ -98,7 +97,8 @@ std::string text_of(const Json& value) {
 
 std::string show_module(const Json& reply) {
   std::string text;
-  for (const char* key : {"name", "version", "description", "license", "srcversion", "path", "store"}) {
+  for (const char* key :
+       {"name", "version", "description", "license", "srcversion", "path", "store"}) {
     if (reply.contains(key) && !reply[key].empty()) text += field_line(key, text_of(reply[key]));
   }
   text += field_line("state", state_of(reply));
@@ -123,11 +123,11 @@ std::string show_module(const Json& reply) {
                                              symbol.value("module", "?")));
   }
   if (const Json requests = reply.value("requests", Json()); requests.is_object()) {
-    text += field_line("requests",
-                       fmt::format("{} loads, {} joined; first by {} (pid {}, uid {})",
-                                   requests.value("loads", 0), requests.value("joined", 0),
-                                   requests.value("comm", "?"), requests.value("pid", 0),
-                                   requests.value("uid", 0)));
+    text +=
+        field_line("requests", fmt::format("{} loads, {} joined; first by {} (pid {}, uid {})",
+                                           requests.value("loads", 0), requests.value("joined", 0),
+                                           requests.value("comm", "?"), requests.value("pid", 0),
+                                           requests.value("uid", 0)));
   }
   for (const Json& hazard : reply.value("hazards", Json::array())) {
     text += field_line("hazard", demangled(text_of(hazard)));

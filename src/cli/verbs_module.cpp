@@ -35,10 +35,11 @@ std::string join_parameters(const std::vector<std::string>& parameters) {
       const std::size_t value = parameter.find('=') + 1;
       args += parameter.substr(0, value) + '"' + parameter.substr(value) + '"';
     } else {
-      fail(ErrorClass::usage, EINVAL,
-           "{}: a value with both blanks and double quotes cannot be passed; set it afterwards with "
-           "`molt set`",
-           parameter);
+      fail(
+          ErrorClass::usage, EINVAL,
+          "{}: a value with both blanks and double quotes cannot be passed; set it afterwards with "
+          "`molt set`",
+          parameter);
     }
   }
   return args;
@@ -143,9 +144,9 @@ std::string show_probe(const Json& reply, const Options& options) {
   std::string text;
   for (const Json& result : reply.at("results")) {
     if (!options.verbose || result.contains("error")) continue;
-    text += fmt::format("{}: {}\n", result.at("file").get<std::string>(),
-                        result.contains("declined") ? "not for this process"
-                                                    : describe_load(result));
+    text +=
+        fmt::format("{}: {}\n", result.at("file").get<std::string>(),
+                    result.contains("declined") ? "not for this process" : describe_load(result));
   }
   return text + fmt::format("{}{} loaded, {} already there, {} not for this process, {} failed\n",
                             options.dry_run ? "would be: " : "", reply.at("loaded").get<int>(),
@@ -157,8 +158,7 @@ std::string show_probe(const Json& reply, const Options& options) {
 
 Runner declare_load(CLI::App& verb) {
   auto words = std::make_shared<LoadWords>();
-  verb.add_option("FILE", words->words, "Module files, and parameters as NAME=VALUE")
-      ->required();
+  verb.add_option("FILE", words->words, "Module files, and parameters as NAME=VALUE")->required();
   verb.add_flag("--force", words->force, "Load although it was built for another Molt; taints");
   verb.add_flag("--probe", words->probe,
                 "Load all files, keep those that accept this process, print how many");
@@ -215,7 +215,8 @@ std::string show_unloaded(const Json& reply, const Options& options) {
   if (reply.contains("error") || (!options.verbose && !options.dry_run)) return "";
   return fmt::format("{}: {}{} ({} us until nobody was inside)\n",
                      reply.at("name").get<std::string>(), options.dry_run ? "would be " : "",
-                     reply.at("result").get<std::string>(), reply.value("drain_us", std::int64_t{0}));
+                     reply.at("result").get<std::string>(),
+                     reply.value("drain_us", std::int64_t{0}));
 }
 
 }  // namespace
@@ -254,7 +255,8 @@ Runner declare_replace(CLI::App& verb) {
   return [words, force](const Options& options) {
     std::vector<std::string> names;
     std::vector<std::string> parameters;
-    for (const std::string& word : *words) (is_parameter(word) ? parameters : names).push_back(word);
+    for (const std::string& word : *words)
+      (is_parameter(word) ? parameters : names).push_back(word);
     if (names.empty() || names.size() > 2) {
       fail(ErrorClass::usage, EINVAL, "replace takes [NAME] FILE; see `molt help replace`");
     }
@@ -267,9 +269,10 @@ Runner declare_replace(CLI::App& verb) {
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
       Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
-      note_pinned(session, fmt::format("{} {}", reply.at("name").get<std::string>(),
-                                       reply.value("from", "")),
-                  reply, "old");
+      note_pinned(
+          session,
+          fmt::format("{} {}", reply.at("name").get<std::string>(), reply.value("from", "")), reply,
+          "old");
       return reply;
     };
     const auto show = [&options](const Json& reply) -> std::string {

@@ -62,12 +62,12 @@ Runner declare_set(CLI::App& verb) {
       ->required();
   return [path, value](const Options& options) {
     refuse_dry_run(options, "set");
-    return run_on_targets(options, "set",
-                          {[=](Session& session) {
-                             return session.call(wire::method::set,
-                                                 {{"path", *path}, {"value", *value}});
-                           },
-                           nullptr});
+    return run_on_targets(
+        options, "set",
+        {[=](Session& session) {
+           return session.call(wire::method::set, {{"path", *path}, {"value", *value}});
+         },
+         nullptr});
   };
 }
 
@@ -77,11 +77,10 @@ Runner declare_tree(CLI::App& verb) {
   return [path](const Options& options) {
     Json parameters = Json::object();
     if (!path->empty()) parameters["path"] = *path;
-    return run_on_targets(options, "tree",
-                          {[parameters](Session& session) {
-                             return session.call(wire::method::tree, parameters);
-                           },
-                           show_tree});
+    return run_on_targets(
+        options, "tree",
+        {[parameters](Session& session) { return session.call(wire::method::tree, parameters); },
+         show_tree});
   };
 }
 

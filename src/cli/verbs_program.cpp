@@ -13,8 +13,8 @@ namespace molt::cli {
 Runner declare_version(CLI::App&) {
   return [](const Options& options) {
     print_result(options, "version", {{"version", MOLT_VERSION}, {"abi", MOLT_ABI}},
-                 fmt::format("molt {} (module ABI {}, protocol schema {})\n", MOLT_VERSION, MOLT_ABI,
-                             wire::schema));
+                 fmt::format("molt {} (module ABI {}, protocol schema {})\n", MOLT_VERSION,
+                             MOLT_ABI, wire::schema));
     return int{exit_done};
   };
 }

@@ -280,15 +280,14 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const int timeout_ms = arguments.timeout_ms();
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
 
-  auto until = module::Until::live;
-  if (event == "gone") {
-    until = module::Until::gone;
-  } else if (event == "freed") {
-    until = module::Until::freed;
-  } else if (event != "live" || (has_event && name.empty())) {
+  const bool is_known = event == "live" || event == "gone" || event == "freed";
+  if (!is_known || (has_event && name.empty())) {
     return refuse(Asked::request,
                   fail(EINVAL, "`for` is live, gone or freed, and needs a `name`").value());
   }
+  const auto until = event == "live"   ? module::Until::live
+                     : event == "gone" ? module::Until::gone
+                                       : module::Until::freed;
   const std::int64_t began_ns = now_ns();
   const Status done =
       module::wait(name, until, Deadline::in_ms(timeout_ms), cancelled_by(caller));

@@ -76,7 +76,7 @@ struct Module {
   bool leaving = false;        // UNFORMED for the second time
   bool formed = false;         // the observer was told of it
   unsigned taint = 0;
-  int loader_tid = 0;          // the thread that loads it
+  int loader_tid = 0;          // the thread that loads it; 0 when its load is over
   std::vector<std::shared_ptr<Module>> providers;  // each referenced once
   std::vector<Module*> users;                      // who references it as a provider
   std::vector<ImportInfo> imports;

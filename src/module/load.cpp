@@ -86,7 +86,7 @@ Status deadlock(const std::string& name) {
 }
 
 // Waits for another's load and shares its result. Takes the lock held, leaves it released.
-Result<LoadReport> join(Lock& lock, const FlightPtr& flight, const LoadRequest& request) {
+Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request) {
   const Module* mine = thread_owner();
   bool of_this_load = mine != nullptr && mine->state == MOLT_MODULE_STATE_COMING &&
                       mine->loader_tid == flight->tid;
@@ -136,13 +136,17 @@ Status reserve(Lock& lock, const ModulePtr& module, const LoadRequest& request) 
       if (waited) return fail(EBUSY, "%s: another load of it failed", module->name.c_str());
       break;
     }
-    if (other->state == MOLT_MODULE_STATE_LIVE) {
+    // Who waited goes on when the other load is wholly over, notifiers included.
+    bool over = !waited || other->loader_tid == 0;
+    if (other->state == MOLT_MODULE_STATE_LIVE && over) {
       return already_loaded(module->name);
     }
     if (other->state == MOLT_MODULE_STATE_GOING || other->leaving) {
       return fail(EBUSY, "%s is being unloaded; try again when it has gone", module->name.c_str());
     }
-    if (other->loader_tid == gettid()) return deadlock(module->name);
+    if (other->state != MOLT_MODULE_STATE_LIVE && other->loader_tid == gettid()) {
+      return deadlock(module->name);
+    }
     waited = true;
     if (!wait_for_change(lock, deadline, request.cancelled)) {
       return fail(EBUSY, "%s: gave up waiting for another load of it", module->name.c_str());
@@ -255,15 +259,22 @@ Status bind_imports(Module& module, const LoadRequest& request) {
   Lock lock(manager().mutex);
   for (const molt_import* import = d.imports; import != d.imports_end; ++import) {
     ModulePtr provider = provider_of(import->name);
-    // A provider that is still coming decides by its init whether there is one.
-    while (provider && provider->state == MOLT_MODULE_STATE_COMING) {
+    // A provider that is coming decides by its init whether there is one: it is live then, or, when
+    // all has been undone, off the list.
+    bool waited = false;
+    while (provider && (provider->state != MOLT_MODULE_STATE_LIVE ||
+                        (waited && provider->loader_tid != 0))) {
+      waited = true;
       if (provider->loader_tid == gettid()) return deadlock(module.name);
       if (!wait_for_change(lock, deadline, request.cancelled)) {
         log::line(module.name, "gave up waiting for init of module %s.", provider->name.c_str());
         return fail(EBUSY, "%s: gave up waiting for init of module %s", module.name.c_str(),
                     provider->name.c_str());
       }
-      provider = provider_of(import->name);
+      const auto& all = manager().modules;
+      if (std::find(all.begin(), all.end(), provider) == all.end()) {
+        provider = provider_of(import->name);
+      }
     }
     if (!provider) {
       if (import->flags & MOLT_OPTIONAL) {
@@ -436,12 +447,13 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
   }
 
+  bool init_reference = true;
   auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
     drop_providers(*module);
     {
       Lock lock(manager().mutex);
       module->state = MOLT_MODULE_STATE_UNFORMED;
-      --module->refcnt;
+      if (init_reference) --module->refcnt;
       module->drop_base();
     }
     std::string reason;
@@ -487,6 +499,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     if (ok) return module;
     Lock lock(manager().mutex);
     --module->refcnt;
+    init_reference = false;
     module->state = MOLT_MODULE_STATE_GOING;
     announce_change();
   } else {
@@ -551,6 +564,7 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   notify(*module, MOLT_MODULE_STATE_LIVE);
   Lock lock(manager().mutex);
   --module->refcnt;
+  module->loader_tid = 0;
   announce_change();
   return report;
 }
@@ -593,7 +607,7 @@ Result<LoadReport> load(const LoadRequest& request) {
     }
   }
   if (flight->joined) {
-    log::line(flight->name, "%u more requests to load it were merged with this one",
+    log::line(flight->name, "load requests merged with this one: %u",
               flight->joined);
   }
   flight->word.store(1, std::memory_order_release);

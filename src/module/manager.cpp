@@ -306,15 +306,15 @@ std::string proc_line(const ModuleInfo& module) {
   const char* state = module.state == MOLT_MODULE_STATE_LIVE     ? "Live"
                       : module.state == MOLT_MODULE_STATE_COMING ? "Loading"
                                                                  : "Unloading";
-  const char* mark = module.state == MOLT_MODULE_STATE_COMING  ? "+"
-                     : module.state == MOLT_MODULE_STATE_GOING ? "-"
-                                                               : "";
+  // The kernel shows the mark also for a module without taints.
+  std::string marks = module.taint;
+  if (module.state == MOLT_MODULE_STATE_COMING) marks += '+';
+  if (module.state == MOLT_MODULE_STATE_GOING) marks += '-';
+  if (!marks.empty()) marks = " (" + marks + ")";
   char line[512];
-  std::snprintf(line, sizeof line, "%s %llu %d %s %s 0x%016llx%s%s%s%s", module.name.c_str(),
+  std::snprintf(line, sizeof line, "%s %llu %d %s %s 0x%016llx%s", module.name.c_str(),
                 static_cast<unsigned long long>(module.size), module.refcount, users.c_str(), state,
-                static_cast<unsigned long long>(module.address), module.taint.empty() ? "" : " (",
-                module.taint.c_str(), module.taint.empty() ? "" : mark,
-                module.taint.empty() ? "" : ")");
+                static_cast<unsigned long long>(module.address), marks.c_str());
   return line;
 }
 
@@ -436,8 +436,7 @@ extern "C" int molt_module_put(molt_module* descriptor) {
   int kept = (module->state == MOLT_MODULE_STATE_COMING ? 1 : 0) +
              static_cast<int>(module->users.size());
   if (module->references() <= kept) {
-    molt::log::line(module->name, "module_put underflow: no reference is held (refcnt %d stays)",
-                    module->reported_refcnt());
+    molt::log::line(module->name, "reference count underflow refused");
     return -EINVAL;
   }
   --module->refcnt;

@@ -210,6 +210,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   {
     Lock lock(manager().mutex);
     --incoming->refcnt;
+    incoming->loader_tid = 0;
     announce_change();
   }
   return report;

@@ -112,6 +112,7 @@ def main():
                     if not matches(expected, output):
                         raise SystemExit(f"{tutorial}:{line}: `{command}` should have printed:\n"
                                          f"{expected}")
+            shell.run("wait")  # a tutorial that leaves a program running hangs here
         finally:
             shell.close()
     assert commands and files

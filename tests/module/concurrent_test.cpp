@@ -7,9 +7,10 @@ namespace {
 
 class Concurrent : public ModuleTest {
  protected:
-  // init waits here, and then answers.
+  // The init of module "probe" waits here, and then answers.
   void hold_init(int answer) {
-    board().init = [this, answer](molt_module*) {
+    board().init = [this, answer](molt_module* self) {
+      if (std::string(self->name) != "probe") return 0;
       entered_ = true;
       gate_.wait();
       return answer;
