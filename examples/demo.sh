@@ -25,17 +25,25 @@ tmp=$(mktemp -d)
 server_pid=
 client_pid=
 
-cleanup() {
-  # Only what was started here, by its id.
-  local pid
-  for pid in $client_pid $server_pid; do
-    kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+# stop PID: ends what was started here, by its id, and gives its exit status.
+stop() {
+  kill "$1" 2>/dev/null
+  for _ in {1..200}; do
+    kill -0 "$1" 2>/dev/null || break
+    sleep 0.05
   done
+  kill -KILL "$1" 2>/dev/null
+  wait "$1" 2>/dev/null
+}
+cleanup() {
+  [ -z "$client_pid" ] || stop "$client_pid"
+  [ -z "$server_pid" ] || stop "$server_pid"
   rm -rf "$tmp"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'fail "the load client has died: $(cat "$tmp/client.out")"' PIPE
 
 fail() {
   echo "demo: FAIL: $*"
@@ -216,8 +224,8 @@ for ((end = SECONDS + 3; SECONDS < end; )); do
 done
 
 echo "phases loading, changes: modules come and go"
-# The counter is loaded under load. It has missed requests of the
-# clients that were there before, none of those that the next phase brings.
+# The counter is loaded under load. It has missed requests of the clients that were there before,
+# none of those that the next phase brings.
 phase loading either
 verbose=1
 molt load -v "$modules/client_count_v1.so"
@@ -286,4 +294,8 @@ cmp -s "$tmp/seen" "$tmp/counted" || fail "the counter is not exact: $(
 # The allocator takes one more or less for itself now and then; one left by each round would be many.
 ((after[2] < before[2] + 5)) || fail "mappings are left"
 [ "$(cut -d' ' -f22 "/proc/$server_pid/stat")" = "$born" ] || fail "it is another process"
+stop "$server_pid"
+status=$?
+server_pid=
+[ $status = 0 ] || fail "the server ended with $status"
 echo "demo: PASS"

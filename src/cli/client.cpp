@@ -17,10 +17,6 @@ namespace {
 // Deeper than any reply: what nests deeper would overflow the stack of those who walk it.
 constexpr int nesting_max = 32;
 
-std::string describe(const Process& process) {
-  return fmt::format("process {} ({})", process.pid, process.comm);
-}
-
 std::string errno_text(int code) { return std::generic_category().message(code); }
 
 Json parse_reply(const std::string& text) {
@@ -59,6 +55,10 @@ Fd find_socket(const Process& process) {
 }
 
 }  // namespace
+
+std::string describe(const Process& process) {
+  return fmt::format("process {} ({})", process.pid, process.comm);
+}
 
 Failure bad_reply(const Process& process) {
   return make_failure(
@@ -128,6 +128,7 @@ Json Connection::call(std::string_view method, const Json& parameters, int fd, D
     fail(ErrorClass::usage, E2BIG, "the request has {} bytes, and {} are allowed; say less",
          message.size(), wire::request_bytes_max);
   }
+  is_awaiting_ = true;
   send(message, fd, deadline);
   return receive(deadline);
 }
@@ -172,6 +173,7 @@ void Connection::send(const std::string& message, int fd, Deadline deadline) {
 
 Json Connection::receive(Deadline deadline) {
   const std::string text = receive_message(deadline);
+  is_awaiting_ = false;
   try {
     Json reply = parse_reply(text);
     Json& parameters = reply.at("parameters");

@@ -15,6 +15,8 @@
 
 namespace molt::cli {
 
+// "process 4711 (server)", with which all messages about it begin.
+std::string describe(const Process& process);
 // What a process sent is no reply, or lacks what it should have.
 Failure bad_reply(const Process& process);
 
@@ -51,6 +53,8 @@ class Connection {
   // Gives one reply after another to `take`, until the process ends or closes.
   void stream(std::string_view method, const Json& parameters,
               const std::function<void(const Json&)>& take);
+  // A request was sent, and its reply did not come.
+  bool is_awaiting() const { return is_awaiting_; }
 
  private:
   void connect(const Fd& node, Deadline deadline);
@@ -62,6 +66,7 @@ class Connection {
 
   Process process_;
   Fd socket_;
+  bool is_awaiting_ = false;
   std::string received_;  // what came after the last message
 };
 

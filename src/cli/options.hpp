@@ -1,6 +1,7 @@
 // options.hpp - what every verb understands, before or behind its name.
 #pragma once
 
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,8 +30,8 @@ struct Options {
   bool verbose = false;
   bool quiet = false;
 
-  // For requests; -1 is the process's own default.
-  int timeout_ms() const;
+  // For requests; -1 is the process's own default. Rounded up: 0 would mean not to wait at all.
+  int timeout_ms() const { return timeout_s ? static_cast<int>(std::ceil(*timeout_s * 1000)) : -1; }
 };
 
 }  // namespace molt::cli

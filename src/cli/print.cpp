@@ -131,7 +131,7 @@ void Report::reply(const Process& process, const Json& reply, const std::string&
 
 void Report::failure_line(const Process* process, const Failure& failure) const {
   const bool named =
-      process && failure.message.starts_with(fmt::format("process {} ", process->pid));
+      process && failure.message.starts_with(fmt::format("process {} (", process->pid));
   print_line_on_stderr((named ? "" : place(process)) + failure.message);
 }
 
@@ -148,8 +148,14 @@ void Report::note(const Process& process, std::string_view text) const {
   if (!options_.quiet) print_line_on_stderr(place(&process) + std::string(text));
 }
 
-void Report::finish() {
-  if (options_.json) print_now(dump(several_ || objects_.empty() ? objects_ : objects_[0]));
+void Report::finish(bool as_lines) {
+  if (!options_.json) return;
+  if (!as_lines) return print_now(dump(several_ || objects_.empty() ? objects_ : objects_[0]));
+  for (const Json& object : objects_) print_now(json_line(object));
+}
+
+std::string json_line(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 void print_result(const Options& options, std::string_view verb, const Json& fields,

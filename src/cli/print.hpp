@@ -49,7 +49,8 @@ class Report {
   void failure(const Process* process, const Failure& failure);
   void failure_line(const Process* process, const Failure& failure) const;
   void note(const Process& process, std::string_view text) const;
-  void finish();
+  // With --json: all objects, or each on a line of its own.
+  void finish(bool as_lines = false);
 
  private:
   Json head(const Process* process) const;
@@ -60,6 +61,9 @@ class Report {
   bool several_;
   Json objects_ = Json::array();
 };
+
+// On one line, whatever bytes are in its texts.
+std::string json_line(const Json& value);
 
 // A result that is not about one target each: its text, or with --json its fields.
 void print_result(const Options& options, std::string_view verb, const Json& fields,

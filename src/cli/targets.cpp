@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cmath>
 #include <set>
 #include <thread>
 #include <variant>
@@ -59,10 +58,6 @@ bool is_selected(const Process& process, const Selection& selection) {
 
 }  // namespace
 
-int Options::timeout_ms() const {
-  return timeout_s ? static_cast<int>(std::ceil(*timeout_s * 1000)) : -1;
-}
-
 std::vector<Seen> see_all() {
   std::vector<Seen> all;
   SocketFinder finder;
@@ -84,11 +79,10 @@ std::vector<Process> choose_targets(const Selection& selection) {
       fail(ErrorClass::usage, EINVAL,
            "no process given, and none with Molt is running here; start one, then name it with -p");
     }
-    fail(
-        ErrorClass::usage, EINVAL,
-        "no process given; there {} {}; name one with -p PID, or several with --all, --name, --exe "
-        "or --tree",
-        all.size() == 1 ? "is" : "are", listing(all));
+    fail(ErrorClass::usage, EINVAL,
+         "no process given; there {} {}; name one with -p PID, or several with --all, --name, "
+         "--exe or --tree",
+         all.size() == 1 ? "is" : "are", listing(all));
   }
 
   std::vector<Process> chosen;
@@ -121,7 +115,8 @@ Connection& Session::connection(Deadline deadline) {
     fail(ErrorClass::missing, ESRCH, "there is no process {}; `molt ps` lists those with Molt",
          process_.pid);
   }
-  if (!connection_) connection_.emplace(process_, deadline);
+  // What a given-up request is still answered must not be taken for the next one's reply.
+  if (!connection_ || connection_->is_awaiting()) connection_.emplace(process_, deadline);
   return *connection_;
 }
 
@@ -200,7 +195,7 @@ int run_on_targets(const Options& options, std::string_view verb, const Task& ta
     report.failure(&process, failure);
     tally.failed(failure.exit_code());
   }
-  report.finish();
+  report.finish(task.streams);
   return tally.exit_code();
 }
 

@@ -65,6 +65,8 @@ struct Task {
   std::function<Json(Session&)> ask;
   // Makes that readable; the text is printed as it is, "" for a quiet verb.
   std::function<std::string(const Json&)> show;
+  // `ask` prints by itself what comes, and with --json an object a line.
+  bool streams = false;
 };
 
 // Returns the exit code; prints results, notes and failures by process.

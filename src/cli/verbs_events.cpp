@@ -50,7 +50,7 @@ Json follow(Session& session, Json parameters) {
     if (options.json) {
       Json object = {{"schema", wire::schema}, {"verb", "events"}, {"pid", process.pid}};
       object.update(reply);
-      text = object.dump() + "\n";
+      text = json_line(object);
     } else {
       text = show_events(reply, options.verbose);
       if (!options.selection.is_single()) {
@@ -86,7 +86,7 @@ Runner declare_events(CLI::App& verb) {
     if (words->follow) {
       return run_on_targets(
           options, "events",
-          {[=](Session& session) { return follow(session, parameters); }, nullptr});
+          {[=](Session& session) { return follow(session, parameters); }, nullptr, true});
     }
     return run_on_targets(
         options, "events",

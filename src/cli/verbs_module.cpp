@@ -1,6 +1,7 @@
 // Verbs that change which modules a process has.
 
 #include "cli/module_file.hpp"
+#include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
 
@@ -35,11 +36,10 @@ std::string join_parameters(const std::vector<std::string>& parameters) {
       const std::size_t value = parameter.find('=') + 1;
       args += parameter.substr(0, value) + '"' + parameter.substr(value) + '"';
     } else {
-      fail(
-          ErrorClass::usage, EINVAL,
-          "{}: a value with both blanks and double quotes cannot be passed; set it afterwards with "
-          "`molt set`",
-          parameter);
+      fail(ErrorClass::usage, EINVAL,
+           "{}: a value with both blanks and double quotes cannot be passed; `molt set` can set it "
+           "afterwards",
+           parameter);
     }
   }
   return args;
@@ -120,14 +120,14 @@ Json probe_files(Session& session, const LoadWords& words) {
       ++(reply.value("already", false) ? already : loaded);
       session.part_done();
     } catch (const Failure& failure) {
-      if (failure.code == ENODEV) {
+      // Its init says so, or it wants hooks or symbols that this process has not.
+      if (failure.code == ENODEV || failure.kind == ErrorClass::refused) {
         result["declined"] = failure.message;
         ++declined;
         session.part_done();
       } else {
         result["error"] = failure.json();
-        session.part_failed({failure.kind, failure.errno_name, failure.code,
-                             fmt::format("{}: {}", file, failure.message)});
+        session.part_failed(failure);
       }
     }
     results.push_back(std::move(result));
@@ -144,9 +144,12 @@ std::string show_probe(const Json& reply, const Options& options) {
   std::string text;
   for (const Json& result : reply.at("results")) {
     if (!options.verbose || result.contains("error")) continue;
-    text +=
-        fmt::format("{}: {}\n", result.at("file").get<std::string>(),
-                    result.contains("declined") ? "not for this process" : describe_load(result));
+    const auto file = result.at("file").get<std::string>();
+    text += result.contains("declined")
+                ? printable(fmt::format("{}: not for this process: {}", file,
+                                        result["declined"].get<std::string>())) +
+                      "\n"
+                : fmt::format("{}: {}\n", file, describe_load(result));
   }
   return text + fmt::format("{}{} loaded, {} already there, {} not for this process, {} failed\n",
                             options.dry_run ? "would be: " : "", reply.at("loaded").get<int>(),

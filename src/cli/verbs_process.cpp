@@ -65,7 +65,11 @@ Row ask(const Process& process, double wait_s) {
     row.info = bad_reply(process);
   }
   if (const Failure* failure = std::get_if<Failure>(&row.info)) {
-    row.cells = {std::to_string(process.pid), process.comm, "", "", "", "", failure->message};
+    std::string why = failure->message;
+    if (const std::string start = describe(process) + " "; why.starts_with(start)) {
+      why.erase(0, start.size());
+    }
+    row.cells = {std::to_string(process.pid), process.comm, "", "", "", "", why};
   }
   return row;
 }

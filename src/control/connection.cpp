@@ -44,7 +44,7 @@ Inbox::Next Inbox::take(Message& message) {
 Connection::Connection(std::uint64_t id, Fd socket, log::Requester peer)
     : id_(id), socket_(std::move(socket)), peer_(std::move(peer)), active_ns_(now_ns()) {}
 
-void Connection::receive() {
+bool Connection::receive() {
   char bytes[16'384];
   // Room for one descriptor: the kernel closes what does not fit.
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -58,7 +58,7 @@ void Connection::receive() {
   const ssize_t n = recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (n < 0) {
     if (errno != EAGAIN && errno != EINTR) is_broken_ = true;
-    return;
+    return false;
   }
   Fd file;
   for (cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr; c = CMSG_NXTHDR(&header, c)) {
@@ -69,11 +69,12 @@ void Connection::receive() {
   }
   if (n == 0) {
     has_ended_ = true;
-    return;
+    return false;
   }
   active_ns_ = now_ns();
   if (inbox_.is_empty()) partial_ns_ = active_ns_;
   inbox_.append(bytes, static_cast<std::size_t>(n), std::move(file));
+  return true;
 }
 
 void Connection::flush() {

@@ -51,8 +51,8 @@ class Connection {
   const log::Requester& peer() const { return peer_; }
   const std::shared_ptr<Session>& session() const { return session_; }
 
-  // Reads once. After that, look at has_request() and is_over().
-  void receive();
+  // Reads once. Whether anything came; look at has_request() and is_over() then.
+  bool receive();
   // Writes what is left of the replies, as far as the client takes it.
   void flush();
   // Adds a reply (the terminator is added here) and flushes. Only when nothing is unsent.
@@ -67,7 +67,7 @@ class Connection {
   bool has_request() const;
   Inbox::Next take_request(Inbox::Message& message) { return inbox_.take(message); }
   bool wants_input() const;
-  // Nothing is under way, nothing half received or half sent.
+  // Nothing is under way or unsent; half a request at most has come.
   bool is_idle() const;
 
   // When the client has to have got on with what it has begun; far away if it has not begun.

@@ -113,6 +113,15 @@ std::string name_of_process(int pid) {
   return n > 1 ? std::string(name, static_cast<std::size_t>(n) - 1) : "";
 }
 
+// Its file is closed before the client knows of the end.
+std::string reply_to(const Job& job) {
+  if (job.is_cancelled.load(std::memory_order_relaxed)) return "";
+  const auto file = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
+  if (!file) return error_reply({file.error(), classify(Asked::load, file.error())});
+  const log::RequesterScope scope(job.requester);
+  return job.call.run({job.requester, file->get(), &job.is_cancelled, job.session.get()});
+}
+
 std::string usage_error(const tl::unexpected<Error>& error) {
   return error_reply({error.value(), wire::ErrorClass::usage});
 }
@@ -356,6 +365,14 @@ void Server::watch_listener(bool on) {
 
 void Server::accept_clients() {
   for (int i = 0; i < backlog; ++i) {
+    if (is_full() && !make_room()) {
+      // Some may go in this round: then the newcomer waits for the next one. Else it is told.
+      const bool will_change =
+          std::any_of(connections_.begin(), connections_.end(), [](const auto& entry) {
+            return entry.second.has_request() || entry.second.is_over();
+          });
+      if (will_change) return;
+    }
     Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket) {
       greet(std::move(socket));
@@ -378,7 +395,7 @@ void Server::greet(Fd socket) {
                                 peer.uid),
                    wire::ErrorClass::permission);
   }
-  if (connections_.size() >= limits_.connections && !make_room()) {
+  if (is_full()) {
     return dismiss(socket, fail(EUSERS, "%zu clients have operations under way; try again later",
                                 connections_.size()),
                    wire::ErrorClass::failed);
@@ -394,26 +411,29 @@ void Server::greet(Fd socket) {
   at->second.interest = event.events;
 }
 
-// Of the idle clients, one of the process that has most connections; of those, the longest silent.
+// Drops, of the idle clients, one of the process that has most connections; of those, the longest
+// silent.
 bool Server::make_room() {
   std::map<int, int> held;
   for (const auto& [id, connection] : connections_) ++held[connection.peer().pid];
   const auto importance = [&](const Connection& c) {
     return std::tuple(-held[c.peer().pid], c.last_active_ns());
   };
-  auto least = connections_.end();
-  for (auto at = connections_.begin(); at != connections_.end(); ++at) {
-    if (!at->second.is_idle()) continue;
-    if (least == connections_.end() || importance(at->second) < importance(least->second)) {
-      least = at;
+  for (;;) {
+    Connection* least = nullptr;
+    for (auto& [id, connection] : connections_) {
+      if (!connection.is_idle()) continue;
+      if (least == nullptr || importance(connection) < importance(*least)) least = &connection;
     }
+    if (least == nullptr) return false;
+    // Its request may be there already, and only not have been read.
+    if (least->receive()) continue;
+    least->send(error_reply(
+        {fail(EUSERS, "too many clients, and this one was idle; connect again").value(),
+         wire::ErrorClass::failed}));
+    connections_.erase(least->id());
+    return true;
   }
-  if (least == connections_.end()) return false;
-  least->second.send(error_reply(
-      {fail(EUSERS, "too many clients, and this one was idle; connect again").value(),
-       wire::ErrorClass::failed}));
-  connections_.erase(least);
-  return true;
 }
 
 // --- requests -----------------------------------------------------------------------------------
@@ -480,14 +500,7 @@ void Server::submit(Connection& connection, const Call& call, Fd file) {
 // On a worker.
 void Server::work(const std::shared_ptr<Job>& job) {
   const int pid = getpid();
-  const auto file = job->has_file ? job->parcel.unpack() : Result<Fd>(Fd());
-  if (!file) {
-    job->reply = error_reply({file.error(), classify(Asked::load, file.error())});
-  } else if (!job->is_cancelled.load(std::memory_order_relaxed)) {
-    const log::RequesterScope scope(job->requester);
-    const Caller caller{job->requester, file->get(), &job->is_cancelled, job->session.get()};
-    job->reply = job->call.run(caller);
-  }
+  job->reply = reply_to(*job);
   // In the child of a fork by module code nobody waits for this, and the lock may be held by nobody.
   if (getpid() != pid) return;
   {

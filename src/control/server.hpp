@@ -87,6 +87,7 @@ class Server {
   void watch_listener(bool on);
   void accept_clients();
   void greet(Fd socket);
+  bool is_full() const { return connections_.size() >= limits_.connections; }
   [[nodiscard]] bool make_room();
   void on_event(std::uint64_t id, std::uint32_t events);
   void take_done();

@@ -68,6 +68,8 @@ struct Lineage {
   // pause_word wake the waiters.
   std::atomic<Owner*> paused_from{nullptr};
   std::atomic<int> paused_by{0};
+  // While false, threads that are inside paused_from may go on entering it. Set once nobody is.
+  std::atomic<bool> sealed{false};
   std::atomic<std::uint32_t> pause_word{0};
 };
 

@@ -343,6 +343,7 @@ void begin_pause(Owner* owner) {
   Lineage* lineage = lineage_of(owner);
   lineage->paused_from.store(owner, std::memory_order_release);
   lineage->paused_by.store(gettid(), std::memory_order_release);
+  lineage->sealed.store(false, std::memory_order_release);
   lineage->current.store(&paused, std::memory_order_seq_cst);
   heavy_barrier();
 }
@@ -372,12 +373,31 @@ bool entered(const Owner* owner) {
   return sum_cells(owner->began) != ended;
 }
 
+namespace {
+
+// The second phase of a pause. While it drains, threads that are inside may go on entering; once it
+// has, nobody may, whatever frames it shows: those are of walks that are not validated yet. False: a
+// thread came in before it could know; the pause drains again.
+bool seal(Owner* owner) {
+  Lineage* lineage = lineage_of(owner);
+  if (lineage->current.load(std::memory_order_acquire) != &paused) return true;
+  lineage->sealed.store(true, std::memory_order_seq_cst);
+  heavy_barrier();
+  if (!entered(owner)) return true;
+  lineage->sealed.store(false, std::memory_order_seq_cst);
+  lineage->pause_word.fetch_add(1, std::memory_order_release);
+  futex_wake_all(lineage->pause_word);
+  return false;
+}
+
+}  // namespace
+
 bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
            std::vector<Inside>& inside) {
   // No barrier here: whatever took the owner out of force (change, revoke, begin_pause) ended with
   // one, so whoever got in before shows a frame, and nobody gets in now.
   for (unsigned round = 0;; ++round) {
-    if (!entered(owner)) return true;
+    if (!entered(owner) && seal(owner)) return true;
     if (round < 200) {
       __builtin_ia32_pause();
       continue;

@@ -65,8 +65,8 @@ bool in_force(const Owner* owner);
 // and threads that are already inside `owner`, do not: they skip, and go on in it, respectively.
 void begin_pause(Owner* owner);
 void end_pause(Owner* owner);
-
-// Waits until no thread is inside `owner`, which was taken out of force or paused. False: the
+// Waits until no thread is inside `owner`, which was taken out of force or paused; during a pause not
+// even one that was inside gets in again after it. False: the
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
 bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled, std::vector<Inside>& inside);
 // Whether a thread is inside now (a snapshot; exact once no one can enter).

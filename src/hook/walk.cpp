@@ -71,18 +71,28 @@ Owner* enter(Lineage* lineage, const molt_entry** frame) {
       // never end.
       if (lineage->paused_by.load(std::memory_order_relaxed) == gettid()) return nullptr;
       // This thread's outer frame keeps `from` alive, and the pause waits for that frame to go.
-      if (from != nullptr && own_frame_inside(from) &&
-          lineage->current.load(std::memory_order_acquire) == &paused) {
+      // A frame proves that only until the drain is complete: after it, it is one that a signal
+      // handler finds unvalidated (tests/models/replace.pml, SIGNALS).
+      if (from != nullptr && !lineage->sealed.load(std::memory_order_acquire) &&
+          own_frame_inside(from)) {
         publish(frame, &from->self);
-        return from;
+        if (!lineage->sealed.load(std::memory_order_seq_cst) &&
+            lineage->current.load(std::memory_order_seq_cst) == &paused &&
+            lineage->paused_from.load(std::memory_order_seq_cst) == from) {
+          return from;
+        }
+        __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
+        continue;
       }
-      // Holds nothing while it waits.
+      // Holds nothing while it waits, not even the module of the callback before.
       __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
       futex_wait(lineage->pause_word, word);
       continue;
     }
     publish(frame, &current->self);
     if (lineage->current.load(std::memory_order_seq_cst) == current) return current;
+    // Not validated: it must not hold anyone up, nor pass for being inside (KEEP_CALL_FRAME).
+    __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -50,6 +51,12 @@ bool try_claim(Record* record, std::uint32_t tid) {
                                      __ATOMIC_RELAXED);
 }
 
+constexpr std::uint32_t reaping = 1u << 31;
+bool swap_tid(Record* record, std::uint32_t from, std::uint32_t to) {
+  return __atomic_compare_exchange_n(&record->tid, &from, to, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED);
+}
+
 // The first record of a new slab is claimed before the slab is published.
 Record* claim(std::uint32_t tid) {
   for (Record* record = registry(); record != nullptr; record = record->next) {
@@ -70,7 +77,24 @@ Record* claim(std::uint32_t tid) {
   return slab;
 }
 
+// Signals stay away while the record and the two words of molt_tls_self disagree.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    std::uint64_t all = ~std::uint64_t{0};
+    for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+      all &= ~(std::uint64_t{1} << (fault - 1));  // blocked, they would kill
+    }
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before_, sizeof all);
+  }
+  ~SignalsBlocked() { syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before_, nullptr, sizeof before_); }
+
+ private:
+  std::uint64_t before_ = 0;
+};
+
 void thread_exit(void* value) {
+  SignalsBlocked blocked;
   auto* record = static_cast<Record*>(value);
   molt_tls_self = {nullptr, nullptr};
   t_record = nullptr;
@@ -89,8 +113,15 @@ void reap_dead() {
     std::uint32_t tid = __atomic_load_n(&record->tid, __ATOMIC_ACQUIRE);
     if (tid == 0) continue;
     // tgkill(0) tells whether the thread exists without touching it.
-    if (syscall(SYS_tgkill, getpid(), tid, 0) == 0 || errno != ESRCH) continue;
-    clear(record);
+    if (tid & reaping) continue;
+    // Marked before the look: a record that its thread gave back, and that another has taken since,
+    // no longer carries the mark.
+    if (!swap_tid(record, tid, tid | reaping)) continue;
+    if (syscall(SYS_tgkill, getpid(), tid, 0) == 0 || errno != ESRCH) {
+      swap_tid(record, tid | reaping, tid);
+    } else if (swap_tid(record, tid | reaping, reaping)) {
+      clear(record);
+    }
   }
 }
 
@@ -131,18 +162,19 @@ using molt::threads::Record;
 using molt::threads::frames_per_block;
 
 extern "C" const molt_entry** molt_frame_extend() {
+  molt::threads::SignalsBlocked blocked;
   molt_tls& tls = molt_tls_self;
   Record* record = molt::threads::t_record;
   if (record == nullptr) {
     record = molt::threads::claim(static_cast<std::uint32_t>(gettid()));
     molt::threads::t_record = record;
     pthread_setspecific(molt::threads::g_key, record);
-    FrameBlock& block = record->first;
-    // A signal handler may have come in between and used the record: it left it as it was.
-    tls.end = block.frames + frames_per_block;
-    tls.top = block.frames + 1;
-    return block.frames;
+    tls.end = record->first.frames + frames_per_block;
+    tls.top = record->first.frames + 1;
+    return record->first.frames;
   }
+  // A signal handler registered the thread since the caller looked.
+  if (tls.top != tls.end) return tls.top++;
   FrameBlock* full = record->current;
   FrameBlock* block = full->next;
   if (block == nullptr) {
@@ -157,12 +189,13 @@ extern "C" const molt_entry** molt_frame_extend() {
 }
 
 extern "C" void molt_frame_retract(const molt_entry** frame) {
+  molt::threads::SignalsBlocked blocked;
   molt_tls& tls = molt_tls_self;
   Record* record = molt::threads::t_record;
   __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
   if (record == nullptr) return;  // the thread is ending and gave its record back meanwhile
   FrameBlock* block = record->current;
-  if (frame == record->first.frames) {
+  if (frame != block->frames || block->previous == nullptr) {
     tls.top = frame;
     return;
   }

@@ -58,6 +58,15 @@ class BadServer(MoltTest):
         self.assertIn("no answer", self.get({"hang": True}, 6, "--timeout", "0"))
         self.assertLess(time.monotonic() - start, 2 + 3)
 
+    def test_answer_that_comes_late_is_not_the_next_ones(self):
+        late = {"schema": 1, "name": "a", "result": "unmapped", "reason": "", "drain_us": 0}
+        process = self.fake({"molt.Unload": [{"hang": True}, {"reply": {**late, "name": "b"}}]})
+        answer = self.json("unload", "a", "b", "--timeout", "0", "-p", process.pid, code=7)
+        self.assertEqual(answer["results"][0]["error"]["class"], "stalled")
+        self.assertEqual(answer["results"][1]["result"], "unmapped")
+        connections = {request["connection"] for request in process.requests()}
+        self.assertEqual(len(connections), 2)
+
     def test_every_class_has_its_exit_code(self):
         for name, code in {"failed": 1, "usage": 2, "missing": 3, "permission": 4, "refused": 5,
                            "stalled": 6}.items():

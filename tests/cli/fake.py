@@ -56,6 +56,7 @@ def converse(connection, script, log):
         if not received.endswith(b"\0"):
             continue
         request = json.loads(received[:-1])
+        request["connection"] = connection.fileno()
         received = b""
         if descriptors:
             request["file"] = os.pread(descriptors[0], 4096, 0).decode("latin-1")

@@ -17,32 +17,19 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <string>
 
 #include "abi/wire.hpp"
 #include "base/fd.hpp"
+#include "child.hpp"
 
 namespace fs = std::filesystem;
 using namespace molt;
+using test::in_child;
 
 static_assert(wire::socket_name == control_socket_name);
 
 namespace {
-
-// In a child process, which has no directory yet; a failed EXPECT there fails the test.
-void in_child(const std::function<void()>& body) {
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  if (child == 0) {
-    body();
-    std::fflush(nullptr);
-    _exit(testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
-}
 
 pid_t ended_process() {
   const pid_t child = fork();

@@ -8,18 +8,19 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
-#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
 
+#include "child.hpp"
+
 using namespace molt;
 using namespace molt::control;
+using test::in_child;
 
 namespace {
 
@@ -79,13 +80,9 @@ bool is_same_file(const Fd& a, const Fd& b) {
          x.st_ino == y.st_ino;
 }
 
-// Runs `check` in a child process; whether it answered true.
-bool in_child(const std::function<bool()>& check) {
-  const pid_t child = fork();
-  if (child == 0) _exit(check() ? 0 : 1);
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+void become_nobody() {
+  const uid_t nobody = 65534;
+  ASSERT_EQ(setresuid(nobody, nobody, nobody), 0);
 }
 
 TEST(Parcel, ArrivesAsTheSameFile) {
@@ -114,25 +111,26 @@ TEST(Parcel, ArrivesFromAMemfd) {
 
 TEST(Parcel, ArrivesWhereTheProcessMayNotBeLookedInto) {
   Fd file = temporary_file("content");
-  EXPECT_TRUE(in_child([&] {
+  in_child([&] {
     prctl(PR_SET_DUMPABLE, 0);
     Packer packer(file);
     const auto arrived = packer.parcel()->unpack();
-    return arrived && is_same_file(file, *arrived);
-  }));
+    EXPECT_TRUE(arrived && is_same_file(file, *arrived));
+  });
 }
 
 // Root's file, and a process that has become another user: the client may read it, the host may not.
 TEST(Parcel, ArrivesAsACopyWhereTheHostMayNotRead) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   Fd file = temporary_file("for root only");
-  EXPECT_TRUE(in_child([&] {
-    const uid_t nobody = 65534;
-    if (setresuid(nobody, nobody, nobody) != 0) return false;
+  in_child([&] {
+    become_nobody();
     Packer packer(file);
     const auto arrived = packer.parcel()->unpack();
-    return arrived && !is_same_file(file, *arrived) && content_of(*arrived) == "for root only";
-  }));
+    ASSERT_TRUE(arrived) << arrived.error().detail;
+    EXPECT_FALSE(is_same_file(file, *arrived));
+    EXPECT_EQ(content_of(*arrived), "for root only");
+  });
 }
 
 TEST(Parcel, ArrivesEmpty) {
@@ -140,25 +138,27 @@ TEST(Parcel, ArrivesEmpty) {
   Fd file = temporary_file("");
   Packer packer(file);
   EXPECT_TRUE(packer.parcel()->unpack());
-  EXPECT_TRUE(in_child([&] {
-    if (setresuid(65534, 65534, 65534) != 0) return false;
+  in_child([&] {
+    become_nobody();
     Packer other(file);
     const auto arrived = other.parcel()->unpack();
-    return arrived && content_of(*arrived).empty();
-  }));
+    ASSERT_TRUE(arrived) << arrived.error().detail;
+    EXPECT_EQ(content_of(*arrived), "");
+  });
 }
 
 // Touching the mapping would raise SIGBUS.
 TEST(Parcel, SurvivesAFileThatShrinks) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   Fd file = temporary_file(std::string(3 * 4096, 'x'));
-  EXPECT_TRUE(in_child([&] {
-    if (setresuid(65534, 65534, 65534) != 0) return false;
+  in_child([&] {
+    become_nobody();
     Packer packer(file);
-    if (ftruncate(file.get(), 4096) != 0) return false;
+    ASSERT_EQ(ftruncate(file.get(), 4096), 0);
     const auto arrived = packer.parcel()->unpack();
-    return !arrived && arrived.error().code == EFAULT;
-  }));
+    ASSERT_FALSE(arrived);
+    EXPECT_EQ(arrived.error().code, EFAULT);
+  });
 }
 
 TEST(Parcel, IsNotTakenForAnotherFileOnceThePackerIsGone) {

@@ -10,8 +10,7 @@ using litmus::Verdict;
 
 enum class Writer { plain, membarrier };
 
-Outcome ask(Writer writer, double seconds,
-            const std::function<bool(const Outcome&)>& enough = {}) {
+Outcome ask(Writer writer, double seconds, const std::function<bool(const Outcome&)>& enough = {}) {
   litmus::Cell frame, gen;
   std::uint64_t seen_gen = 0, seen_frame = 0;
   litmus::Jitter caller_jitter(1), writer_jitter(2);
@@ -45,7 +44,8 @@ Outcome ask(Writer writer, double seconds,
 
 TEST(FrameAndGen, NeverBothMissWithMembarrier) {
   LITMUS_NEEDS_TWO_CPUS();
-  if (!litmus::membarrier_ready()) GTEST_SKIP() << "this kernel has no private expedited membarrier";
+  if (!litmus::membarrier_ready())
+    GTEST_SKIP() << "this kernel has no private expedited membarrier";
   litmus::expect_never(ask(Writer::membarrier, litmus::question_seconds));
 }
 

@@ -131,14 +131,14 @@ inline void expect_never(const Outcome& outcome) {
   std::printf("forbidden %lu, interesting %lu, rounds %lu\n", outcome.forbidden,
               outcome.interesting, outcome.rounds);
   EXPECT_EQ(outcome.forbidden, 0u) << "in " << outcome.rounds << " rounds";
-  EXPECT_GT(outcome.interesting, 0u) << "the two sides never overlapped in " << outcome.rounds
-                                     << " rounds";
+  EXPECT_GT(outcome.interesting, 0u)
+      << "the two sides never overlapped in " << outcome.rounds << " rounds";
 }
 
 }  // namespace litmus
 
-#define LITMUS_NEEDS_TWO_CPUS()                                                         \
-  if (litmus::cpus().size() < 2) {                                                      \
+#define LITMUS_NEEDS_TWO_CPUS()                                                                  \
+  if (litmus::cpus().size() < 2) {                                                               \
     GTEST_SKIP() << "one CPU: two threads never run at the same time, no reordering is visible"; \
-  }                                                                                     \
+  }                                                                                              \
   static_assert(true)

@@ -9,8 +9,7 @@ using litmus::Verdict;
 
 constexpr std::uint64_t invalid = ~std::uint64_t{0};
 
-Outcome ask(bool gen_last, double seconds,
-            const std::function<bool(const Outcome&)>& enough = {}) {
+Outcome ask(bool gen_last, double seconds, const std::function<bool(const Outcome&)>& enough = {}) {
   litmus::Cell gen, entry;
   std::uint64_t seen_gen = 0, seen_entry = 0, round = 0;
   litmus::Jitter reader_jitter(1), writer_jitter(2);

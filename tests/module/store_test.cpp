@@ -63,6 +63,19 @@ class Store : public ModuleTest {
   }
 };
 
+TEST_F(Store, StartedTwice) {
+  Folder folder;
+  in_child([&] {
+    if (int error = start_in(folder.path())) return "molt_start: " + errno_text(error);
+    if (start_in(folder.path()) != -EALREADY) return told("started twice");
+    if (!*molt_last_error()) return std::string("no reason given");
+    molt_stop();
+    if (int error = start_in(folder.path())) return "molt_start again: " + errno_text(error);
+    molt_stop();
+    return good_or_refused({});
+  });
+}
+
 TEST_F(Store, FolderThatIsNotThere) {
   in_child([] {
     setenv("MOLT_DIRECTORY", "/nonexistent/folder", 1);

@@ -2,8 +2,8 @@
 // own namespace molt::hook and the public class template molt::hook cannot meet in one file.)
 #pragma once
 
-#include <molt/hook_point.hpp>
 #include <molt/molt.h>
+#include <molt/hook_point.hpp>
 
 namespace layer {
 
@@ -23,9 +23,15 @@ bool has_own_frame();
 
 template <class Point>
 molt_callback callback(typename Point::signature* fn) {
-  return {Point::name, molt::signature_of<typename Point::signature>(),
-          molt::fingerprint_of<typename Point::signature>(), reinterpret_cast<molt_fn>(fn),
-          MOLT_ORDER_NORMAL, 0, 1, 0, nullptr};
+  return {Point::name,
+          molt::signature_of<typename Point::signature>(),
+          molt::fingerprint_of<typename Point::signature>(),
+          reinterpret_cast<molt_fn>(fn),
+          MOLT_ORDER_NORMAL,
+          0,
+          1,
+          0,
+          nullptr};
 }
 
 }  // namespace layer

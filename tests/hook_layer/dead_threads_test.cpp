@@ -1,8 +1,8 @@
 // Records of dead threads are reaped while threads are born that take them over: a live thread's
 // frames must never vanish under its callback.
 #include <gtest/gtest.h>
-#include <molt/host.hpp>
 #include <sched.h>
+#include <molt/host.hpp>
 
 #include <atomic>
 #include <chrono>

@@ -1,9 +1,9 @@
 // While a paused hand-over has the old version's state, no callback of that version runs: whatever a
 // caller was doing when the pause began, at every instruction of its walk.
 #include <gtest/gtest.h>
-#include <molt/host.hpp>
 #include <sched.h>
 #include <unistd.h>
+#include <molt/host.hpp>
 
 #include <atomic>
 #include <thread>

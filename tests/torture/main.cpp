@@ -1,0 +1,399 @@
+// molt-torture - many threads call hooks while modules are loaded, unloaded, disabled, enabled,
+// replaced and re-ordered at random, and an oracle looks at every single invocation:
+//
+//   no callback of a version before it is live or after its exit; exit() with nobody inside
+//   each module at most once an invocation; the anchors exactly once, first and last
+//   a callback that stops the walk is the last
+//   a thread that saw a newer version of a module never sees an older one again, at any hook
+//   afterwards no mapping, descriptor or thread is left
+//
+// Callers nest, are interrupted by signals whose handlers call hooks, are born and die, and fork.
+// Exit code 0: nothing found. 1: a violation, with the seed that repeats it. 2: could not be run.
+
+#include <dirent.h>
+#include <molt/host.hpp>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "torture.hpp"
+
+using namespace torture;
+
+namespace {
+
+molt::hook<Point<0>> hook0;
+molt::hook<Point<1>> hook1;
+
+std::string g_modules;
+std::uint64_t g_seed = 1;
+std::atomic<bool> g_stop{false};
+std::atomic<std::uint64_t> g_calls{0}, g_changes{0}, g_refused{0}, g_forks{0}, g_births{0};
+std::atomic<const char*> g_violation{nullptr};
+
+void violate(const char* what) {
+  const char* none = nullptr;
+  g_violation.compare_exchange_strong(none, what, std::memory_order_acq_rel);
+  g_stop.store(true, std::memory_order_release);
+}
+
+double now_s() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+// --- callers ------------------------------------------------------------------------------------
+
+struct Seen {
+  std::uint64_t id[members] = {};
+};
+
+void judge(const Call& call) {
+  if (call.violation) return violate(call.violation);
+  bool twice[members] = {};
+  for (int i = 0; i < call.count; ++i) {
+    int lineage = call.steps[i].lineage;
+    if (twice[lineage]) violate("a module was called twice in one invocation");
+    twice[lineage] = true;
+    if (lineage == call.stop_at && i + 1 != call.count) violate("the walk went on after its end");
+  }
+  if (call.count == 0 || call.steps[0].lineage != first_anchor) {
+    violate("the first anchor was not called first");
+  }
+  bool stopped = call.count > 0 && call.steps[call.count - 1].lineage == call.stop_at;
+  if (!stopped && (call.count == 0 || call.steps[call.count - 1].lineage != last_anchor)) {
+    violate("the last anchor was not called last");
+  }
+}
+
+void nested(Call& outer) {
+  Call call;
+  call.random = outer.next_random() | 1;
+  call.depth = outer.depth + 1;
+  call.nested = nested;
+  call.seen = outer.seen;
+  (outer.random & 1 ? hook0(call) : hook1(call));
+  judge(call);
+}
+
+void invoke(Seen& seen, std::uint64_t& random) {
+  Call call;
+  random = random * 6364136223846793005u + 1442695040888963407u;
+  call.random = (random >> 8) | 1;
+  call.nested = nested;
+  if (random >> 60 == 0) call.stop_at = static_cast<int>((random >> 20) % lineages);
+  call.seen = seen.id;
+  (random >> 40 & 1 ? hook0(call) : hook1(call));
+  judge(call);
+}
+
+thread_local std::uint64_t t_signal_random = 88172645463325252u;
+// A handler may see newer versions than the invocation that it interrupted: that one was entered
+// earlier, and its own frame says so. So handlers have a list of their own.
+thread_local Seen t_signal_seen;
+void on_signal(int) {
+  // On top of whatever the thread was doing, be it in the middle of a hook call.
+  Call call;
+  call.random = t_signal_random = t_signal_random * 6364136223846793005u + 1;
+  call.random |= 1;
+  call.seen = t_signal_seen.id;
+  hook0(call);
+  judge(call);
+}
+
+void on_crash(int signal) {
+  // Most likely code that is gone. Only what may be done in such a state.
+  constexpr char text[] = "torture: VIOLATION: crash, a thread ran or read what is gone\n";
+  (void)!write(1, text, sizeof text - 1);
+  _exit(signal == SIGSEGV || signal == SIGBUS || signal == SIGILL ? 1 : 3);
+}
+
+struct Caller {
+  std::thread thread;
+  std::atomic<pthread_t> id{0};
+};
+
+void call_until_stopped(Caller* caller, std::uint64_t seed) {
+  Seen seen;
+  std::uint64_t random = seed;
+  caller->id.store(pthread_self(), std::memory_order_release);
+  std::uint64_t calls = 0;
+  while (!g_stop.load(std::memory_order_relaxed)) {
+    invoke(seen, random);
+    ++calls;
+  }
+  g_calls.fetch_add(calls, std::memory_order_relaxed);
+  caller->id.store(0, std::memory_order_release);
+}
+
+// --- changes ------------------------------------------------------------------------------------
+
+struct Lineage {
+  std::mutex mutex;  // one change at a time for each module; different ones at once
+  Instance* current = nullptr;
+  bool enabled = true;
+  std::uint64_t next_id = 1;
+};
+Lineage g_lineages[members];
+
+std::string name_of(int lineage) { return "torture_" + std::to_string(lineage); }
+std::string path_of(int lineage, int version) {
+  return g_modules + "/torture_" + std::to_string(lineage) + "_v" + std::to_string(version) + ".so";
+}
+std::string args_of(const Instance& instance) {
+  return "instance=" + std::to_string(reinterpret_cast<std::uintptr_t>(&instance));
+}
+Instance* new_instance(Lineage& lineage, int index) {
+  auto* instance = new Instance;  // for ever
+  instance->lineage = index;
+  instance->id = lineage.next_id++;
+  return instance;
+}
+
+// After an unload has answered: nobody is inside, and nobody comes.
+void gone(Instance& instance) {
+  if (instance.inside.load(std::memory_order_acquire) != 0) {
+    violate("unload answered while a thread was inside");
+  }
+  if (instance.state.load(std::memory_order_acquire) == Instance::unloaded) {
+    violate("exit() ran while a thread was inside");
+  }
+  instance.state.store(Instance::unloaded, std::memory_order_release);
+}
+
+void expect(int result, const char* what) {
+  if (result == 0) {
+    g_changes.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  // Nobody stays for long: nothing here has a reason to give up.
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  std::fprintf(stderr, "torture: %s: %s\n", what, molt_last_error());
+  violate("an operation failed that had no reason to");
+}
+
+void change(int index, std::uint64_t random) {
+  Lineage& lineage = g_lineages[index];
+  std::lock_guard lock(lineage.mutex);
+  int version = 1 + static_cast<int>(random >> 33 & 1);
+  std::string name = name_of(index);
+  if (lineage.current == nullptr) {
+    Instance* instance = new_instance(lineage, index);
+    expect(molt_load(path_of(index, version).c_str(), args_of(*instance).c_str(), 0, -1), "load");
+    lineage.current = instance;
+    lineage.enabled = true;
+    return;
+  }
+  switch (random >> 40 & 7) {
+    case 0:
+    case 1:
+    case 2: {
+      expect(molt_unload(name.c_str(), 0, -1), "unload");
+      gone(*lineage.current);
+      lineage.current = nullptr;
+      return;
+    }
+    case 3:
+    case 4:
+    case 5: {
+      Instance* instance = new_instance(lineage, index);
+      expect(molt_replace(name.c_str(), path_of(index, version).c_str(), args_of(*instance).c_str(),
+                          0, -1),
+             "replace");
+      gone(*lineage.current);
+      lineage.current = instance;
+      return;
+    }
+    default:
+      expect(lineage.enabled ? molt_disable(name.c_str()) : molt_enable(name.c_str()),
+             "disable/enable");
+      lineage.enabled = !lineage.enabled;
+  }
+}
+
+void reorder(std::uint64_t random) {
+  std::string order;
+  for (int i = 0; i < lineages; ++i) {
+    order += name_of(static_cast<int>((random >> (8 * i)) % lineages)) + ",";
+  }
+  const char* hook = random >> 50 & 1 ? "torture.0" : random >> 51 & 1 ? "torture.1" : nullptr;
+  expect(molt_hook_set_order(hook, order.c_str()), "order");
+}
+
+void change_until_stopped(std::uint64_t seed) {
+  std::uint64_t random = seed;
+  while (!g_stop.load(std::memory_order_relaxed)) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    if (random >> 60 == 0) {
+      reorder(random);
+    } else {
+      change(static_cast<int>((random >> 20) % lineages), random);
+    }
+  }
+}
+
+// --- births, signals, forks -----------------------------------------------------------------------
+
+void bear_until_stopped(std::uint64_t seed) {
+  while (!g_stop.load(std::memory_order_relaxed)) {
+    std::thread([seed = ++seed] {
+      Seen seen;
+      std::uint64_t random = seed * 0x9e3779b97f4a7c15u;
+      for (int i = 0; i < 20; ++i) invoke(seen, random);
+    }).join();
+    g_births.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+void signal_until_stopped(std::vector<Caller>* callers) {
+  std::size_t i = 0;
+  while (!g_stop.load(std::memory_order_relaxed)) {
+    pthread_t id = (*callers)[i++ % callers->size()].id.load(std::memory_order_acquire);
+    // Callers end only after this thread has.
+    if (id != 0) pthread_kill(id, SIGUSR1);
+    timespec nap{0, 300'000};
+    nanosleep(&nap, nullptr);
+  }
+}
+
+void fork_until_stopped() {
+  while (!g_stop.load(std::memory_order_relaxed)) {
+    pid_t child = fork();
+    if (child == 0) {
+      alarm(20);  // a child that hangs is a violation, seen by its signal
+      g_violation.store(nullptr, std::memory_order_relaxed);
+      Seen seen;
+      std::uint64_t random = 7;
+      for (int i = 0; i < 200; ++i) invoke(seen, random);
+      _exit(g_violation.load(std::memory_order_relaxed) ? 1 : 0);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+      violate("a forked child did not get through its hooks");
+    }
+    g_forks.fetch_add(1, std::memory_order_relaxed);
+    timespec nap{0, 20'000'000};
+    nanosleep(&nap, nullptr);
+  }
+}
+
+// --- what is left ---------------------------------------------------------------------------------
+
+long entries_of(const char* folder) {
+  DIR* dir = opendir(folder);
+  long n = 0;
+  while (dir != nullptr && readdir(dir) != nullptr) ++n;
+  if (dir != nullptr) closedir(dir);
+  return n;
+}
+long module_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  long n = 0;
+  for (std::string line; std::getline(maps, line);) n += line.find("/store/") != std::string::npos;
+  return n;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  double seconds = 3;
+  g_seed = static_cast<std::uint64_t>(time(nullptr));
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) {
+      seconds = std::atof(argv[++i]);
+    } else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
+      g_seed = std::strtoull(argv[++i], nullptr, 0);
+    } else if (std::strcmp(argv[i], "--modules") == 0 && i + 1 < argc) {
+      g_modules = argv[++i];
+    } else {
+      std::fprintf(stderr, "usage: molt-torture [--seconds N] [--seed N] [--modules DIR]\n");
+      return 2;
+    }
+  }
+  if (g_modules.empty()) {
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    std::string program(self, n > 0 ? static_cast<std::size_t>(n) : 0);
+    g_modules = program.substr(0, program.rfind('/')) + "/../lib/torture";
+  }
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &action, nullptr);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  action.sa_handler = on_crash;
+  action.sa_flags = 0;
+  for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, nullptr);
+#endif
+
+  for (int anchor : {first_anchor, last_anchor}) {
+    Instance* instance = new_instance(g_lineages[anchor], anchor);
+    if (molt_load(path_of(anchor, 1).c_str(), args_of(*instance).c_str(), 0, -1) != 0) {
+      std::fprintf(stderr, "torture: %s\n", molt_last_error());
+      return 2;
+    }
+    g_lineages[anchor].current = instance;
+  }
+  long fds = entries_of("/proc/self/fd"), threads = entries_of("/proc/self/task");
+
+  std::printf("torture: %g s, seed %llu\n", seconds, static_cast<unsigned long long>(g_seed));
+  std::fflush(stdout);
+  std::vector<Caller> callers(6);
+  std::vector<std::thread> others;
+  for (std::size_t i = 0; i < callers.size(); ++i) {
+    callers[i].thread = std::thread(call_until_stopped, &callers[i], g_seed + i);
+  }
+  for (std::uint64_t i = 0; i < 2; ++i) others.emplace_back(change_until_stopped, g_seed * 31 + i);
+  others.emplace_back(bear_until_stopped, g_seed);
+  others.emplace_back(signal_until_stopped, &callers);
+#if !defined(__SANITIZE_THREAD__)
+  // ThreadSanitizer does not support threads in a forked child of a threaded process.
+  others.emplace_back(fork_until_stopped);
+#endif
+
+  double end = now_s() + seconds;
+  while (now_s() < end && !g_stop.load(std::memory_order_acquire)) {
+    timespec nap{0, 20'000'000};
+    nanosleep(&nap, nullptr);
+  }
+  g_stop.store(true, std::memory_order_release);
+  for (std::thread& thread : others) thread.join();
+  for (Caller& caller : callers) caller.thread.join();
+
+  for (int i = 0; i < members && !g_violation.load(std::memory_order_acquire); ++i) {
+    if (g_lineages[i].current == nullptr) continue;
+    expect(molt_unload(name_of(i).c_str(), 0, -1), "last unload");
+    gone(*g_lineages[i].current);
+  }
+  if (!g_violation.load(std::memory_order_acquire)) {
+    if (module_mappings() != 0) violate("mappings of modules are left");
+    if (entries_of("/proc/self/fd") != fds) violate("descriptors are left");
+    if (entries_of("/proc/self/task") != threads) violate("threads are left");
+  }
+  std::printf("torture: %llu calls, %llu changes, %llu births, %llu forks\n",
+              static_cast<unsigned long long>(g_calls.load(std::memory_order_relaxed)),
+              static_cast<unsigned long long>(g_changes.load(std::memory_order_relaxed)),
+              static_cast<unsigned long long>(g_births.load(std::memory_order_relaxed)),
+              static_cast<unsigned long long>(g_forks.load(std::memory_order_relaxed)));
+  if (const char* what = g_violation.load(std::memory_order_acquire)) {
+    std::printf("torture: VIOLATION: %s\nrepeat with: molt-torture --seconds %g --seed %llu\n", what,
+                seconds, static_cast<unsigned long long>(g_seed));
+    return 1;
+  }
+  std::printf("torture: no violation\n");
+  return 0;
+}
