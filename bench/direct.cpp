@@ -1,9 +1,9 @@
-// The same callbacks as plain functions of the program, in a file of their own so that they are
-// called, not inlined.
 #include "direct.hpp"
 
-#define BENCH_DIRECT(k) \
-  int direct_##k(Context* context) { BENCH_BODY(k); }
+namespace bench {
+
+#define BENCH_DIRECT(K) \
+  int direct_##K(const Request* request) { return object<K>(request); }
 BENCH_DIRECT(0)
 BENCH_DIRECT(1)
 BENCH_DIRECT(2)
@@ -20,3 +20,5 @@ BENCH_DIRECT(12)
 BENCH_DIRECT(13)
 BENCH_DIRECT(14)
 BENCH_DIRECT(15)
+
+}  // namespace bench

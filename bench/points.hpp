@@ -1,33 +1,59 @@
-// points.hpp - the hook points of the benches, and the callbacks' one body.
+// points.hpp - the hook points of molt-bench: what it shares with the modules in bench/modules.
 #pragma once
 
 #include <molt/hook_point.hpp>
 
+#include <atomic>
 #include <cstdint>
 
-struct Context {
-  std::uint64_t refusals;  // bit k: callback k refuses
-  std::uint64_t payload[7];
+namespace bench {
+
+// What every callback gets. Each caller has one of its own: nothing in it is shared by threads.
+struct alignas(64) Request {
+  // Bit K set: callback K objects.
+  std::uint64_t objections = 0;
+  // For sleep_point: how long to stay inside, and whether the callback is there now.
+  unsigned sleep_ms = 0;
+  std::atomic<int> inside{0};
+  // For sleep_point: where `leaver` shall write the time at which its exit() begins.
+  std::int64_t* exit_began = nullptr;
 };
 
-// What every callback does, ours and the rivals': one test of a word that the compiler cannot know.
-#define BENCH_BODY(k) return (context->refusals >> (k)) & 1
+// The callbacks whose calls are timed: as cheap as a callback can be, so that what is measured is
+// the way to it. Both the modules and the direct calls are made of this one.
+template <unsigned K>
+inline int object(const Request* request) {
+  return static_cast<int>(request->objections & (1u << K));
+}
+inline constexpr unsigned longest_chain = 16;
 
-template <int n>
-struct ChainPoint;
-#define BENCH_POINT(n)                                                  \
-  template <>                                                           \
-  struct ChainPoint<n> : molt::hook_point<int(Context*)> {              \
-    static constexpr const char* name = "bench.chain" #n;               \
-    static constexpr int default_result = 0;                            \
-  };
-BENCH_POINT(1)
-BENCH_POINT(4)
-BENCH_POINT(8)
-BENCH_POINT(16)
-
-// One module sleeps in it, another does not.
-struct SharedPoint : molt::hook_point<int(int sleep)> {
-  static constexpr const char* name = "bench.shared";
+// Chains of 1, 4, 8 and 16 callbacks, each of a module of its own. They combine as security hooks
+// do: the first callback that objects ends the walk.
+struct ChainPoint : molt::hook_point<int(const Request*)> {
   static constexpr int default_result = 0;
 };
+struct chain1_point : ChainPoint {
+  static constexpr const char* name = "bench.chain1";
+};
+struct chain4_point : ChainPoint {
+  static constexpr const char* name = "bench.chain4";
+};
+struct chain8_point : ChainPoint {
+  static constexpr const char* name = "bench.chain8";
+};
+struct chain16_point : ChainPoint {
+  static constexpr const char* name = "bench.chain16";
+};
+// Nothing is ever attached to it.
+struct empty_point : ChainPoint {
+  static constexpr const char* name = "bench.empty";
+};
+// `leaver` and the other modules that come and go are attached here.
+struct sleep_point : molt::hook_point<void(Request*)> {
+  static constexpr const char* name = "bench.sleep";
+};
+struct busy_point : ChainPoint {
+  static constexpr const char* name = "bench.busy";
+};
+
+}  // namespace bench

@@ -1,15 +1,23 @@
-// Sleeps in its callback when asked to.
+// Keeps its caller inside for as long as the caller asks for.
+
+#include "../points.hpp"
+
 #include <molt/module.hpp>
+
 #include <time.h>
 
-#include "points.hpp"
+namespace {
 
-static int callback(int sleep) noexcept {
-  if (sleep) {
-    timespec nap{0, 300'000'000};
-    nanosleep(&nap, nullptr);
+void stay(bench::Request* request) {
+  if (request->sleep_ms == 0) return;
+  timespec left = {request->sleep_ms / 1000, request->sleep_ms % 1000 * 1'000'000L};
+  request->inside.store(1, std::memory_order_release);
+  while (nanosleep(&left, &left) != 0) {
   }
-  return 0;
+  request->inside.store(0, std::memory_order_release);
 }
-MOLT_MODULE("bench_sleeper", "1", "Apache-2.0", "sleeps 300 ms in its callback")
-MOLT_HOOK(SharedPoint, callback, MOLT_ORDER_FIRST)
+
+}  // namespace
+
+MOLT_MODULE("bench_sleeper", "1.0", "Apache-2.0", "keeps its callers inside")
+MOLT_HOOK(bench::sleep_point, stay)

@@ -88,7 +88,7 @@ MOLT_HIDDEN_ extern const struct molt_import __stop_molt_imports[] __attribute__
   MOLT_NOTE_("hook=" hook_ " " signature_)                                                \
   static struct molt_callback MOLT_CAT_(molt_callback_, __COUNTER__) MOLT_ITEM_(          \
       "molt_callbacks") = {hook_,  signature_, 0,           (molt_fn)(fn_), order_,       \
-                           flags_, __LINE__,   0,           NULL};
+                           flags_, __COUNTER__, 0,        NULL};
 
 /* An int parameter "name=value" with the variable that holds it. */
 #define MOLT_PARAM_C(variable_, description_, flags_)                                      \

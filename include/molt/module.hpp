@@ -328,13 +328,16 @@ class state_reader {
 #define MOLT_HOOK(point_, callback_, ...) \
   MOLT_HOOK_(point_, callback_, __COUNTER__, ##__VA_ARGS__)
 #define MOLT_HOOK_(point_, callback_, id_, ...) \
-  MOLT_HOOK2_(point_, callback_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
-#define MOLT_HOOK2_(point_, callback_, var_, ...)                                              \
-  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())                                      \
-  extern "C" MOLT_HIDDEN_ molt_callback var_;                                                  \
-  MOLT_ITEM_("molt_callbacks")                                                                 \
-  molt_callback var_ = molt::detail::make_callback<point_>(                                    \
-      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, __LINE__, ##__VA_ARGS__);
+  MOLT_HOOK2_(point_, callback_, id_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
+#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                           \
+  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())            \
+  /* Unnamed: several sources of one module have the same counters. */                           \
+  namespace {                                                                                    \
+  extern molt_callback var_;                                                                     \
+  MOLT_ITEM_("molt_callbacks")                                                                   \
+  molt_callback var_ = molt::detail::make_callback<point_>(                                      \
+      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, id_, ##__VA_ARGS__);    \
+  }
 
 namespace molt::detail {
 // The cast of a function pointer keeps this from being a constant expression, not from being

@@ -94,8 +94,9 @@ std::vector<Candidate> entries_of(const molt_hook_core* hook, const Owner* from,
       out.push_back({a.order, listed, owner->load_sequence, a.sequence, {a.fn, owner}});
     }
   }
-  std::sort(out.begin(), out.end(),
-            [](const Candidate& a, const Candidate& b) { return a.key() < b.key(); });
+  // Stable: callbacks of one module that tie stay in the order of their ordinals.
+  std::stable_sort(out.begin(), out.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.key() < b.key(); });
   return out;
 }
 
@@ -410,9 +411,11 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
   }
   std::lock_guard lock(registry().mutex);
   inside.clear();
+  // A walk's second frame names the module only; the hook is that of the chain below it.
+  const molt_hook_core* hook = nullptr;
   threads::for_each_frame([&](const molt_entry* entry, int tid) {
+    if (const molt_hook_core* here = hook_of(entry)) hook = here;
     if (__atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) != owner) return;
-    const molt_hook_core* hook = hook_of(entry);
     inside.push_back({tid, threads::thread_name(tid), hook ? hook->name : ""});
   });
   if (inside.empty()) inside.push_back({});
@@ -441,7 +444,9 @@ Status set_order(std::string_view name, const Order& order) {
       return fail(ENOENT, "no hook %.*s; see `molt hook list`", static_cast<int>(name.size()),
                   name.data());
     }
+    // A hook of its own mind: with no list, load order, whatever the order for all hooks is.
     core->order = clean;
+    core->order.given = true;
     if (Status ok = rebuild(core); !ok) return ok;
   }
   heavy_barrier();
@@ -492,12 +497,8 @@ void after_fork(bool child) {
       end_waiting(lineage);
       for (molt_hook_core* hook : hooks_of(from, nullptr)) open(hook);
     }
-    // Per-CPU counts of callbacks that other threads were in will never be balanced.
-    for (Owner* owner : r.attached) {
-      std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
-      std::memset(owner->began, 0, cpus * arch::percpu_stride);
-      std::memset(owner->ended, 0, cpus * arch::percpu_stride);
-    }
+    // Counts of asynchronous callbacks stay: one that is suspended may be resumed in the child. Those
+    // of other threads keep their module there for ever; nobody could prove that they are gone.
   }
   r.mutex.unlock();
 }

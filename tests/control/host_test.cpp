@@ -46,6 +46,7 @@ class HostTest : public test::Running {
     explicit Helper(const HostTest& test) {
       EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair_), 0);
       pid_ = fork();
+      close(pair_[pid_ == 0 ? 0 : 1]);
       if (pid_ != 0) return;
       for (char order; read(pair_[1], &order, 1) == 1;) {
         char answer = 0;
@@ -58,7 +59,10 @@ class HostTest : public test::Running {
       }
       _exit(0);
     }
-    ~Helper() { kill(pid_, SIGKILL), waitpid(pid_, nullptr, 0); }
+    ~Helper() {
+      close(pair_[0]);  // its signal to end
+      waitpid(pid_, nullptr, 0);
+    }
     int socket() const { return pair_[0]; }
     bool ask(char order) const {
       char answer = 0;
@@ -147,9 +151,8 @@ TEST_F(HostTest, SendsItselfSignals) {
   in_child([&] {
     start();
     for (const char* name : {"molt\n", "molt-bell\n", "molt-worker\n"}) {
-      const auto tasks = tasks_named(name);
-      ASSERT_FALSE(tasks.empty()) << name;
-      for (const std::string& task : tasks) {
+      ASSERT_TRUE(eventually([&] { return !tasks_named(name).empty(); })) << name;
+      for (const std::string& task : tasks_named(name)) {
         const std::string status = status_of(task);
         const std::size_t mask = status.find("SigBlk:\t");
         ASSERT_NE(mask, std::string::npos);
