@@ -33,7 +33,8 @@ void prepare() {
 void empty_hook(const Options& options, Report& report) {
   Pinned pinned;
   Request request;
-  Compared c = compare_loops(options.rounds(), aligned_loops.empty, aligned_loops.nothing, &request);
+  Compared c =
+      compare_loops(options.rounds(), aligned_loops.empty, aligned_loops.nothing, &request);
   report.add({"hook.empty", c.ours, "ns", "the loop without it", c.rival, c.ratio,
               Goal::ratio_at_most(1.05)});
 }
@@ -67,8 +68,8 @@ void placed(const char* name, const Options& options, Report& report) {
   Request request;
   std::vector<double> ours, rival, ratios;
   for (const DispatchLoops* loops : placements) {
-    Compared c = compare_loops(options.rounds(), loops->hooks.*length, loops->direct.*length,
-                               &request);
+    Compared c =
+        compare_loops(options.rounds(), loops->hooks.*length, loops->direct.*length, &request);
     ours.push_back(c.ours);
     rival.push_back(c.rival);
     ratios.push_back(c.ratio);
@@ -84,8 +85,8 @@ void array(const char* name, const Options& options, Report& report) {
   Request request;
   Compared c = compare_loops(options.rounds(), aligned_loops.hooks.*length,
                              aligned_loops.array.*length, &request);
-  report.add({name, c.ours, "ns", "unprotected array loop", c.rival, c.ratio,
-              Goal::ratio_at_most(0.65)});
+  report.add(
+      {name, c.ours, "ns", "unprotected array loop", c.rival, c.ratio, Goal::ratio_at_most(0.65)});
 }
 
 void chain1_direct(const Options& o, Report& r) {

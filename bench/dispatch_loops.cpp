@@ -61,7 +61,8 @@ template <unsigned N>
     int answer = 0;
     for (unsigned k = 0, count = array->count; k < count; ++k) {
       answer = array->callbacks[k](request);
-      if (answer != 0) [[unlikely]] break;
+      if (answer != 0) [[unlikely]]
+        break;
     }
     return answer;
   });

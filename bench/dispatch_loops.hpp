@@ -22,8 +22,8 @@ struct DispatchLoops {
   Loop<Request> nothing;  // counts, and does nothing else
   Loop<Request> empty;    // the same with an empty hook
   ChainLoops hooks;
-  ChainLoops direct;  // the same callbacks called by name
-  ChainLoops array;   // the same callbacks called through an array of pointers
+  ChainLoops direct;              // the same callbacks called by name
+  ChainLoops array;               // the same callbacks called through an array of pointers
   Loop<Request> leaf;             // calls a function that does next to nothing
   Loop<Request> leaf_with_empty;  // the same with an empty hook in that function
 };

@@ -25,7 +25,8 @@ void empty512(const Options& options, Report& report) {
   Request request;
   Compared c = compare_loops<Request>(
       options.rounds(), all_sites<with_hooks_0, with_hooks_128, with_hooks_256, with_hooks_384>,
-      all_sites<without_hooks_0, without_hooks_128, without_hooks_256, without_hooks_384>, &request);
+      all_sites<without_hooks_0, without_hooks_128, without_hooks_256, without_hooks_384>,
+      &request);
   // The loops' iterations pass 512 hooks each.
   report.add({"hook.empty512", c.difference / empty_sites, "ns more", "", 0, 0,
               Goal::value_at_most(0.2, "ns")});

@@ -61,7 +61,8 @@ class Pinned {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0) throw std::runtime_error("cannot pin a thread");
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
+      throw std::runtime_error("cannot pin a thread");
   }
   ~Pinned() { sched_setaffinity(0, sizeof before_, &before_); }
   Pinned(const Pinned&) = delete;
@@ -114,18 +115,17 @@ double time_loop(Loop<Context> loop, Context* context, std::uint64_t iterations)
 }
 
 // So many iterations that the loop takes about half a millisecond: shorter than a time slice, so
-// that most runs are not interrupted, and ten thousand times longer than reading the clock.
+// that most runs are not interrupted, and ten thousand times longer than reading the clock. The
+// shortest of several tries counts: one that was interrupted would make the loop look slow.
 template <class Context>
 std::uint64_t iterations_for(Loop<Context> loop, Context* context) {
   constexpr double wanted_ns = 500'000;
-  std::uint64_t iterations = 64;
-  for (;;) {
-    double ns = time_loop(loop, context, iterations) * static_cast<double>(iterations);
-    if (ns > wanted_ns / 2) {
-      return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(
-                                            static_cast<double>(iterations) * wanted_ns / ns));
+  for (std::uint64_t iterations = 64;; iterations *= 2) {
+    double each = time_loop(loop, context, iterations);
+    for (int i = 0; i < 4; ++i) each = std::min(each, time_loop(loop, context, iterations));
+    if (each * static_cast<double>(iterations) > wanted_ns / 4) {
+      return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(wanted_ns / each));
     }
-    iterations *= 2;
   }
 }
 

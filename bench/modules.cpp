@@ -44,7 +44,8 @@ void unload(const std::string& name) {
   int error = molt_unload(name.c_str(), 0, -1);
   std::string text = molt_last_error();
   if (error != 0 || text.find("pinned") != std::string::npos) {
-    throw std::runtime_error("unloading " + name + ": " + text + " (" + std::to_string(error) + ")");
+    throw std::runtime_error("unloading " + name + ": " + text + " (" + std::to_string(error) +
+                             ")");
   }
 }
 

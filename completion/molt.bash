@@ -5,7 +5,7 @@
 # shellcheck shell=bash
 
 _molt_lines() { # the words of `molt "$@"`, one a line; nothing if it fails
-  command "${COMP_WORDS[0]}" --timeout 0.5 "$@" 2>/dev/null
+  command "${COMP_WORDS[0]}" --timeout 1 "$@" 2>/dev/null
 }
 
 _molt_verbs() {

@@ -19,7 +19,7 @@ std::string option_name(const CLI::Option* option) {
   if (const std::size_t comma = name.find(','); comma != std::string::npos) {
     name.insert(comma + 1, " ");
   }
-  const std::string value = option->get_option_text();
+  const std::string& value = option->get_option_text();
   return value.empty() ? name : name + " " + value;
 }
 

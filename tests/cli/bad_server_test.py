@@ -56,7 +56,7 @@ class BadServer(MoltTest):
     def test_hangs(self):
         start = time.monotonic()
         self.assertIn("no answer", self.get({"hang": True}, 6, "--timeout", "0"))
-        self.assertLess(time.monotonic() - start, 2 + 3)
+        self.assertLess(time.monotonic() - start, 8)  # without --timeout it would be 10
 
     def test_answer_that_comes_late_is_not_the_next_ones(self):
         late = {"schema": 1, "name": "a", "result": "unmapped", "reason": "", "drain_us": 0}

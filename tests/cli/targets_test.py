@@ -135,7 +135,7 @@ class Ps(MoltTest):
         stopped = self.fake({})
         os.kill(stopped.process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, stopped.process.pid, os.WSTOPPED | os.WNOWAIT)
-        selected = ["-p", good.pid, "-p", stopped.pid, "--timeout", "0.2"]
+        selected = ["-p", good.pid, "-p", stopped.pid, "--timeout", "1.5"]
         self.assertEqual(self.row(good, *selected)[6], "ok")
         self.assertIn("is stopped", " ".join(self.row(stopped, *selected)))
 

@@ -21,7 +21,6 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <regex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -125,9 +124,9 @@ class Scenario {
     }
   }
 
-  void run(std::istream& steps) {
+  void run(std::istream& script) {
     std::string text;
-    for (int number = 1; std::getline(steps, text); ++number) {
+    for (int number = 1; std::getline(script, text); ++number) {
       Words words = split(text);
       if (words.empty()) continue;
       try {
@@ -235,13 +234,14 @@ class Scenario {
 
   int ask_as_nobody(const fs::path& path) {
     std::fflush(nullptr);
+    constexpr int cannot_become = 255;  // no errno is that large
     pid_t child = fork();
     if (child == 0) {
       int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
       constexpr uid_t nobody = 65534;
       if (setgroups(0, nullptr) != 0 || setresgid(nobody, nobody, nobody) != 0 ||
           setresuid(nobody, nobody, nobody) != 0) {
-        _exit(errno);
+        _exit(cannot_become);
       }
       ControlClient client(socket_);
       if (client.error() != 0) _exit(client.error());
@@ -250,6 +250,9 @@ class Scenario {
     int status = 0;
     waitpid(child, &status, 0);
     if (!WIFEXITED(status)) throw std::runtime_error("the unprivileged client died");
+    if (WEXITSTATUS(status) == cannot_become) {
+      throw CannotRunHere("cannot become another user here, although root");
+    }
     return -WEXITSTATUS(status);
   }
 
@@ -292,11 +295,15 @@ class Scenario {
   }
 
   void proc(const Words&) {
-    static const std::regex address("0x[0-9a-f]{2,}");
     json reply = ask("molt.List", json::object());
     for (const json& module : reply.at("modules")) {
-      print("    proc: " +
-            std::regex_replace(module.at("line").get<std::string>(), address, "0xADDR"));
+      std::string line = module.at("line");
+      std::size_t address = line.find(" 0x");
+      if (address != std::string::npos) {
+        std::size_t end = line.find(' ', address + 1);
+        line.replace(address, end == std::string::npos ? end : end - address, " 0xADDR");
+      }
+      print("    proc: " + line);
     }
   }
 

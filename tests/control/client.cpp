@@ -36,6 +36,7 @@ Client::Client(const std::string& socket_path) : socket_(::socket(AF_UNIX, SOCK_
 }
 
 bool Client::send_raw(std::string_view bytes, int fd) {
+  if (!socket_) return false;
   while (!bytes.empty()) {
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
     iovec part{const_cast<char*>(bytes.data()), bytes.size()};

@@ -61,9 +61,9 @@ TEST_P(SameFile, SharesTheResult) {
   EXPECT_TRUE(is(unload("probe"), 0));
 }
 INSTANTIATE_TEST_SUITE_P(Results, SameFile, testing::Values(0, -ENOMEM, -EIO),
-                         [](const auto& info) {
-                           return info.param == 0 ? std::string("success")
-                                                  : "errno" + std::to_string(-info.param);
+                         [](const auto& given) {
+                           return given.param == 0 ? std::string("success")
+                                                   : "errno" + std::to_string(-given.param);
                          });
 
 TEST_F(Concurrent, SameNameOtherFileSucceeds) {

@@ -306,9 +306,9 @@ TEST_P(InitFails, NothingIsLeft) {
 INSTANTIATE_TEST_SUITE_P(Answers, InitFails,
                          testing::Values(-EIO, -ENOMEM, -ENODEV, -EAGAIN, -EPERM, -4095, 1, 7, 4096,
                                          INT_MAX),
-                         [](const auto& info) {
-                           return info.param > 0 ? "positive" + std::to_string(info.param)
-                                                 : "errno" + std::to_string(-info.param);
+                         [](const auto& given) {
+                           return given.param > 0 ? "positive" + std::to_string(given.param)
+                                                  : "errno" + std::to_string(-given.param);
                          });
 
 TEST_F(Errors, InitAnswersNonsense) {
@@ -327,6 +327,7 @@ TEST_F(Errors, InitThrows) {
 
 // References that init leaked do not keep a failed module's name, but its memory: somebody may use it.
 TEST_F(Errors, InitFailsWithReferences) {
+  molt_gc();
   Traces before = Traces::now();
   molt_module* leaked = nullptr;
   board().init = [&](molt_module* self) {

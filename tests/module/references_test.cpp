@@ -232,9 +232,9 @@ TEST_F(Threads, HoldTheirModule) {
   ASSERT_TRUE(is(molt_thread_start(
                      module, "keeper",
                      [](void* raw) {
-                       auto* run = static_cast<Held*>(raw);
-                       run->refcount = molt_module_refcount(descriptor("probe"));
-                       run->gate.wait();
+                       auto* self = static_cast<Held*>(raw);
+                       self->refcount = molt_module_refcount(descriptor("probe"));
+                       self->gate.wait();
                      },
                      &run, 0, &thread),
                  0));
@@ -463,10 +463,10 @@ TEST_F(Notifiers, UnregisterWhileItRuns) {
   } slow;
   slow.notifier.context = &slow;
   slow.notifier.notify = [](molt_notifier* self, molt_module_state, molt_module*) {
-    auto* slow = static_cast<Slow*>(self->context);
-    slow->inside = true;
-    slow->gate.wait();
-    slow->inside = false;
+    auto* context = static_cast<Slow*>(self->context);
+    context->inside = true;
+    context->gate.wait();
+    context->inside = false;
     return 0;
   };
   ASSERT_EQ(molt_notifier_register(&slow.notifier), 0);
