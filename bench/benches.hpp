@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "harness.hpp"
 #include "report.hpp"
 
 namespace bench {
@@ -11,15 +12,27 @@ namespace bench {
 struct Options {
   bool quick = false;
   long cycles = 0;
-  // Rounds of a comparison that takes about a millisecond each.
-  int rounds() const { return quick ? 61 : 301; }
 };
+
+// A comparison of two loops that is made several times, each time in a process of its own. Where the
+// kernel puts program and modules in memory is random (ASLR), and decides which of their branches
+// meet in the processor's tables: that moves a figure by a fifth, in one process in ten. The median
+// over processes is not moved.
+struct Figure {
+  const char* name;
+  Compared (*measure)(int rounds);
+};
+// The medians of all processes.
+Compared measure_in_processes(const std::string& figure, const Options& options);
 
 struct Bench {
   const char* name;
   const char* what;
   void (*run)(const Options& options, Report& report);
 };
+
+std::vector<Figure> dispatch_figures();  // dispatch.cpp
+std::vector<Figure> empty_figures();     // empty.cpp
 
 // Each file's list, in the order in which they are run.
 std::vector<Bench> dispatch_benches();  // dispatch.cpp
@@ -29,7 +42,9 @@ std::vector<Bench> change_benches();    // change.cpp
 std::vector<Bench> storm_benches();     // storm.cpp
 std::vector<Bench> cycle_benches();     // cycles.cpp
 
-// A part of a measurement that needs a process of its own; see storm.cpp. Answers the exit code.
-int run_scenario(const std::string& name);
+// The parts of measurements that need a process of their own, which was started with
+// `--scenario NAME`; they print what they measured. The exit code, or -1: no such scenario.
+int run_figure(const std::string& name_and_rounds);  // figures.cpp
+int run_storm(const std::string& name);              // storm.cpp
 
 }  // namespace bench

@@ -159,7 +159,7 @@ void disable(const Options& options, Report& report) {
   while (running.load(std::memory_order_acquire) < 2) sched_yield();
   std::vector<double> disabled, enabled;
   int error = 0;
-  for (int i = 0; i < options.rounds() && error == 0; ++i) {
+  for (int i = 0; i < (options.quick ? 100 : 1000) && error == 0; ++i) {
     std::int64_t from = now_ns();
     error |= molt_disable("bench_small");
     std::int64_t between = now_ns();

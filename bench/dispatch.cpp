@@ -9,8 +9,6 @@
 //   - Callbacks are three instructions: nothing in them hides what calling them costs.
 //   - All loops are placed alike in memory (dispatch_loops.hpp).
 
-#include <stdexcept>
-
 #include "benches.hpp"
 #include "direct.hpp"
 #include "dispatch_loops.hpp"
@@ -22,112 +20,125 @@ CallbackArray callback_array[longest_chain + 1];
 
 namespace {
 
-constexpr const DispatchLoops* placements[] = {&placed_loops_0, &placed_loops_16, &placed_loops_32,
-                                               &placed_loops_48};
+using ChainLoop = Loop<Request> ChainLoops::*;
 
-void prepare() {
-  need_chains();
-  for (unsigned n = 0; n <= longest_chain; ++n) callback_array[n] = {direct, n};
-}
-
-void empty_hook(const Options& options, Report& report) {
+Compared empty_hook(int rounds) {
   Pinned pinned;
   Request request;
-  Compared c =
-      compare_loops(options.rounds(), aligned_loops.empty, aligned_loops.nothing, &request);
-  report.add({"hook.empty", c.ours, "ns", "the loop without it", c.rival, c.ratio,
-              Goal::ratio_at_most(1.05)});
+  return compare_loops(rounds, aligned_loops.empty, aligned_loops.nothing, &request);
 }
 
 // A function that would otherwise need no registers saved pays for those that the way through a
 // non-empty hook needs. No goal; but a reader should know.
-void empty_in_leaf(const Options& options, Report& report) {
+Compared empty_in_leaf(int rounds) {
   Pinned pinned;
   Request request;
-  Compared c =
-      compare_loops(options.rounds(), aligned_loops.leaf_with_empty, aligned_loops.leaf, &request);
-  report.add({"hook.empty.leaf", c.ours, "ns", "the leaf function without it", c.rival, c.ratio,
-              Goal::info()});
+  return compare_loops(rounds, aligned_loops.leaf_with_empty, aligned_loops.leaf, &request);
 }
 
-template <Loop<Request> ChainLoops::*length>
-void chain(const char* name, const Goal& goal, const Options& options, Report& report) {
-  prepare();
+template <ChainLoop chain>
+Compared against_direct(int rounds) {
+  need_chains();
   Pinned pinned;
   Request request;
-  Compared c = compare_loops(options.rounds(), aligned_loops.hooks.*length,
-                             aligned_loops.direct.*length, &request);
-  report.add({name, c.ours, "ns", "direct calls", c.rival, c.ratio, goal});
+  return compare_loops(rounds, aligned_loops.hooks.*chain, aligned_loops.direct.*chain, &request);
 }
 
-// The same ratio where the compiler put the loops: the median of four placements.
-template <Loop<Request> ChainLoops::*length>
-void placed(const char* name, const Options& options, Report& report) {
-  prepare();
+template <ChainLoop chain>
+Compared against_array(int rounds) {
+  need_chains();
+  for (unsigned n = 0; n <= longest_chain; ++n) callback_array[n] = {direct, n};
+  Pinned pinned;
+  Request request;
+  return compare_loops(rounds, aligned_loops.hooks.*chain, aligned_loops.array.*chain, &request);
+}
+
+// Against direct calls where the compiler put both: the median of four placements.
+template <ChainLoop chain>
+Compared placed(int rounds) {
+  need_chains();
   Pinned pinned;
   Request request;
   std::vector<double> ours, rival, ratios;
-  for (const DispatchLoops* loops : placements) {
-    Compared c =
-        compare_loops(options.rounds(), loops->hooks.*length, loops->direct.*length, &request);
+  for (const DispatchLoops* loops :
+       {&placed_loops_0, &placed_loops_16, &placed_loops_32, &placed_loops_48}) {
+    Compared c = compare_loops(rounds / 2, loops->hooks.*chain, loops->direct.*chain, &request);
     ours.push_back(c.ours);
     rival.push_back(c.rival);
     ratios.push_back(c.ratio);
   }
-  report.add({name, median(ours), "ns", "direct calls, as the compiler placed both", median(rival),
-              median(ratios), Goal::info()});
+  return {median(ours), median(rival), median(ratios), 0};
 }
 
-template <Loop<Request> ChainLoops::*length>
-void array(const char* name, const Options& options, Report& report) {
-  prepare();
-  Pinned pinned;
-  Request request;
-  Compared c = compare_loops(options.rounds(), aligned_loops.hooks.*length,
-                             aligned_loops.array.*length, &request);
-  report.add(
-      {name, c.ours, "ns", "unprotected array loop", c.rival, c.ratio, Goal::ratio_at_most(0.65)});
+void add(const char* name, const char* rival, const Goal& goal, const Options& options,
+         Report& report) {
+  Compared c = measure_in_processes(name, options);
+  report.add({name, c.ours, "ns", rival, c.rival, c.ratio, goal});
 }
 
-void chain1_direct(const Options& o, Report& r) {
-  chain<&ChainLoops::chain1>("hook.chain1", Goal::ratio_at_most(1.35), o, r);
-}
-void chain4_direct(const Options& o, Report& r) {
-  chain<&ChainLoops::chain4>("hook.chain4", Goal::ratio_at_most(1.15), o, r);
-}
-void chain16_direct(const Options& o, Report& r) {
-  chain<&ChainLoops::chain16>("hook.chain16", Goal::ratio_at_most(1.05), o, r);
-}
-void chain1_placed(const Options& o, Report& r) {
-  placed<&ChainLoops::chain1>("hook.chain1.placed", o, r);
-}
-void chain4_placed(const Options& o, Report& r) {
-  placed<&ChainLoops::chain4>("hook.chain4.placed", o, r);
-}
-void chain16_placed(const Options& o, Report& r) {
-  placed<&ChainLoops::chain16>("hook.chain16.placed", o, r);
-}
-void chain8_array(const Options& o, Report& r) {
-  array<&ChainLoops::chain8>("hook.chain8.array", o, r);
-}
-void chain16_array(const Options& o, Report& r) {
-  array<&ChainLoops::chain16>("hook.chain16.array", o, r);
-}
+constexpr const char* by_name = "direct calls";
+constexpr const char* by_name_anywhere = "direct calls, as the compiler placed both";
+constexpr const char* by_array = "unprotected array loop";
 
 }  // namespace
 
+std::vector<Figure> dispatch_figures() {
+  return {
+      {"hook.empty", empty_hook},
+      {"hook.empty.leaf", empty_in_leaf},
+      {"hook.chain1", against_direct<&ChainLoops::chain1>},
+      {"hook.chain4", against_direct<&ChainLoops::chain4>},
+      {"hook.chain16", against_direct<&ChainLoops::chain16>},
+      {"hook.chain1.placed", placed<&ChainLoops::chain1>},
+      {"hook.chain4.placed", placed<&ChainLoops::chain4>},
+      {"hook.chain16.placed", placed<&ChainLoops::chain16>},
+      {"hook.chain8.array", against_array<&ChainLoops::chain8>},
+      {"hook.chain16.array", against_array<&ChainLoops::chain16>},
+  };
+}
+
 std::vector<Bench> dispatch_benches() {
   return {
-      {"hook.empty", "an empty hook in a loop", empty_hook},
-      {"hook.empty.leaf", "an empty hook in a function that needs no registers", empty_in_leaf},
-      {"hook.chain1", "a chain of 1, against a direct call", chain1_direct},
-      {"hook.chain4", "a chain of 4, against direct calls", chain4_direct},
-      {"hook.chain16", "a chain of 16, against direct calls", chain16_direct},
-      {"hook.chain1.placed", "the same, wherever the code lies", chain1_placed},
-      {"hook.chain4.placed", "the same, wherever the code lies", chain4_placed},
-      {"hook.chain16.placed", "the same, wherever the code lies", chain16_placed},
-      {"hook.chain8.array", "a chain of 8, against an unprotected array loop", chain8_array},
-      {"hook.chain16.array", "a chain of 16, against an unprotected array loop", chain16_array},
+      {"hook.empty", "an empty hook in a loop",
+       [](const Options& o, Report& r) {
+         add("hook.empty", "the loop without it", Goal::ratio_at_most(1.05), o, r);
+       }},
+      {"hook.empty.leaf", "an empty hook in a function that needs no registers",
+       [](const Options& o, Report& r) {
+         add("hook.empty.leaf", "the leaf function without it", Goal::info(), o, r);
+       }},
+      {"hook.chain1", "a chain of 1, against a direct call",
+       [](const Options& o, Report& r) {
+         add("hook.chain1", by_name, Goal::ratio_at_most(1.35), o, r);
+       }},
+      {"hook.chain4", "a chain of 4, against direct calls",
+       [](const Options& o, Report& r) {
+         add("hook.chain4", by_name, Goal::ratio_at_most(1.15), o, r);
+       }},
+      {"hook.chain16", "a chain of 16, against direct calls",
+       [](const Options& o, Report& r) {
+         add("hook.chain16", by_name, Goal::ratio_at_most(1.05), o, r);
+       }},
+      {"hook.chain1.placed", "hook.chain1 wherever the code lies",
+       [](const Options& o, Report& r) {
+         add("hook.chain1.placed", by_name_anywhere, Goal::info(), o, r);
+       }},
+      {"hook.chain4.placed", "hook.chain4 wherever the code lies",
+       [](const Options& o, Report& r) {
+         add("hook.chain4.placed", by_name_anywhere, Goal::info(), o, r);
+       }},
+      {"hook.chain16.placed", "hook.chain16 wherever the code lies",
+       [](const Options& o, Report& r) {
+         add("hook.chain16.placed", by_name_anywhere, Goal::info(), o, r);
+       }},
+      {"hook.chain8.array", "a chain of 8, against an unprotected array loop",
+       [](const Options& o, Report& r) {
+         add("hook.chain8.array", by_array, Goal::ratio_at_most(0.65), o, r);
+       }},
+      {"hook.chain16.array", "a chain of 16, against an unprotected array loop",
+       [](const Options& o, Report& r) {
+         add("hook.chain16.array", by_array, Goal::ratio_at_most(0.65), o, r);
+       }},
   };
 }
 

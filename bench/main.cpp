@@ -72,7 +72,8 @@ int main(int argc, char** argv) {
 
   if (!scenario.empty()) {
     try {
-      return bench::run_scenario(scenario);
+      int result = bench::run_figure(scenario);
+      return result >= 0 ? result : bench::run_storm(scenario) == 0 ? 0 : 1;
     } catch (const std::exception& e) {
       std::printf("%s\n", e.what());
       return 1;

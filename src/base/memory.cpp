@@ -16,9 +16,21 @@ namespace {
 // 64 KiB message.
 constexpr std::size_t reserve_bytes = std::size_t{1} << 20;
 
+constexpr std::size_t unit_bytes = 256;
+constexpr std::size_t units = reserve_bytes / unit_bytes;
+
+// A run of units; its first 16 bytes say how many.
 alignas(16) char g_reserve[reserve_bytes];
-std::atomic<std::size_t> g_used{0};    // bump pointer
-std::atomic<std::size_t> g_blocks{0};  // blocks not freed yet; at 0 the reserve is whole again
+bool g_taken[units];
+std::atomic<std::size_t> g_taken_count{0};
+std::atomic_flag g_lock = ATOMIC_FLAG_INIT;
+
+struct Locked {
+  Locked() {
+    while (g_lock.test_and_set(std::memory_order_acquire)) __builtin_ia32_pause();
+  }
+  ~Locked() { g_lock.clear(std::memory_order_release); }
+};
 
 bool in_reserve(const void* p) {
   auto at = reinterpret_cast<std::uintptr_t>(p);
@@ -27,13 +39,30 @@ bool in_reserve(const void* p) {
 }
 
 void* from_reserve(std::size_t bytes) {
-  bytes = (bytes + 15) & ~std::size_t{15};
-  g_blocks.fetch_add(1, std::memory_order_acq_rel);
-  std::size_t at = g_used.fetch_add(bytes, std::memory_order_acq_rel);
-  if (at + bytes <= reserve_bytes) return g_reserve + at;
-  g_used.fetch_sub(bytes, std::memory_order_acq_rel);
-  g_blocks.fetch_sub(1, std::memory_order_acq_rel);
+  if (bytes > reserve_bytes / 2) return nullptr;
+  std::size_t wanted = (bytes + 16 + unit_bytes - 1) / unit_bytes;
+  Locked locked;
+  std::size_t run = 0;
+  for (std::size_t i = 0; i < units; ++i) {
+    run = g_taken[i] ? 0 : run + 1;
+    if (run < wanted) continue;
+    std::size_t first = i + 1 - wanted;
+    memset(g_taken + first, 1, wanted);
+    g_taken_count.fetch_add(wanted, std::memory_order_relaxed);
+    char* at = g_reserve + first * unit_bytes;
+    memcpy(at, &wanted, sizeof wanted);
+    return at + 16;
+  }
   return nullptr;
+}
+
+void give_back(void* p) {
+  char* at = static_cast<char*>(p) - 16;
+  std::size_t count;
+  memcpy(&count, at, sizeof count);
+  Locked locked;
+  memset(g_taken + static_cast<std::size_t>(at - g_reserve) / unit_bytes, 0, count);
+  g_taken_count.fetch_sub(count, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -53,13 +82,12 @@ void reserve_release(void* p) {
     free(p);
     return;
   }
-  if (g_blocks.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    g_used.store(0, std::memory_order_release);
-  }
+  give_back(p);
 }
 
 Status memory_available() {
-  if (g_blocks.load(std::memory_order_acquire) != 0) {
+  // What lives long may stay in the reserve; half of it is enough for an operation.
+  if (g_taken_count.load(std::memory_order_relaxed) > units / 2) {
     return fail(ENOMEM, "the process has no memory left; nothing was changed");
   }
   // Whether malloc has what the operation is likely to want; not a promise, the reserve is.

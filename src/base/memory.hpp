@@ -15,7 +15,7 @@
 
 namespace molt {
 
-// ENOMEM while the reserve is in use or cannot be refilled.
+// ENOMEM while more than half of the reserve is in use, or malloc has nothing.
 Status memory_available();
 
 // Bytes whose size comes from outside: asking for them may fail.

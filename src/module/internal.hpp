@@ -189,6 +189,8 @@ void remove_notifiers_of(Module& module);
 void remove_offers_of(const Module& module);
 // --- thread.cpp ---
 int thread_count(const Module& module);
+// "a, b": of its threads; "" if none runs. Under the lock.
+std::string thread_names(const Module& module);
 int stoppable_threads(const Module& module);
 // Asks the module's stoppable threads to stop and waits for them. False: deadline or cancelled.
 bool stop_threads(Module& module, Deadline deadline, const Cancelled& cancelled);

@@ -333,6 +333,10 @@ Status run_init(Module& module) {
     return fail(EINVAL, "%s: init returned %d; it must be 0 or a negative errno",
                 module.name.c_str(), result);
   }
+  constexpr int largest_errno = 4095;
+  if (result < -largest_errno) {
+    return fail(EINVAL, "%s: init answered %d, which is no errno", module.name.c_str(), result);
+  }
   return fail(-result, "%s: init failed: %s", module.name.c_str(), errno_name(-result));
 }
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/last_error.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -206,8 +207,10 @@ Status removable(const Module& module, bool resident) {
   }
   int references = module.reported_refcnt() - stoppable_threads(module);
   if (references > 0) {
-    return fail(EAGAIN, "%s is in use: %d reference%s held; --resident frees its name",
-                module.name.c_str(), references, references == 1 ? "" : "s");
+    std::string threads = thread_names(module);
+    return fail(EAGAIN, "%s is in use: %d reference%s held%s%s; --resident frees its name",
+                module.name.c_str(), references, references == 1 ? "" : "s",
+                threads.empty() ? "" : ", by its threads too: ", threads.c_str());
   }
   return {};
 }
@@ -428,20 +431,21 @@ extern "C" void molt_module_get(molt_module* descriptor) {
 }
 
 extern "C" int molt_module_put(molt_module* descriptor) {
-  if (descriptor == nullptr) return 0;
+  if (descriptor == nullptr) return molt::succeed();
   Lock lock(manager().mutex);
   Module* module = find_descriptor(descriptor);
-  if (module == nullptr) return -EINVAL;
+  if (module == nullptr) return answer(molt::fail(EINVAL, "no module that is loaded"));
   // The init reference and those of dependants are the core's own, not a caller's to put.
   int kept = (module->state == MOLT_MODULE_STATE_COMING ? 1 : 0) +
              static_cast<int>(module->users.size());
   if (module->references() <= kept) {
     molt::log::line(module->name, "reference count underflow refused");
-    return -EINVAL;
+    return answer(molt::fail(EINVAL, "%s: a reference was put that nobody holds",
+                             module->name.c_str()));
   }
   --module->refcnt;
   announce_change();
-  return 0;
+  return molt::succeed();
 }
 
 extern "C" int molt_module_refcount(const molt_module* descriptor) {

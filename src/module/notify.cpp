@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/last_error.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -82,11 +83,14 @@ void remove_notifiers_of(Module& module) {
 using namespace molt::module;
 
 extern "C" int molt_notifier_register(molt_notifier* notifier) {
-  if (notifier == nullptr || notifier->notify == nullptr) return -EINVAL;
+  if (notifier == nullptr || notifier->notify == nullptr) {
+    return molt::answer(molt::fail(EINVAL, "a notifier without a function"));
+  }
   Lock lock(manager().mutex);
   auto& all = manager().notifiers;
   for (const auto& entry : all) {
-    if (entry->notifier == notifier) return -EEXIST;
+    if (entry->notifier != notifier) continue;
+    return molt::answer(molt::fail(EEXIST, "the notifier is registered already"));
   }
   auto entry = std::make_shared<Notifier>();
   entry->notifier = notifier;
@@ -96,7 +100,7 @@ extern "C" int molt_notifier_register(molt_notifier* notifier) {
     return other->notifier->priority < notifier->priority;
   });
   all.insert(before, std::move(entry));
-  return 0;
+  return molt::succeed();
 }
 
 extern "C" int molt_notifier_unregister(molt_notifier* notifier) {
@@ -104,10 +108,10 @@ extern "C" int molt_notifier_unregister(molt_notifier* notifier) {
   auto& all = manager().notifiers;
   auto at = std::find_if(all.begin(), all.end(),
                          [&](const auto& entry) { return entry->notifier == notifier; });
-  if (at == all.end()) return -ENOENT;
+  if (at == all.end()) return molt::answer(molt::fail(ENOENT, "the notifier is not registered"));
   auto entry = *at;
   all.erase(at);
   entry->removed = true;
   wait_until_idle(lock, entry);
-  return 0;
+  return molt::succeed();
 }

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/last_error.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -33,19 +34,25 @@ using namespace molt::module;
 
 extern "C" int molt_offer(molt_module* owner, const char* kind, const char* name,
                           const void* structure) {
-  if (kind == nullptr || name == nullptr || structure == nullptr) return -EINVAL;
+  if (kind == nullptr || name == nullptr || structure == nullptr) {
+    return molt::answer(molt::fail(EINVAL, "an offer needs a kind, a name and a structure"));
+  }
   Lock lock(manager().mutex);
-  if (find_offer(kind, name) != manager().offers.end()) return -EEXIST;
+  if (find_offer(kind, name) != manager().offers.end()) {
+    return molt::answer(molt::fail(EEXIST, "%s %s is offered already", kind, name));
+  }
   manager().offers.push_back({kind, name, structure, find_descriptor(owner)});
-  return 0;
+  return molt::succeed();
 }
 
 extern "C" int molt_withdraw(molt_module* owner, const char* kind, const char* name) {
   Lock lock(manager().mutex);
   auto at = find_offer(kind, name);
-  if (at == manager().offers.end() || at->owner != find_descriptor(owner)) return -ENOENT;
+  if (at == manager().offers.end() || at->owner != find_descriptor(owner)) {
+    return molt::answer(molt::fail(ENOENT, "%s %s is not offered by this module", kind, name));
+  }
   manager().offers.erase(at);
-  return 0;
+  return molt::succeed();
 }
 
 extern "C" const void* molt_acquire(const char* kind, const char* name, molt_module** owner) {

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -29,7 +30,26 @@ Names& names() {
   return *n;
 }
 
+// A file-size limit is answered by a signal that ends the process, unless it is blocked.
+class FileSizeSignalBlocked {
+ public:
+  FileSizeSignalBlocked() {
+    sigemptyset(&signal_);
+    sigaddset(&signal_, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &signal_, &before_);
+  }
+  ~FileSizeSignalBlocked() {
+    timespec now{};
+    if (!sigismember(&before_, SIGXFSZ)) sigtimedwait(&signal_, nullptr, &now);
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t signal_, before_;
+};
+
 Status write_all(int fd, std::span<const std::byte> content) {
+  FileSizeSignalBlocked blocked;
   while (!content.empty()) {
     ssize_t n = write(fd, content.data(), content.size());
     if (n < 0 && errno == EINTR) continue;
@@ -102,7 +122,7 @@ Result<Stored> store_copy(std::span<const std::byte> content, const std::string&
     log::line("", "store: %s; loading from memory instead", stored.error().detail);
     return memory;
   }
-  return fail(stored.error().code, "%s; and from memory: %s", stored.error().detail,
+  return fail(memory.error().code, "%s; and from memory: %s", stored.error().detail,
               memory.error().detail);
 }
 

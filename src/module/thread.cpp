@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/last_error.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -65,6 +66,16 @@ int thread_count(const Module& module) {
       std::count_if(all.begin(), all.end(), [&](Thread* t) { return t->owner == &module; }));
 }
 
+std::string thread_names(const Module& module) {
+  std::string names;
+  for (const Thread* thread : manager().threads) {
+    if (thread->owner != &module) continue;
+    if (!names.empty()) names += ", ";
+    names += thread->name;
+  }
+  return names;
+}
+
 int stoppable_threads(const Module& module) {
   const auto& all = manager().threads;
   return static_cast<int>(std::count_if(
@@ -114,8 +125,10 @@ extern "C" int molt_thread_start(molt_module* owner, const char* name, void (*ru
     if (thread->owner != nullptr) {
       if (thread->owner->state != MOLT_MODULE_STATE_LIVE &&
           thread->owner->state != MOLT_MODULE_STATE_COMING) {
+        auto busy = fail(EBUSY, "%s is %s; no thread of it can begin now",
+                         thread->owner->name.c_str(), state_text(thread->owner->state));
         delete thread;
-        return -EBUSY;
+        return answer(busy);
       }
       ++thread->owner->refcnt;
     }
@@ -129,7 +142,7 @@ extern "C" int molt_thread_start(molt_module* owner, const char* name, void (*ru
   if (handle != nullptr) *handle = reinterpret_cast<molt_thread*>(thread);
   int error = pthread_create(&id, &attributes, entry, thread);
   pthread_attr_destroy(&attributes);
-  if (error == 0) return 0;
+  if (error == 0) return succeed();
   Lock lock(manager().mutex);
   auto& all = manager().threads;
   all.erase(std::remove(all.begin(), all.end(), thread), all.end());
@@ -137,7 +150,7 @@ extern "C" int molt_thread_start(molt_module* owner, const char* name, void (*ru
   if (handle != nullptr) *handle = nullptr;
   delete thread;
   announce_change();
-  return -error;
+  return answer(fail_errno(error, "cannot start thread %s", name ? name : "module"));
 }
 
 extern "C" bool molt_thread_should_stop() {

@@ -212,10 +212,10 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     module->enabled = enabled;
     module->take_base();
     announce_change();
+    std::string who = empty ? "its threads to stop: " + thread_names(*module) : name_them(inside);
     return fail(request.cancelled && request.cancelled() ? ECANCELED : ETIMEDOUT,
                 "%s: gave up waiting for %s; it is live again; wait longer (--timeout) or --resident",
-                module->name.c_str(),
-                empty ? "its threads to stop" : name_them(inside).c_str());
+                module->name.c_str(), who.c_str());
   }
 
   // 3. The end.

@@ -14,6 +14,7 @@
 #include "base/barrier.hpp"
 #include "base/directory.hpp"
 #include "base/fd.hpp"
+#include "base/last_error.hpp"
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
@@ -22,39 +23,6 @@
 
 namespace molt {
 namespace {
-
-// --- last error -----------------------------------------------------------------------------
-
-pthread_key_t g_error_key;
-__thread char* t_error __attribute__((tls_model("initial-exec"))) = nullptr;
-constexpr std::size_t error_bytes = 512;
-
-void set_error(const char* text) {
-  if (t_error == nullptr) {
-    t_error = static_cast<char*>(std::malloc(error_bytes));
-    if (t_error == nullptr) return;
-    pthread_setspecific(g_error_key, t_error);
-  }
-  std::snprintf(t_error, error_bytes, "%s", text);
-}
-
-void free_error(void* text) {
-  std::free(text);
-  t_error = nullptr;
-}
-
-int done() {
-  if (t_error != nullptr) t_error[0] = '\0';
-  return 0;
-}
-int failed(const Error& error) {
-  set_error(error.detail);
-  return -error.code;
-}
-template <class T>
-int answer(const Result<T>& result) {
-  return result ? done() : failed(result.error());
-}
 
 // --- fork -----------------------------------------------------------------------------------
 
@@ -80,20 +48,12 @@ void after_fork_child() {
 __attribute__((constructor(101))) void set_up() {
   barrier_setup();
   threads::setup();
-  pthread_key_create(&g_error_key, free_error);
+  last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }
-
-int open_failed(const char* path) {
-  int code = errno;
-  char text[error_bytes];
-  std::snprintf(text, sizeof text, "cannot open %s: %s", path, std::strerror(code));
-  set_error(text);
-  return -code;
-}
 
 std::vector<std::string> split(const char* list) {
   std::vector<std::string> parts;
@@ -118,7 +78,7 @@ extern "C" int molt_start(const molt_options* options) {
   control::Options o;
   if (options != nullptr) {
     if (options->size != sizeof(molt_options)) {
-      return failed(fail(EINVAL, "molt_options of another version: rebuild the host").value());
+      return answer(fail(EINVAL, "molt_options of another version: rebuild the host"));
     }
     if (options->name) o.name = options->name;
     if (options->directory) o.directory = options->directory;
@@ -131,7 +91,7 @@ extern "C" int molt_start(const molt_options* options) {
 
 extern "C" void molt_stop() { control::stop(); }
 
-extern "C" const char* molt_last_error() { return t_error ? t_error : ""; }
+extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
   module::LoadRequest request;
@@ -142,14 +102,14 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
   request.probe = (flags & MOLT_LOAD_PROBE) != 0;
   request.timeout_ms = timeout_ms;
   if (flags & ~std::uint32_t{MOLT_LOAD_FORCE | MOLT_LOAD_PROBE}) {
-    return failed(fail(EINVAL, "unknown load flag %#x", flags).value());
+    return answer(fail(EINVAL, "unknown load flag %#x", flags));
   }
   return answer(module::load(request));
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return open_failed(path);
+  if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::LoadRequest request;
   request.fd = fd.get();
   request.path = path;
@@ -158,7 +118,7 @@ extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags
   request.probe = (flags & MOLT_LOAD_PROBE) != 0;
   request.timeout_ms = timeout_ms;
   if (flags & ~std::uint32_t{MOLT_LOAD_FORCE | MOLT_LOAD_PROBE}) {
-    return failed(fail(EINVAL, "unknown load flag %#x", flags).value());
+    return answer(fail(EINVAL, "unknown load flag %#x", flags));
   }
   return answer(module::load(request));
 }
@@ -169,13 +129,13 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
   request.timeout_ms = timeout_ms;
   if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
-    return failed(fail(EINVAL, "unknown unload flag %#x", flags).value());
+    return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);
-  if (!report) return failed(report.error());
-  done();
+  if (!report) return answer(report.error());
+  succeed();
   if (report->fate != module::Fate::unmapped) {
-    set_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
+    set_last_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
   }
   return 0;
 }
@@ -183,7 +143,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return open_failed(path);
+  if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
   request.name = name ? name : "";
   request.fd = fd.get();
@@ -192,10 +152,10 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
   auto report = module::replace(request);
-  if (!report) return failed(report.error());
-  done();
+  if (!report) return answer(report.error());
+  succeed();
   if (report->old != module::Fate::unmapped) {
-    set_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
+    set_last_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
   }
   return 0;
 }
@@ -205,7 +165,7 @@ extern "C" int molt_enable(const char* name) { return answer(module::set_enabled
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);
-  done();
+  succeed();
   return static_cast<int>(report.freed.size());
 }
 

@@ -241,13 +241,12 @@ TEST_F(Memory, ProbeTwoHundredKeepFive) {
   std::string original(std::istreambuf_iterator<char>(in), {});
   std::vector<fs::path> files;
   for (int i = 0; i < 200; ++i) {
-    char name[16];
-    std::snprintf(name, sizeof name, "numbered_%03d", i);
+    std::string name = "numbered_" + std::to_string(1000 + i).substr(1);
     std::string bytes = original;
     for (std::size_t at = 0; (at = bytes.find("numbered_000", at)) != std::string::npos; ++at) {
       bytes.replace(at, 12, name);
     }
-    files.push_back(folder.path() / (name + std::string(".so")));
+    files.push_back(folder.path() / (name + ".so"));
     std::ofstream(files.back(), std::ios::binary) << bytes;
   }
   auto fits = [](const std::string& name) { return std::stoi(name.substr(9)) % 40 == 7; };
@@ -280,8 +279,12 @@ TEST_F(Memory, ProbeTwoHundredKeepFive) {
     kept += result == 0;
   }
   EXPECT_EQ(kept, 5);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they keep what was freed
   long size_kib = static_cast<long>(original.size() / 1024) + 64;
   EXPECT_LE(memory_kib() - empty_kib, kept * size_kib);
+#else
+  EXPECT_GT(empty_kib, 0);
+#endif
   for (const fs::path& file : files) {
     if (fits(file.stem())) {
       EXPECT_TRUE(is(unload(file.stem().c_str()), 0));
