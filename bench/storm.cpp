@@ -90,7 +90,8 @@ class Crowd {
     auto* member = static_cast<Member*>(argument);
     // As threads of a real program, they have allocated before: what the C library keeps for each
     // is there in every scenario.
-    free(malloc(1000));
+    void* volatile first = malloc(1000);
+    free(first);
     member->crowd->waiting_.fetch_add(1, std::memory_order_release);
     member->crowd->go_.wait(0, std::memory_order_acquire);
     member->crowd->work_(member->number);
@@ -150,6 +151,14 @@ Outcome storm() {
   return outcome;
 }
 
+Outcome nothing() {
+  Holdings before = holdings();
+  Crowd crowd([](int) {});
+  std::int64_t from = now_ns();
+  std::int64_t to = crowd.release();
+  return grown(before, ms_since(from, to));
+}
+
 Outcome dlopen_all(const std::function<std::string(int)>& path) {
   std::vector<std::string> paths;
   for (int i = 0; i < storm_threads; ++i) paths.push_back(path(i));
@@ -193,8 +202,11 @@ struct Scenario {
   const char* name;
   Outcome (*run)();
 };
-constexpr Scenario scenarios[] = {
-    {"one", one}, {"storm", storm}, {"dlopen", dlopen_same}, {"copies", dlopen_copies}};
+constexpr Scenario scenarios[] = {{"one", one},
+                                  {"nothing", nothing},
+                                  {"storm", storm},
+                                  {"dlopen", dlopen_same},
+                                  {"copies", dlopen_copies}};
 
 Outcome run(const char* name) {
   std::istringstream text(run_in_new_process(name));

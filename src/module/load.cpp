@@ -141,10 +141,12 @@ Status reserve(Lock& lock, const ModulePtr& module, const LoadRequest& request) 
     if (other->state == MOLT_MODULE_STATE_LIVE && over) {
       return already_loaded(module->name);
     }
-    if (other->state == MOLT_MODULE_STATE_GOING || other->leaving) {
+    // Who waited goes on waiting: that is the other load's failure being undone.
+    if (!waited && (other->state == MOLT_MODULE_STATE_GOING || other->leaving)) {
       return fail(EBUSY, "%s is being unloaded; try again when it has gone", module->name.c_str());
     }
-    if (other->state != MOLT_MODULE_STATE_LIVE && other->loader_tid == gettid()) {
+    if (other->state != MOLT_MODULE_STATE_LIVE &&
+        (other->loader_tid == gettid() || thread_owner() == other.get())) {
       return deadlock(module->name);
     }
     waited = true;
@@ -191,7 +193,10 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   Result<Stored> stored = store_copy(content, module.hash);
   if (!stored) return pass(stored);
   module.stored = *stored;
+  errno = 0;
   module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  // Its texts do not always say that memory was what it lacked.
+  int code = errno == ENOMEM ? ENOMEM : ENOEXEC;
   const char* error = module.handle ? nullptr : dlerror();
   store_mapped(*stored);
   if (module.handle == nullptr) {
@@ -202,7 +207,7 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
                   module.name.c_str(), symbol.c_str());
     }
-    return fail(ENOEXEC, "%s: %s", module.name.c_str(), text.c_str());
+    return fail(code, "%s: %s", module.name.c_str(), text.c_str());
   }
   module.descriptor = static_cast<molt_module*>(dlsym(module.handle, MOLT_MODULE_SYMBOL));
   if (module.descriptor == nullptr) {
@@ -379,8 +384,8 @@ Result<Prepared> prepare(const LoadRequest& request) {
   p.description = text("description");
   p.srcversion = image->build_id();
   if (std::string magic = text("magic"); magic != MOLT_MAGIC) {
-    log::line(p.name, "version magic '%s' should be '%s'", magic.c_str(), MOLT_MAGIC);
     if (!request.force) {
+      log::line(p.name, "version magic '%s' should be '%s'", magic.c_str(), MOLT_MAGIC);
       return fail(ENOEXEC, "%s: version magic '%s' should be '%s'; rebuild it, or --force",
                   p.name.c_str(), magic.c_str(), MOLT_MAGIC);
     }
