@@ -176,8 +176,8 @@ bench::Registered shared_refcount("hook.shared_refcount", [] {
 bench::Registered threads2("hook.threads2", [] {
   load_all();
   bench::Pair p = bench::paired_throughput(2, ours<4>, 1, ours<4>);
-  bench::report({"hook.threads2", p.ours / 1e6, "M/s", "1 thread", p.rival / 1e6, p.ratio,
-                 ">= 1.95"});
+  bench::report(
+      {"hook.threads2", p.ours / 1e6, "M/s", "1 thread", p.rival / 1e6, p.ratio, ">= 1.95"});
 });
 
 }  // namespace

@@ -2,10 +2,10 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <molt/host.hpp>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <molt/host.hpp>
 
 #include <atomic>
 #include <cstdio>
@@ -158,8 +158,8 @@ bench::Registered cycles("module.cycles", [] {
   const int n = bench::options().quick ? 2000 : bench::options().cycles;
   constexpr int warm_up = 1000;
   auto cycle = [&] {
-    if (molt_load(path.c_str(), nullptr, 0, -1) != 0 ||
-        molt_unload("bench_small", 0, -1) != 0 || molt_last_error()[0] != '\0') {
+    if (molt_load(path.c_str(), nullptr, 0, -1) != 0 || molt_unload("bench_small", 0, -1) != 0 ||
+        molt_last_error()[0] != '\0') {
       throw std::runtime_error(molt_last_error());
     }
   };

@@ -1,8 +1,8 @@
 // Taking one module out while a thread sleeps 300 ms in another one on the same hook. A grace period
 // has to wait for that thread; a record of who is where does not.
 
-#include <molt/host.hpp>
 #include <urcu/urcu-memb.h>
+#include <molt/host.hpp>
 
 #include <atomic>
 #include <thread>
@@ -17,9 +17,10 @@ molt::hook<SharedPoint> shared;
 // A thread that is nearly always asleep in bench_sleeper's callback.
 class Sleeper {
  public:
-  explicit Sleeper(void (*sleep)()) : thread_([this, sleep] {
-    while (!stop_.load(std::memory_order_relaxed)) sleep();
-  }) {}
+  explicit Sleeper(void (*sleep)())
+      : thread_([this, sleep] {
+          while (!stop_.load(std::memory_order_relaxed)) sleep();
+        }) {}
   ~Sleeper() {
     stop_.store(true, std::memory_order_relaxed);
     thread_.join();
@@ -72,8 +73,8 @@ bench::Registered unload("module.unload_other_sleeps", [] {
   double us = bench::median(detach);
   bench::report({"module.unload_other_sleeps", us, "us", "liburcu synchronize_rcu",
                  bench::median(grace), us, "<= 10"});
-  bench::report({"module.unload_whole", bench::median(whole), "us", "", 0, bench::median(whole),
-                 "info"});
+  bench::report(
+      {"module.unload_whole", bench::median(whole), "us", "", 0, bench::median(whole), "info"});
 });
 
 }  // namespace

@@ -166,8 +166,7 @@ struct signature_builder<R(Args...)> {
 };
 // An object that is exported or imported rather than a function.
 template <class T>
-  requires(!std::is_function_v<T>)
-struct signature_builder<T> {
+requires(!std::is_function_v<T>) struct signature_builder<T> {
   static constexpr builder make() {
     builder out;
     add_argument<T>(out);

@@ -23,20 +23,19 @@ extern "C" {
 
 #define MOLT_HIDDEN_ __attribute__((visibility("hidden")))
 /* An explicit alignment keeps the compiler from raising it, which would tear holes in the array. */
-#define MOLT_ITEM_(section_name) \
-  __attribute__((used, retain, section(section_name), aligned(8)))
+#define MOLT_ITEM_(section_name) __attribute__((used, retain, section(section_name), aligned(8)))
 
 /* Note records: name "Molt", type MOLT_NOTE_INFO, text "key=value", as many as there are items. */
 #define MOLT_NOTE_INFO 1
 #define MOLT_CAT2_(a, b) a##b
 #define MOLT_CAT_(a, b) MOLT_CAT2_(a, b)
-#define MOLT_NOTE_(text)                                                              \
-  static const struct {                                                               \
-    uint32_t name_bytes, text_bytes, type;                                            \
-    char name[8];                                                                     \
-    char value[(sizeof(text) + 3) & ~(size_t)3];                                      \
-  } MOLT_CAT_(molt_note_, __COUNTER__)                                                \
-      __attribute__((used, retain, section(".note.molt"), aligned(4))) = {            \
+#define MOLT_NOTE_(text)                                                   \
+  static const struct {                                                    \
+    uint32_t name_bytes, text_bytes, type;                                 \
+    char name[8];                                                          \
+    char value[(sizeof(text) + 3) & ~(size_t)3];                           \
+  } MOLT_CAT_(molt_note_, __COUNTER__)                                     \
+      __attribute__((used, retain, section(".note.molt"), aligned(4))) = { \
           5, sizeof(text), MOLT_NOTE_INFO, "Molt", text};
 
 /* The module's own descriptor: what molt_module_get() and the like take. Protected: another module's
@@ -59,18 +58,34 @@ MOLT_HIDDEN_ extern const struct molt_export __stop_molt_exports[] __attribute__
 MOLT_HIDDEN_ extern const struct molt_import __start_molt_imports[] __attribute__((weak));
 MOLT_HIDDEN_ extern const struct molt_import __stop_molt_imports[] __attribute__((weak));
 
-#define MOLT_MODULE_BODY_(name_, version_, license_, description_)                           \
-  MOLT_NOTE_("name=" name_)                                                                  \
-  MOLT_NOTE_("version=" version_)                                                            \
-  MOLT_NOTE_("license=" license_)                                                            \
-  MOLT_NOTE_("description=" description_)                                                    \
-  MOLT_NOTE_("magic=" MOLT_MAGIC)                                                            \
-  __attribute__((visibility("protected"), used)) struct molt_module molt_this_module = {       \
-      sizeof(struct molt_module), MOLT_ABI, MOLT_MAGIC, name_, version_, license_,           \
-      description_, &molt_module_state, molt_module_init, molt_module_exit, molt_module_save,        \
-      molt_module_restore, __start_molt_callbacks, __stop_molt_callbacks,                    \
-      __start_molt_params, __stop_molt_params, __start_molt_exports, __stop_molt_exports,    \
-      __start_molt_imports, __stop_molt_imports, NULL};
+#define MOLT_MODULE_BODY_(name_, version_, license_, description_)                       \
+  MOLT_NOTE_("name=" name_)                                                              \
+  MOLT_NOTE_("version=" version_)                                                        \
+  MOLT_NOTE_("license=" license_)                                                        \
+  MOLT_NOTE_("description=" description_)                                                \
+  MOLT_NOTE_("magic=" MOLT_MAGIC)                                                        \
+  __attribute__((visibility("protected"), used)) struct molt_module molt_this_module = { \
+      sizeof(struct molt_module),                                                        \
+      MOLT_ABI,                                                                          \
+      MOLT_MAGIC,                                                                        \
+      name_,                                                                             \
+      version_,                                                                          \
+      license_,                                                                          \
+      description_,                                                                      \
+      &molt_module_state,                                                                \
+      molt_module_init,                                                                  \
+      molt_module_exit,                                                                  \
+      molt_module_save,                                                                  \
+      molt_module_restore,                                                               \
+      __start_molt_callbacks,                                                            \
+      __stop_molt_callbacks,                                                             \
+      __start_molt_params,                                                               \
+      __stop_molt_params,                                                                \
+      __start_molt_exports,                                                              \
+      __stop_molt_exports,                                                               \
+      __start_molt_imports,                                                              \
+      __stop_molt_imports,                                                               \
+      NULL};
 
 #ifndef __cplusplus
 /* Once in each module. The licence decides which restricted exports it may use, and taints. */
@@ -84,29 +99,29 @@ MOLT_HIDDEN_ extern const struct molt_import __stop_molt_imports[] __attribute__
   void molt_module_exit(void) { f(); }
 #endif
 
-#define MOLT_HOOK_C(hook_, signature_, fn_, order_, flags_)                               \
-  MOLT_NOTE_("hook=" hook_ " " signature_)                                                \
-  static struct molt_callback MOLT_CAT_(molt_callback_, __COUNTER__) MOLT_ITEM_(          \
-      "molt_callbacks") = {hook_,  signature_, 0,           (molt_fn)(fn_), order_,       \
-                           flags_, __COUNTER__, 0,        NULL};
+#define MOLT_HOOK_C(hook_, signature_, fn_, order_, flags_)          \
+  MOLT_NOTE_("hook=" hook_ " " signature_)                           \
+  static struct molt_callback MOLT_CAT_(molt_callback_, __COUNTER__) \
+      MOLT_ITEM_("molt_callbacks") = {                               \
+          hook_, signature_, 0, (molt_fn)(fn_), order_, flags_, __COUNTER__, 0, NULL};
 
 /* An int parameter "name=value" with the variable that holds it. */
-#define MOLT_PARAM_C(variable_, description_, flags_)                                      \
-  MOLT_NOTE_("parm=" #variable_ ":int:" description_)                                      \
-  static const struct molt_param MOLT_CAT_(molt_param_, variable_) MOLT_ITEM_(             \
-      "molt_params") = {#variable_,          "int",      description_, molt_param_set_int, \
-                        molt_param_get_int, &variable_, flags_,       0};
+#define MOLT_PARAM_C(variable_, description_, flags_)                                            \
+  MOLT_NOTE_("parm=" #variable_ ":int:" description_)                                            \
+  static const struct molt_param MOLT_CAT_(molt_param_, variable_) MOLT_ITEM_("molt_params") = { \
+      #variable_,         "int",      description_, molt_param_set_int,                          \
+      molt_param_get_int, &variable_, flags_,       0};
 
-#define MOLT_EXPORT_C(symbol_, signature_, flags_)                                 \
-  MOLT_NOTE_("export=" #symbol_ " " signature_)                                    \
-  static const struct molt_export MOLT_CAT_(molt_export_, symbol_) MOLT_ITEM_(     \
-      "molt_exports") = {#symbol_, signature_, 0, (void*)&symbol_, flags_, 0};
+#define MOLT_EXPORT_C(symbol_, signature_, flags_)                 \
+  MOLT_NOTE_("export=" #symbol_ " " signature_)                    \
+  static const struct molt_export MOLT_CAT_(molt_export_, symbol_) \
+      MOLT_ITEM_("molt_exports") = {#symbol_, signature_, 0, (void*)&symbol_, flags_, 0};
 
 /* `pointer_` is a variable of the right pointer type; it is set before init. */
-#define MOLT_IMPORT_C(pointer_, symbol_, signature_, flags_)                       \
-  MOLT_NOTE_("import=" #symbol_ " " signature_)                                    \
-  static const struct molt_import MOLT_CAT_(molt_import_, symbol_) MOLT_ITEM_(     \
-      "molt_imports") = {#symbol_, signature_, 0, (void**)&pointer_, flags_, 0};
+#define MOLT_IMPORT_C(pointer_, symbol_, signature_, flags_)       \
+  MOLT_NOTE_("import=" #symbol_ " " signature_)                    \
+  static const struct molt_import MOLT_CAT_(molt_import_, symbol_) \
+      MOLT_ITEM_("molt_imports") = {#symbol_, signature_, 0, (void**)&pointer_, flags_, 0};
 
 #ifdef __cplusplus
 }

@@ -20,8 +20,8 @@
 // a parameter's setter is stopped here and logged.
 #pragma once
 
-#include <molt/hook_point.hpp>
 #include <molt/module.h>
+#include <molt/hook_point.hpp>
 
 #include <atomic>
 #include <cerrno>
@@ -281,17 +281,18 @@ class state_reader {
 
 }  // namespace molt
 
-#define MOLT_CXX_NOTE_(key_, a_, separator_, b_)                                                 \
-  [[gnu::used, gnu::retain, gnu::section(".note.molt"), gnu::aligned(4)]] static constexpr auto  \
-      MOLT_CAT_(molt_note_, __COUNTER__) =                                                       \
-          molt::detail::make_note<sizeof(key_) + sizeof(separator_) - 1 + std::string_view(a_).size() + \
-                                  std::string_view(b_).size()>(key_, a_, separator_, b_);
+#define MOLT_CXX_NOTE_(key_, a_, separator_, b_)                                          \
+  [[gnu::used, gnu::retain, gnu::section(".note.molt"),                                   \
+    gnu::aligned(4)]] static constexpr auto MOLT_CAT_(molt_note_, __COUNTER__) =          \
+      molt::detail::make_note<sizeof(key_) + sizeof(separator_) - 1 +                     \
+                              std::string_view(a_).size() + std::string_view(b_).size()>( \
+          key_, a_, separator_, b_);
 
 // Once in each module. The licence decides which restricted exports it may use, and taints.
-#define MOLT_MODULE(name_, version_, license_, description_)              \
+#define MOLT_MODULE(name_, version_, license_, description_)                 \
   static_assert(sizeof(name_) - 1 <= MOLT_NAME_MAX, "module name too long"); \
-  extern "C" {                                                            \
-  MOLT_MODULE_BODY_(name_, version_, license_, description_)              \
+  extern "C" {                                                               \
+  MOLT_MODULE_BODY_(name_, version_, license_, description_)                 \
   }
 
 // int f(): 0 or negative errno. The module goes live, and its callbacks in force, after it.
@@ -299,9 +300,9 @@ class state_reader {
   extern "C" int molt_module_init(void) { return molt::detail::guarded_call<f_>("init"); }
 
 // void f(): when it runs, no thread is in a callback and none can enter.
-#define MOLT_EXIT(f_)                                                                    \
-  extern "C" void molt_module_exit(void) {                                               \
-    molt::detail::guarded_call<[] { return f_(), 0; }>("exit");                          \
+#define MOLT_EXIT(f_)                                           \
+  extern "C" void molt_module_exit(void) {                      \
+    molt::detail::guarded_call<[] { return f_(), 0; }>("exit"); \
   }
 
 // Hand-over: `version_` is what save writes, `oldest_` the oldest that restore understands.
@@ -312,31 +313,31 @@ class state_reader {
 // is called for each, the second time with in.final().
 #define MOLT_STATE_LIVE(version_, oldest_, save_, restore_) \
   MOLT_STATE_(version_, oldest_, save_, restore_, MOLT_MODULE_LIVE_HANDOVER)
-#define MOLT_STATE_(version_, oldest_, save_, restore_, flags_)                                   \
-  extern "C" const molt_state_info molt_module_state = {version_, oldest_, flags_};               \
-  extern "C" int molt_module_save(molt_state* state) {                                            \
+#define MOLT_STATE_(version_, oldest_, save_, restore_, flags_)                                    \
+  extern "C" const molt_state_info molt_module_state = {version_, oldest_, flags_};                \
+  extern "C" int molt_module_save(molt_state* state) {                                             \
     return molt::detail::guarded_call<[](molt_state* s) { return save_(molt::state_writer(s)); }>( \
-        "save", state);                                                                           \
-  }                                                                                               \
-  extern "C" int molt_module_restore(const molt_state* state) {                                   \
-    return molt::detail::guarded_call<                                                            \
-        [](const molt_state* s) { return restore_(molt::state_reader(s)); }>("restore", state);   \
+        "save", state);                                                                            \
+  }                                                                                                \
+  extern "C" int molt_module_restore(const molt_state* state) {                                    \
+    return molt::detail::guarded_call<[](const molt_state* s) {                                    \
+      return restore_(molt::state_reader(s));                                                      \
+    }>("restore", state);                                                                          \
   }
 
 // Attaches `callback_` to a hook point. Optional: an order, MOLT_ORDER_FIRST or MOLT_ORDER_LAST, and
 // flags: MOLT_OPTIONAL when the host may lack the hook.
-#define MOLT_HOOK(point_, callback_, ...) \
-  MOLT_HOOK_(point_, callback_, __COUNTER__, ##__VA_ARGS__)
+#define MOLT_HOOK(point_, callback_, ...) MOLT_HOOK_(point_, callback_, __COUNTER__, ##__VA_ARGS__)
 #define MOLT_HOOK_(point_, callback_, id_, ...) \
   MOLT_HOOK2_(point_, callback_, id_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
-#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                           \
-  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())            \
-  /* Unnamed: several sources of one module have the same counters. */                           \
-  namespace {                                                                                    \
-  extern molt_callback var_;                                                                     \
-  MOLT_ITEM_("molt_callbacks")                                                                   \
-  molt_callback var_ = molt::detail::make_callback<point_>(                                      \
-      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, id_, ##__VA_ARGS__);    \
+#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                        \
+  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())         \
+  /* Unnamed: several sources of one module have the same counters. */                        \
+  namespace {                                                                                 \
+  extern molt_callback var_;                                                                  \
+  MOLT_ITEM_("molt_callbacks")                                                                \
+  molt_callback var_ = molt::detail::make_callback<point_>(                                   \
+      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, id_, ##__VA_ARGS__); \
   }
 
 namespace molt::detail {
@@ -345,36 +346,50 @@ namespace molt::detail {
 template <class Point, class F>
 inline molt_callback make_callback(F* fn, unsigned sequence, int order = MOLT_ORDER_NORMAL,
                                    unsigned flags = 0) {
-  return {Point::name, signature_of<typename Point::signature>(),
-          fingerprint_of<typename Point::signature>(), reinterpret_cast<molt_fn>(fn),
-          order, flags, sequence, 0, nullptr};
+  return {Point::name,
+          signature_of<typename Point::signature>(),
+          fingerprint_of<typename Point::signature>(),
+          reinterpret_cast<molt_fn>(fn),
+          order,
+          flags,
+          sequence,
+          0,
+          nullptr};
 }
 }  // namespace molt::detail
 
 // A parameter `name_` of type int, unsigned, long, unsigned long, bool, double or std::string.
 #define MOLT_PARAM(type_, name_, value_, description_, flags_)                                     \
-  MOLT_CXX_NOTE_("parm=" #name_ ":", molt::detail::param_type_name<type_>(), ":", description_)     \
+  MOLT_CXX_NOTE_("parm=" #name_ ":", molt::detail::param_type_name<type_>(), ":", description_)    \
   static molt::param<type_> name_{value_};                                                         \
   MOLT_ITEM_("molt_params")                                                                        \
-  static const molt_param MOLT_CAT_(molt_param_, name_) = {                                        \
-      #name_,                    molt::detail::param_type_name<type_>(), description_,             \
-      &molt::param<type_>::set, &molt::param<type_>::get,               &name_,       flags_, 0};
+  static const molt_param MOLT_CAT_(molt_param_, name_) = {#name_,                                 \
+                                                           molt::detail::param_type_name<type_>(), \
+                                                           description_,                           \
+                                                           &molt::param<type_>::set,               \
+                                                           &molt::param<type_>::get,               \
+                                                           &name_,                                 \
+                                                           flags_,                                 \
+                                                           0};
 
 // Offers a function of this module to others, under its own name.
-#define MOLT_EXPORT(symbol_, ...)                                                              \
-  MOLT_CXX_NOTE_("export=", #symbol_, " ",                                                     \
-                 molt::signature_of<std::remove_reference_t<decltype(symbol_)>>())             \
-  MOLT_ITEM_("molt_exports")                                                                   \
-  static const molt_export MOLT_CAT_(molt_export_, symbol_) = {                                \
-      #symbol_, molt::signature_of<std::remove_reference_t<decltype(symbol_)>>(),              \
-      molt::fingerprint_of<std::remove_reference_t<decltype(symbol_)>>(),                      \
-      (void*)&symbol_, 0u __VA_OPT__(|) __VA_ARGS__, 0};
+#define MOLT_EXPORT(symbol_, ...)                                                  \
+  MOLT_CXX_NOTE_("export=", #symbol_, " ",                                         \
+                 molt::signature_of<std::remove_reference_t<decltype(symbol_)>>()) \
+  MOLT_ITEM_("molt_exports")                                                       \
+  static const molt_export MOLT_CAT_(molt_export_, symbol_) = {                    \
+      #symbol_,                                                                    \
+      molt::signature_of<std::remove_reference_t<decltype(symbol_)>>(),            \
+      molt::fingerprint_of<std::remove_reference_t<decltype(symbol_)>>(),          \
+      (void*)&symbol_,                                                             \
+      0u __VA_OPT__(|) __VA_ARGS__,                                                \
+      0};
 
 // Declares `symbol_`, callable, of type F: the export of another module. It holds that module.
-#define MOLT_IMPORT(F_, symbol_, ...)                                                          \
-  MOLT_CXX_NOTE_("import=", #symbol_, " ", molt::signature_of<F_>())                            \
-  static molt::import<F_> symbol_;                                                             \
-  MOLT_ITEM_("molt_imports")                                                                   \
-  static const molt_import MOLT_CAT_(molt_import_, symbol_) = {                                \
-      #symbol_, molt::signature_of<F_>(), molt::fingerprint_of<F_>(), symbol_.slot(),          \
-      0u __VA_OPT__(|) __VA_ARGS__, 0};
+#define MOLT_IMPORT(F_, symbol_, ...)                                           \
+  MOLT_CXX_NOTE_("import=", #symbol_, " ", molt::signature_of<F_>())            \
+  static molt::import <F_> symbol_;                                             \
+  MOLT_ITEM_("molt_imports")                                                    \
+  static const molt_import MOLT_CAT_(molt_import_, symbol_) = {                 \
+      #symbol_,       molt::signature_of<F_>(),     molt::fingerprint_of<F_>(), \
+      symbol_.slot(), 0u __VA_OPT__(|) __VA_ARGS__, 0};

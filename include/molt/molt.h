@@ -280,8 +280,8 @@ struct molt_module {
   const char* license;
   const char* description;
   const struct molt_state_info* state; /* NULL: no state to hand over */
-  int (*init)(void);  /* 0 or negative errno; a positive result is an error */
-  void (*exit)(void); /* NULL with an init: the module is permanent */
+  int (*init)(void);                   /* 0 or negative errno; a positive result is an error */
+  void (*exit)(void);                  /* NULL with an init: the module is permanent */
   int (*save)(struct molt_state* state);
   int (*restore)(const struct molt_state* state);
   struct molt_callback* callbacks;
@@ -309,10 +309,10 @@ MOLT_API const void* molt_callback_failed(const struct molt_callback* callback, 
  * -------------------------------------------------------------------------------------------*/
 
 struct molt_options {
-  uint32_t size;     /* sizeof(struct molt_options) */
-  const char* name;  /* what `molt ps` shows; NULL: the program's name */
-  const char* directory; /* for socket and store; NULL: chosen, see molt(7) */
-  const char* log_prefix; /* put before each event's text; NULL: none */
+  uint32_t size;             /* sizeof(struct molt_options) */
+  const char* name;          /* what `molt ps` shows; NULL: the program's name */
+  const char* directory;     /* for socket and store; NULL: chosen, see molt(7) */
+  const char* log_prefix;    /* put before each event's text; NULL: none */
   uint32_t delay_release_ms; /* debugging: hold every released object for 1x to 4x of this long */
 };
 /* Opens the control socket and starts the runtime's threads ("molt", asleep in a descriptor table

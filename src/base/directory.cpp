@@ -71,8 +71,8 @@ bool read_owner(const Fd& directory, Identity& owner) {
 }
 
 Status write_owner(const Fd& directory, const Identity& owner) {
-  Fd fd(openat(directory.get(), owner_file,
-               O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  Fd fd(openat(directory.get(), owner_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+               0600));
   if (!fd) return fail_errno(errno, "cannot write its file `owner`");
   char text[64];
   const int n = std::snprintf(text, sizeof text, "pidns=%llu start=%llu\n",
@@ -237,7 +237,8 @@ Result<std::string> make_in(const std::string& candidate, const Identity& self) 
   const std::string name = std::to_string(getpid());
   const std::string path = candidate + "/" + folder_name + "/" + name;
   auto directory = open_private(*folder, name, made);
-  if (!directory) return fail(directory.error().code, "%s: %s", path.c_str(), directory.error().detail);
+  if (!directory)
+    return fail(directory.error().code, "%s: %s", path.c_str(), directory.error().detail);
   if (!made) {
     if (!is_abandoned(*directory, getpid(), self)) {
       return fail(EBUSY, "%s: is a process's of another pid namespace", path.c_str());

@@ -36,9 +36,9 @@ std::int64_t Arguments::number_of(const char* name, const Json& value, std::int6
   const auto* integer = value.get_ptr<const std::int64_t*>();
   const bool is_huge = natural != nullptr && *natural > static_cast<std::uint64_t>(INT64_MAX);
   if (integer == nullptr || is_huge || *integer < least || *integer > most) {
-    refuse(name, ("must be a whole number from " + std::to_string(least) + " to " +
-                  std::to_string(most))
-                     .c_str());
+    refuse(name,
+           ("must be a whole number from " + std::to_string(least) + " to " + std::to_string(most))
+               .c_str());
     return least;
   }
   return *integer;

@@ -74,9 +74,9 @@ class Connection {
   Deadline patience(int partial_ms, int unread_ms) const;
   std::int64_t last_active_ns() const { return active_ns_; }
 
-  std::shared_ptr<Job> job;    // under way, or null
-  bool is_streaming = false;   // events for ever
-  bool is_behind = false;      // there are more events than fitted into the last reply
+  std::shared_ptr<Job> job;   // under way, or null
+  bool is_streaming = false;  // events for ever
+  bool is_behind = false;     // there are more events than fitted into the last reply
   std::uint64_t next_event = 0;
   std::uint32_t interest = 0;  // what epoll was told
 
@@ -89,10 +89,10 @@ class Connection {
   Inbox inbox_;
   std::string unsent_;
   std::size_t sent_ = 0;
-  bool has_ended_ = false;     // the client will send nothing more
+  bool has_ended_ = false;  // the client will send nothing more
   bool is_finishing_ = false;
   bool is_broken_ = false;
-  std::int64_t active_ns_;     // bytes came or went
+  std::int64_t active_ns_;       // bytes came or went
   std::int64_t partial_ns_ = 0;  // the first byte of the incomplete request came
 };
 

@@ -310,7 +310,8 @@ std::atomic<const Text*> given_name{nullptr};
 Tree& tree() {
   Tree* known = current.load(std::memory_order_acquire);
   if (known != nullptr) return *known;
-  auto* fresh = new Tree;  // never freed: its objects may be asked for until the process's last moment
+  auto* fresh =
+      new Tree;  // never freed: its objects may be asked for until the process's last moment
   fresh->add(plain_type, "", "");
   fresh->add(host_type, "host", "");
   fresh->add(plain_type, "modules", "");

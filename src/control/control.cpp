@@ -62,7 +62,8 @@ void stop() {
     std::lock_guard lock(s.mutex);
     if (!s.server) return;
     if (s.server->is_worker()) {
-      log::line("", "molt: a module that was asked for from outside cannot stop the control socket");
+      log::line("",
+                "molt: a module that was asked for from outside cannot stop the control socket");
       return;
     }
     server = std::move(s.server);

@@ -59,7 +59,8 @@ ProcessStat process_stat() {
   text[n] = '\0';
   // The process's name, before the last ')', may contain anything.
   const char* at = text + std::string_view(text).rfind(')') + 1;
-  std::sscanf(at, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu",
+  std::sscanf(at,
+              " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu",
               &stat.threads, &stat.start_ticks);
   return stat;
 }
@@ -79,8 +80,8 @@ std::string program_path() {
 Reply get_info(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   const ProcessStat stat = process_stat();
-  const auto start_ms =
-      static_cast<std::int64_t>(stat.start_ticks * 1000 / static_cast<unsigned>(sysconf(_SC_CLK_TCK)));
+  const auto start_ms = static_cast<std::int64_t>(stat.start_ticks * 1000 /
+                                                  static_cast<unsigned>(sysconf(_SC_CLK_TCK)));
   return Json{{"pid", getpid()},
               {"name", host_name()},
               {"exe", program_path()},
@@ -269,7 +270,8 @@ Reply gc(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   const module::GcReport report = module::gc(dry_run);
   Json kept = Json::array();
-  for (const module::Kept& k : report.kept) kept.push_back({{"name", k.name}, {"reason", k.reason}});
+  for (const module::Kept& k : report.kept)
+    kept.push_back({{"name", k.name}, {"reason", k.reason}});
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
 }
 
@@ -289,8 +291,7 @@ Reply wait(Arguments& arguments, const Caller& caller) {
                      : event == "gone" ? module::Until::gone
                                        : module::Until::freed;
   const std::int64_t began_ns = now_ns();
-  const Status done =
-      module::wait(name, until, Deadline::in_ms(timeout_ms), cancelled_by(caller));
+  const Status done = module::wait(name, until, Deadline::in_ms(timeout_ms), cancelled_by(caller));
   if (!done) return refuse(Asked::other, done);
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }
@@ -379,9 +380,9 @@ Reply open_object(Arguments& arguments, const Caller& caller) {
   if (!object) return refuse(Asked::attribute, object);
   Session& session = *caller.session;
   if (session.handles.size() >= Session::handles_max) {
-    return refuse(Asked::other, fail(EMFILE, "%zu handles are open; close one first",
-                                     session.handles.size())
-                                    .value());
+    return refuse(
+        Asked::other,
+        fail(EMFILE, "%zu handles are open; close one first", session.handles.size()).value());
   }
   const std::int64_t handle = session.next_handle++;
   session.handles.emplace(handle, std::move(*object));

@@ -13,7 +13,7 @@ using Reply = tl::expected<Json, Failure>;
 
 struct Method {
   std::string_view name;
-  bool is_slow;     // may block or run module code
+  bool is_slow;  // may block or run module code
   bool takes_file;
   Reply (*run)(Arguments& arguments, const Caller& caller);  // the reply without its `schema`
 };

@@ -57,10 +57,7 @@ tl::unexpected<Error> no_attribute(const Object& object, const std::string& name
 }  // namespace
 
 Object::Object(const Type& type, std::string path, std::string subject)
-    : type_(type),
-      path_(std::move(path)),
-      subject_(std::move(subject)),
-      lifetimes_(&lifetimes()) {
+    : type_(type), path_(std::move(path)), subject_(std::move(subject)), lifetimes_(&lifetimes()) {
   lifetimes_->live.fetch_add(1, std::memory_order_relaxed);
 }
 

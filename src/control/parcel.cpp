@@ -77,8 +77,9 @@ Fd Parcel::open_anew() const {
 
 Result<Fd> Parcel::copy() const {
   if (map_error_ != 0) {
-    return fail_errno(map_error_, "the process may neither open nor map the file; copy it to where "
-                                  "the process's user may read it");
+    return fail_errno(map_error_,
+                      "the process may neither open nor map the file; copy it to where "
+                      "the process's user may read it");
   }
   Fd fd = new_memfd();
   if (!fd) return fail_errno(errno, "cannot make a memfd for the file");

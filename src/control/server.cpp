@@ -100,8 +100,10 @@ Result<sockaddr_un> address_of(const std::string& path, const Fd& directory) {
   std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/thread-self/fd/%d/%s",
                 directory.get(), control_socket_name);
   if (access("/proc/thread-self", F_OK) != 0) {
-    return fail(ENAMETOOLONG, "%s is too long for a socket, and there is no /proc; set "
-                              "MOLT_DIRECTORY to a shorter one", path.c_str());
+    return fail(ENAMETOOLONG,
+                "%s is too long for a socket, and there is no /proc; set "
+                "MOLT_DIRECTORY to a shorter one",
+                path.c_str());
   }
   return address;
 }
@@ -274,8 +276,8 @@ void* Server::run_bell(void* self) {
 void Server::serve() {
   epoll_event events[32];
   while (!is_stopping_.load(std::memory_order_acquire)) {
-    const int n = epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)),
-                             next_round_ms());
+    const int n =
+        epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)), next_round_ms());
     if (n < 0 && errno != EINTR) return;  // it cannot come to that; if it does, no busy loop
     for (int i = 0; i < n; ++i) on_event(events[i].data.u64, events[i].events);
     if (accept_again_.passed()) watch_listener(true);
@@ -367,10 +369,9 @@ void Server::accept_clients() {
   for (int i = 0; i < backlog; ++i) {
     if (is_full() && !make_room()) {
       // Some may go in this round: then the newcomer waits for the next one. Else it is told.
-      const bool will_change =
-          std::any_of(connections_.begin(), connections_.end(), [](const auto& entry) {
-            return entry.second.has_request() || entry.second.is_over();
-          });
+      const bool will_change = std::any_of(
+          connections_.begin(), connections_.end(),
+          [](const auto& entry) { return entry.second.has_request() || entry.second.is_over(); });
       if (will_change) return;
     }
     Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -390,15 +391,18 @@ void Server::greet(Fd socket) {
   socklen_t size = sizeof peer;
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
   if (peer.uid != 0 && peer.uid != geteuid()) {
-    return dismiss(socket, fail(EPERM, "process %d belongs to user %u, and you are user %u; run "
-                                       "molt as that user or as root", getpid(), geteuid(),
-                                peer.uid),
+    return dismiss(socket,
+                   fail(EPERM,
+                        "process %d belongs to user %u, and you are user %u; run "
+                        "molt as that user or as root",
+                        getpid(), geteuid(), peer.uid),
                    wire::ErrorClass::permission);
   }
   if (is_full()) {
-    return dismiss(socket, fail(EUSERS, "%zu clients have operations under way; try again later",
-                                connections_.size()),
-                   wire::ErrorClass::failed);
+    return dismiss(
+        socket,
+        fail(EUSERS, "%zu clients have operations under way; try again later", connections_.size()),
+        wire::ErrorClass::failed);
   }
   const std::uint64_t id = next_id_++;
   epoll_event event{};
@@ -428,9 +432,9 @@ bool Server::make_room() {
     if (least == nullptr) return false;
     // Its request may be there already, and only not have been read.
     if (least->receive()) continue;
-    least->send(error_reply(
-        {fail(EUSERS, "too many clients, and this one was idle; connect again").value(),
-         wire::ErrorClass::failed}));
+    least->send(
+        error_reply({fail(EUSERS, "too many clients, and this one was idle; connect again").value(),
+                     wire::ErrorClass::failed}));
     connections_.erase(least->id());
     return true;
   }
@@ -445,8 +449,8 @@ void Server::serve_next(Connection& connection) {
     case Inbox::Next::none:
       return;
     case Inbox::Next::too_long:
-      connection.send(usage_error(fail(EMSGSIZE, "a request has at most %zu bytes",
-                                       wire::request_bytes_max)));
+      connection.send(
+          usage_error(fail(EMSGSIZE, "a request has at most %zu bytes", wire::request_bytes_max)));
       return connection.finish();
     case Inbox::Next::message:
       return serve_message(connection, std::move(message));
@@ -486,8 +490,7 @@ void Server::submit(Connection& connection, const Call& call, Fd file) {
   if (file && call.takes_file()) {
     auto parcel = Parcel::pack(file);
     if (!parcel) {
-      return connection.send(
-          error_reply({parcel.error(), classify(Asked::load, parcel.error())}));
+      return connection.send(error_reply({parcel.error(), classify(Asked::load, parcel.error())}));
     }
     job->parcel = std::move(*parcel);
     job->has_file = true;

@@ -49,7 +49,7 @@ namespace molt::control {
 // Tests use smaller ones.
 struct Limits {
   std::size_t connections = 64;
-  std::size_t jobs = 256;  // under way, those of clients that went included
+  std::size_t jobs = 256;   // under way, those of clients that went included
   int partial_ms = 10'000;  // from the first byte of a request to its last
   int unread_ms = 10'000;   // for a client to take any of a reply
   Workers::Limits workers;

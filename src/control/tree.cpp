@@ -132,8 +132,8 @@ Result<Tree::Place> Tree::resolve(std::string_view path) {
       continue;
     }
     const std::vector<Link> links = links_of(*place.object);
-    const auto link = std::find_if(links.begin(), links.end(),
-                                   [&](const Link& l) { return l.name == steps[i]; });
+    const auto link =
+        std::find_if(links.begin(), links.end(), [&](const Link& l) { return l.name == steps[i]; });
     if (link != links.end()) {
       auto target = open(link->target);
       if (!target) return pass(target);

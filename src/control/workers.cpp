@@ -68,8 +68,8 @@ void Workers::work() {
   const auto long_enough = std::chrono::milliseconds(limits_.idle_ms);
   std::unique_lock lock(mutex_);
   for (;;) {
-    const bool was_woken = changed_.wait_for(
-        lock, long_enough, [&] { return !queue_.empty() || is_stopping_; });
+    const bool was_woken =
+        changed_.wait_for(lock, long_enough, [&] { return !queue_.empty() || is_stopping_; });
     if (is_stopping_ || (!was_woken && idle_ > 1)) break;
     if (!was_woken) continue;
 

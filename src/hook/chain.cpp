@@ -52,11 +52,10 @@ void* carve(Pool& p, std::size_t bytes) {
 
 const molt_chain* chain_of(const molt_entry* entry) {
   const auto& all = pool().all;
-  auto after = std::upper_bound(all.begin(), all.end(), entry,
-                                [](const molt_entry* e, const molt_chain* c) {
-                                  return reinterpret_cast<std::uintptr_t>(e) <
-                                         reinterpret_cast<std::uintptr_t>(c);
-                                });
+  auto after =
+      std::upper_bound(all.begin(), all.end(), entry, [](const molt_entry* e, const molt_chain* c) {
+        return reinterpret_cast<std::uintptr_t>(e) < reinterpret_cast<std::uintptr_t>(c);
+      });
   if (after == all.begin()) return nullptr;
   const molt_chain* chain = *(after - 1);
   auto* end = reinterpret_cast<const char*>(chain) + bytes_of(chain->capacity);
@@ -117,7 +116,9 @@ void reclaim_chains() {
     if (const molt_chain* chain = chain_of(entry)) held.push_back(chain);
   });
   std::sort(held.begin(), held.end());
-  auto is_held = [&](const molt_chain* c) { return std::binary_search(held.begin(), held.end(), c); };
+  auto is_held = [&](const molt_chain* c) {
+    return std::binary_search(held.begin(), held.end(), c);
+  };
 #else
   auto is_held = [](const molt_chain*) { return false; };
 #endif

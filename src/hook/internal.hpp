@@ -88,8 +88,7 @@ const molt_hook_core* hook_of(const molt_entry* entry);
 void release_owner_if_unused(Owner* owner);
 
 // The callback of `owner` for a hook, by ordinal; null if it has none.
-const Attachment* find_attachment(const Owner* owner, const molt_hook_core* hook,
-                                  unsigned ordinal);
+const Attachment* find_attachment(const Owner* owner, const molt_hook_core* hook, unsigned ordinal);
 
 // hook.gen: 0 while closed, so no chain has that; chains have this one while they are written.
 inline constexpr std::uint64_t gen_closed = 0;

@@ -171,8 +171,8 @@ std::size_t callbacks_on(const Owner* owner, const molt_hook_core* hook) {
 }
 
 Status signature_matches(const molt_callback& callback, const molt_hook_core& core) {
-  std::uint64_t wanted = callback.fingerprint ? callback.fingerprint
-                                              : molt_fingerprint(callback.signature);
+  std::uint64_t wanted =
+      callback.fingerprint ? callback.fingerprint : molt_fingerprint(callback.signature);
   if (wanted == core.fingerprint) return {};
   return fail(EINVAL, "hook %s: the module expects %s, the host has %s; rebuild the module",
               callback.hook, callback.signature, core.signature.c_str());

@@ -68,7 +68,8 @@ void end_pause(Owner* owner);
 // Waits until no thread is inside `owner`, which was taken out of force or paused; during a pause not
 // even one that was inside gets in again after it. False: the
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
-bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled, std::vector<Inside>& inside);
+bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
+           std::vector<Inside>& inside);
 // Whether a thread is inside now (a snapshot; exact once no one can enter).
 bool entered(const Owner* owner);
 // Whether the calling thread is inside `owner` itself.

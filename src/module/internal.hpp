@@ -76,7 +76,7 @@ struct Module {
   bool leaving = false;        // UNFORMED for the second time
   bool formed = false;         // the observer was told of it
   unsigned taint = 0;
-  int loader_tid = 0;          // the thread that loads it; 0 when its load is over
+  int loader_tid = 0;  // the thread that loads it; 0 when its load is over
   std::vector<std::shared_ptr<Module>> providers;  // each referenced once
   std::vector<Module*> users;                      // who references it as a provider
   std::vector<ImportInfo> imports;
@@ -105,8 +105,8 @@ using ModulePtr = std::shared_ptr<Module>;
 // A load under way, which others with the same file or content join.
 struct Flight {
   FileIdentity file;
-  std::string hash;   // known once the file was read
-  std::string name;   // known once the note was read
+  std::string hash;  // known once the file was read
+  std::string name;  // known once the note was read
   int tid = 0;
   unsigned joined = 0;
   bool done = false;

@@ -29,9 +29,9 @@ Deadline deadline_of(int timeout_ms) {
 
 // Licences whose modules may use restricted exports, and do not taint.
 bool is_free(std::string_view license) {
-  constexpr std::string_view prefixes[] = {"GPL",  "LGPL", "AGPL",   "Dual ", "MIT",  "BSD",
-                                           "ISC",  "MPL",  "Apache", "Zlib",  "CC0",  "Unlicense",
-                                           "BSL",  "Boost", "Public domain", "0BSD"};
+  constexpr std::string_view prefixes[] = {
+      "GPL",    "LGPL", "AGPL", "Dual ",     "MIT", "BSD",   "ISC",           "MPL",
+      "Apache", "Zlib", "CC0",  "Unlicense", "BSL", "Boost", "Public domain", "0BSD"};
   return std::any_of(std::begin(prefixes), std::end(prefixes),
                      [&](std::string_view p) { return license.substr(0, p.size()) == p; });
 }
@@ -88,8 +88,8 @@ Status deadlock(const std::string& name) {
 // Waits for another's load and shares its result. Takes the lock held, leaves it released.
 Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request) {
   const Module* mine = thread_owner();
-  bool of_this_load = mine != nullptr && mine->state == MOLT_MODULE_STATE_COMING &&
-                      mine->loader_tid == flight->tid;
+  bool of_this_load =
+      mine != nullptr && mine->state == MOLT_MODULE_STATE_COMING && mine->loader_tid == flight->tid;
   if (depends_on(*flight, gettid()) || of_this_load) {
     Status status = deadlock(flight->name.empty() ? request.path : flight->name);
     lock.unlock();
@@ -267,8 +267,8 @@ Status bind_imports(Module& module, const LoadRequest& request) {
     // A provider that is coming decides by its init whether there is one: it is live then, or, when
     // all has been undone, off the list.
     bool waited = false;
-    while (provider && (provider->state != MOLT_MODULE_STATE_LIVE ||
-                        (waited && provider->loader_tid != 0))) {
+    while (provider &&
+           (provider->state != MOLT_MODULE_STATE_LIVE || (waited && provider->loader_tid != 0))) {
       waited = true;
       if (provider->loader_tid == gettid()) return deadlock(module.name);
       if (!wait_for_change(lock, deadline, request.cancelled)) {
@@ -333,8 +333,9 @@ Status run_init(Module& module) {
   int result = init ? init() : 0;
   if (result == 0) return {};
   if (result > 0) {
-    log::line("", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
-              module.name.c_str(), result);
+    log::line(
+        "", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
+        module.name.c_str(), result);
     return fail(EINVAL, "%s: init returned %d; it must be 0 or a negative errno",
                 module.name.c_str(), result);
   }
@@ -616,8 +617,7 @@ Result<LoadReport> load(const LoadRequest& request) {
     }
   }
   if (flight->joined) {
-    log::line(flight->name, "load requests merged with this one: %u",
-              flight->joined);
+    log::line(flight->name, "load requests merged with this one: %u", flight->joined);
   }
   flight->word.store(1, std::memory_order_release);
   futex_wake_all(flight->word);

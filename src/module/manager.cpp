@@ -108,7 +108,8 @@ Status operations_allowed() {
   Manager& m = manager();
   Lock lock(m.mutex);
   if (!m.poison.empty()) {
-    return fail(ENOTRECOVERABLE, "molt stopped operating in this process: %s; restart it when you can",
+    return fail(ENOTRECOVERABLE,
+                "molt stopped operating in this process: %s; restart it when you can",
                 m.poison.c_str());
   }
   if (m.locked) {
@@ -234,8 +235,8 @@ Status set_enabled(std::string_view name, bool enabled) {
     }
     module->busy = enabled ? "enable" : "disable";
   }
-  Status changed = enabled ? hook::change(nullptr, module->owner)
-                           : hook::change(module->owner, nullptr);
+  Status changed =
+      enabled ? hook::change(nullptr, module->owner) : hook::change(module->owner, nullptr);
   {
     Lock lock(manager().mutex);
     module->busy = nullptr;
@@ -436,12 +437,12 @@ extern "C" int molt_module_put(molt_module* descriptor) {
   Module* module = find_descriptor(descriptor);
   if (module == nullptr) return answer(molt::fail(EINVAL, "no module that is loaded"));
   // The init reference and those of dependants are the core's own, not a caller's to put.
-  int kept = (module->state == MOLT_MODULE_STATE_COMING ? 1 : 0) +
-             static_cast<int>(module->users.size());
+  int kept =
+      (module->state == MOLT_MODULE_STATE_COMING ? 1 : 0) + static_cast<int>(module->users.size());
   if (module->references() <= kept) {
     molt::log::line(module->name, "reference count underflow refused");
-    return answer(molt::fail(EINVAL, "%s: a reference was put that nobody holds",
-                             module->name.c_str()));
+    return answer(
+        molt::fail(EINVAL, "%s: a reference was put that nobody holds", module->name.c_str()));
   }
   --module->refcnt;
   announce_change();

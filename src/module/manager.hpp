@@ -35,19 +35,19 @@ namespace molt::module {
 using Cancelled = hook::Cancelled;
 
 struct LoadRequest {
-  int fd = -1;            // borrowed; read from offset 0
-  std::string path;       // for people
+  int fd = -1;       // borrowed; read from offset 0
+  std::string path;  // for people
   std::string args;
   bool force = false;
   bool probe = false;
   bool dry_run = false;
-  int timeout_ms = -1;    // waiting for others; -1: 30 s
-  Cancelled cancelled;    // may be empty
+  int timeout_ms = -1;  // waiting for others; -1: 30 s
+  Cancelled cancelled;  // may be empty
 };
 struct LoadReport {
   std::string name;
   std::string taint;
-  bool shared = false;    // joined a load that was under way
+  bool shared = false;  // joined a load that was under way
 };
 // Error codes: molt.h, molt_load().
 Result<LoadReport> load(const LoadRequest& request);
@@ -60,7 +60,7 @@ struct UnloadRequest {
   std::string name;
   bool resident = false;
   bool dry_run = false;
-  int timeout_ms = -1;    // waiting for threads inside; -1: 10 s
+  int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
 };
 enum class Fate { unmapped, resident, pinned };
@@ -68,19 +68,19 @@ const char* to_text(Fate fate);
 struct UnloadReport {
   std::string name;
   Fate fate = Fate::unmapped;
-  std::string reason;     // why it is not unmapped
+  std::string reason;  // why it is not unmapped
   std::int64_t drain_us = 0;
 };
 Result<UnloadReport> unload(const UnloadRequest& request);
 
 struct ReplaceRequest {
-  std::string name;       // empty: the name in the file
+  std::string name;  // empty: the name in the file
   int fd = -1;
   std::string path;
   std::string args;
   bool force = false;
   bool dry_run = false;
-  int timeout_ms = -1;    // bounds the pause, and waiting for old callers; -1: 1 s
+  int timeout_ms = -1;  // bounds the pause, and waiting for old callers; -1: 1 s
   Cancelled cancelled;
 };
 struct ReplaceReport {

@@ -13,9 +13,8 @@ namespace {
 
 auto find_offer(std::string_view kind, std::string_view name) {
   auto& all = manager().offers;
-  return std::find_if(all.begin(), all.end(), [&](const Offer& offer) {
-    return offer.kind == kind && offer.name == name;
-  });
+  return std::find_if(all.begin(), all.end(),
+                      [&](const Offer& offer) { return offer.kind == kind && offer.name == name; });
 }
 
 }  // namespace

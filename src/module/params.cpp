@@ -102,8 +102,8 @@ Result<std::string> get_param(std::string_view module, std::string_view name) {
     char text[4096];
     int length = param.get ? param.get(param.value, text, sizeof text) : -EPERM;
     if (length < 0) return fail(-length, "%s cannot be read", param.name);
-    return std::string(text, std::min<std::size_t>(static_cast<std::size_t>(length),
-                                                   sizeof text - 1));
+    return std::string(text,
+                       std::min<std::size_t>(static_cast<std::size_t>(length), sizeof text - 1));
   });
 }
 

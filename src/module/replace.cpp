@@ -25,8 +25,10 @@ Status state_compatible(const Module& old, const Module& incoming, bool force) {
   if (from.state == nullptr || from.save == nullptr) return {};
   if (to.state == nullptr || to.restore == nullptr) {
     if (force) return {};
-    return fail(EINVAL, "%s: version %s has state (version %u) that %s does not take over; --force "
-                "drops it", old.name.c_str(), old.version.c_str(), from.state->version,
+    return fail(EINVAL,
+                "%s: version %s has state (version %u) that %s does not take over; --force "
+                "drops it",
+                old.name.c_str(), old.version.c_str(), from.state->version,
                 incoming.version.c_str());
   }
   if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
@@ -112,7 +114,8 @@ struct Handover {
     if (!in_force) {
       std::vector<hook::Inside> inside;
       if (!state) return {};
-      if (!drain(old, deadline, request.cancelled, inside)) return stalled(old, inside, cancelled());
+      if (!drain(old, deadline, request.cancelled, inside))
+        return stalled(old, inside, cancelled());
       return transfer(old, incoming, false, report.state_bytes);
     }
     if (!state) return hook::change(old.owner, incoming.owner);

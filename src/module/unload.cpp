@@ -154,7 +154,8 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& rea
   }
   drop_providers(*module);
   if (resident) {
-    reason = with_exit || module->permanent ? "asked for" : "a thread was inside; exit() waits for it";
+    reason =
+        with_exit || module->permanent ? "asked for" : "a thread was inside; exit() waits for it";
     std::string why = cannot_free(*module);
     if (!why.empty()) reason += "; " + why;
     module->exit_pending = !with_exit && !module->permanent;
@@ -217,9 +218,10 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     module->take_base();
     announce_change();
     std::string who = empty ? "its threads to stop: " + thread_names(*module) : name_them(inside);
-    return fail(request.cancelled && request.cancelled() ? ECANCELED : ETIMEDOUT,
-                "%s: gave up waiting for %s; it is live again; wait longer (--timeout) or --resident",
-                module->name.c_str(), who.c_str());
+    return fail(
+        request.cancelled && request.cancelled() ? ECANCELED : ETIMEDOUT,
+        "%s: gave up waiting for %s; it is live again; wait longer (--timeout) or --resident",
+        module->name.c_str(), who.c_str());
   }
 
   // 3. The end.

@@ -158,8 +158,8 @@ std::string thread_name(int tid) {
 }  // namespace molt::threads
 
 using molt::threads::FrameBlock;
-using molt::threads::Record;
 using molt::threads::frames_per_block;
+using molt::threads::Record;
 
 extern "C" const molt_entry** molt_frame_extend() {
   molt::threads::SignalsBlocked blocked;

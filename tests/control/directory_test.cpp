@@ -133,9 +133,8 @@ TEST_F(DirectoryTest, TakesCandidatesInOrder) {
   fs::create_directory(from_environment);
   chmod(from_environment.c_str(), 0755);
   setenv("MOLT_DIRECTORY", from_environment.c_str(), 1);
-  in_child([&] {
-    EXPECT_EQ(process_directory("")->find(from_environment.string() + "/molt/"), 0u);
-  });
+  in_child(
+      [&] { EXPECT_EQ(process_directory("")->find(from_environment.string() + "/molt/"), 0u); });
   in_child([&] { EXPECT_EQ(*process_directory(base_), made_by(getpid()).string()); });
   in_child([&] {
     const auto path = process_directory(base_ / "missing");

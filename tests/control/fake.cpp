@@ -193,8 +193,8 @@ void remove_hook(const std::string& name) {
 
 void add_resident(const std::string& name, unsigned id, bool pinned) {
   Lock lock(world().mutex);
-  world().residents.push_back({name, "1.0", pinned ? "a thread is inside" : "asked for", 4096, id,
-                               pinned});
+  world().residents.push_back(
+      {name, "1.0", pinned ? "a thread is inside" : "asked for", 4096, id, pinned});
 }
 
 void remove_residents() {

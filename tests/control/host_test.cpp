@@ -84,7 +84,8 @@ std::vector<std::string> tasks_named(const std::string& prefix) {
   std::vector<std::string> found;
   DIR* tasks = opendir("/proc/self/task");
   while (const dirent* entry = readdir(tasks)) {
-    if (entry->d_name[0] != '.' && status_of(entry->d_name).find("Name:\t" + prefix) == 0) found.emplace_back(entry->d_name);
+    if (entry->d_name[0] != '.' && status_of(entry->d_name).find("Name:\t" + prefix) == 0)
+      found.emplace_back(entry->d_name);
   }
   closedir(tasks);
   return found;
@@ -284,7 +285,8 @@ TEST_F(HostTest, ForksUnderLoad) {
     std::thread load([&] {
       Client client = connect();
       while (!is_over.load(std::memory_order_acquire)) {
-        EXPECT_EQ(error_code(client.ask("molt.Load", {{"path", "x"}}, file_with("name=a").get())), 0);
+        EXPECT_EQ(error_code(client.ask("molt.Load", {{"path", "x"}}, file_with("name=a").get())),
+                  0);
         EXPECT_EQ(error_code(client.ask("molt.Unload", {{"name", "a"}})), 0);
       }
     });

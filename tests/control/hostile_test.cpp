@@ -71,9 +71,9 @@ TEST_F(HostileTest, SendsGarbage) {
   start();
   const std::string json = R"({"method":"molt.List"})";
   for (const std::string& garbage :
-       {std::string("hello\0", 6), std::string("\0", 1), std::string("GET / HTTP/1.1\r\n\r\n\0", 19),
-        std::string("\xff\xfe\x80\0", 4), std::string("[1,2]\0", 6), json + "x" + '\0',
-        std::string("{\"method\":\0", 11)}) {
+       {std::string("hello\0", 6), std::string("\0", 1),
+        std::string("GET / HTTP/1.1\r\n\r\n\0", 19), std::string("\xff\xfe\x80\0", 4),
+        std::string("[1,2]\0", 6), json + "x" + '\0', std::string("{\"method\":\0", 11)}) {
     Client client = connect();
     ASSERT_TRUE(client.send_raw(garbage));
     EXPECT_EQ(rejection(client), EBADMSG) << garbage;
@@ -132,7 +132,8 @@ TEST_F(HostileTest, NeverEndsItsRequest) {
   EXPECT_TRUE(client.sees_close());
   // One that says nothing at all costs nothing, and may stay.
   Client silent = connect();
-  EXPECT_EQ(error_code(connect().ask("molt.Wait", {{"name", "x"}, {"timeout_ms", 200}})), ETIMEDOUT);
+  EXPECT_EQ(error_code(connect().ask("molt.Wait", {{"name", "x"}, {"timeout_ms", 200}})),
+            ETIMEDOUT);
   EXPECT_EQ(error_code(silent.ask("molt.GetInfo")), 0);
 }
 
@@ -197,8 +198,7 @@ TEST_F(HostileTest, FollowsEventsAndNeverReads) {
   EXPECT_TRUE(eventually([&] {
     for (int i = 0; i < 100; ++i) log::line("a", "%0900d", i);
     char byte;
-    return recv(client.socket(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1 &&
-           !client.send_raw("x");
+    return recv(client.socket(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1 && !client.send_raw("x");
   }));
   EXPECT_TRUE(serves_others());
 }
@@ -283,7 +283,8 @@ TEST_F(HostileTest, SendsFilesByTheThousand) {
   int files[100];
   std::fill(std::begin(files), std::end(files), file.get());
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof files)] = {};
-  const std::string request = std::string(R"({"method":"molt.Load","parameters":{"path":"x"}})") + '\0';
+  const std::string request =
+      std::string(R"({"method":"molt.Load","parameters":{"path":"x"}})") + '\0';
   iovec part{const_cast<char*>(request.data()), request.size()};
   msghdr header{};
   header.msg_iov = &part;
@@ -310,7 +311,8 @@ TEST_F(HostileTest, BelongsToAnotherUser) {
     const pid_t child = fork();
     if (child == 0) {
       const uid_t nobody = 65534;
-      if (setresgid(nobody, nobody, nobody) != 0 || setresuid(nobody, nobody, nobody) != 0) _exit(1);
+      if (setresgid(nobody, nobody, nobody) != 0 || setresuid(nobody, nobody, nobody) != 0)
+        _exit(1);
       Client client = connect();
       if (!client.is_connected()) _exit(errno == EACCES ? 2 : 3);
       const Json reply = client.receive();

@@ -211,7 +211,9 @@ TEST_F(ObjectTest, DelayedReleaseFindsAPrematureUse) {
 TEST_F(ObjectTest, DelayIsOneToFourTimesAsLongAsAsked) {
   constexpr int delay_ms = 50;
   set_delay_release_ms(delay_ms);
-  for (int i = 0; i < 50; ++i) { const Ref item = make_object(thing_type, "a", "a"); }
+  for (int i = 0; i < 50; ++i) {
+    const Ref item = make_object(thing_type, "a", "a");
+  }
   const std::int64_t now = now_ns();
   const Deadline next = release_delayed();
   EXPECT_EQ(object_counts().delayed, 50);

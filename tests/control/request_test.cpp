@@ -81,7 +81,8 @@ TEST_F(RequestTest, RefusesWhatIsNoRequest) {
   EXPECT_EQ(read_code(R"({"method":"molt.list"})"), ENOSYS);
   EXPECT_EQ(read_code(R"({"method":"molt.List"})"), 0);
   // Brackets within texts are no depth.
-  EXPECT_EQ(read_code(R"({"method":"molt.Get","parameters":{"path":"[[[[[[[[[[[[[[[[[[[[\"{{"}})"), 0);
+  EXPECT_EQ(read_code(R"({"method":"molt.Get","parameters":{"path":"[[[[[[[[[[[[[[[[[[[[\"{{"}})"),
+            0);
 }
 
 TEST_F(RequestTest, RefusesUnknownAndMissingAndMistypedParameters) {
@@ -222,7 +223,8 @@ TEST_F(RequestTest, ShowsAndOrdersHooks) {
 TEST_F(RequestTest, GetsAndSets) {
   fake::form("a");
   EXPECT_EQ(text(ask("molt.Get", {{"path", "modules/a/parameters/limit"}}), "value"), "7");
-  EXPECT_EQ(error_code(ask("molt.Set", {{"path", "modules/a/parameters/limit"}, {"value", "8"}})), 0);
+  EXPECT_EQ(error_code(ask("molt.Set", {{"path", "modules/a/parameters/limit"}, {"value", "8"}})),
+            0);
   EXPECT_EQ(fake::last_set(), "limit=8");
   EXPECT_EQ(error_class(ask("molt.Get", {{"path", "modules/b/refcnt"}})), "missing");
   EXPECT_EQ(error_class(ask("molt.Get", {{"path", "modules/a"}})), "usage");
@@ -292,7 +294,8 @@ TEST_F(RequestTest, ReadsEvents) {
 
 TEST_F(RequestTest, KnowsWhatIsSlow) {
   for (const char* quick : {"GetInfo", "List", "HookList", "Open", "Close", "Events"}) {
-    EXPECT_FALSE(Call::read(std::string(R"({"method":"molt.)") + quick + "\"}")->is_slow()) << quick;
+    EXPECT_FALSE(Call::read(std::string(R"({"method":"molt.)") + quick + "\"}")->is_slow())
+        << quick;
   }
   for (const char* slow : {"Load", "Unload", "Replace", "Info", "HookOrder", "Get", "Set", "Tree",
                            "GetAttribute", "Gc", "Wait"}) {

@@ -61,8 +61,7 @@ TEST_F(ServerTest, HasAPrivateSocket) {
   struct stat info {};
   ASSERT_EQ(stat(control::socket_path().c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0600u);
-  EXPECT_EQ(control::socket_path(),
-            directory_ + "/molt/" + std::to_string(getpid()) + "/control");
+  EXPECT_EQ(control::socket_path(), directory_ + "/molt/" + std::to_string(getpid()) + "/control");
 }
 
 TEST_F(ServerTest, StartsAndStopsAgain) {
@@ -368,9 +367,10 @@ TEST_F(ServerTest, ManyClientsAtOnce) {
       const std::string name = "m" + std::to_string(t);
       for (int i = 0; i < rounds; ++i) {
         const bool is_right =
-            error_code(client.ask("molt.Load", {{"path", name}},
-                                  file_with("name=" + name).get())) == 0 &&
-            text(client.ask("molt.Get", {{"path", "modules/" + name + "/refcnt"}}), "value") == "0" &&
+            error_code(
+                client.ask("molt.Load", {{"path", name}}, file_with("name=" + name).get())) == 0 &&
+            text(client.ask("molt.Get", {{"path", "modules/" + name + "/refcnt"}}), "value") ==
+                "0" &&
             error_code(client.ask("molt.Unload", {{"name", name}})) == 0;
         if (!is_right) wrong.fetch_add(1, std::memory_order_relaxed);
       }

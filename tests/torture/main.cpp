@@ -11,12 +11,12 @@
 // Exit code 0: nothing found. 1: a violation, with the seed that repeats it. 2: could not be run.
 
 #include <dirent.h>
-#include <molt/host.hpp>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <molt/host.hpp>
 
 #include <atomic>
 #include <cstdio>
@@ -390,8 +390,8 @@ int main(int argc, char** argv) {
               static_cast<unsigned long long>(g_births.load(std::memory_order_relaxed)),
               static_cast<unsigned long long>(g_forks.load(std::memory_order_relaxed)));
   if (const char* what = g_violation.load(std::memory_order_acquire)) {
-    std::printf("torture: VIOLATION: %s\nrepeat with: molt-torture --seconds %g --seed %llu\n", what,
-                seconds, static_cast<unsigned long long>(g_seed));
+    std::printf("torture: VIOLATION: %s\nrepeat with: molt-torture --seconds %g --seed %llu\n",
+                what, seconds, static_cast<unsigned long long>(g_seed));
     return 1;
   }
   std::printf("torture: no violation\n");

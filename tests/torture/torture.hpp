@@ -8,9 +8,9 @@
 
 namespace torture {
 
-inline constexpr int lineages = 4;                       // modules that come and go
-inline constexpr int first_anchor = lineages;            // always there, always called first
-inline constexpr int last_anchor = lineages + 1;         // always there, always called last
+inline constexpr int lineages = 4;                // modules that come and go
+inline constexpr int first_anchor = lineages;     // always there, always called first
+inline constexpr int last_anchor = lineages + 1;  // always there, always called last
 inline constexpr int members = lineages + 2;
 
 // One loaded version of one module. In the host's memory, for ever: what a callback reports is
@@ -31,8 +31,8 @@ struct Call {
   };
   Step steps[2 * members];
   int count = 0;
-  int stop_at = -1;       // the lineage whose callback ends the walk
-  std::uint64_t random;   // for delays
+  int stop_at = -1;      // the lineage whose callback ends the walk
+  std::uint64_t random;  // for delays
   int depth = 0;
   void (*nested)(Call& outer) = nullptr;
   const char* violation = nullptr;

@@ -29,8 +29,8 @@ inline constexpr std::size_t percpu_stride = 64;
     __atomic_fetch_add(static_cast<std::uint64_t*>(cells), 1, __ATOMIC_SEQ_CST);
     return;
   }
-  auto* rseq =
-      reinterpret_cast<struct rseq*>(static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset);
+  auto* rseq = reinterpret_cast<struct rseq*>(static_cast<char*>(__builtin_thread_pointer()) +
+                                              __rseq_offset);
   std::uint64_t scratch;
   asm volatile(
       // struct rseq_cs: version, flags, start, length after start, abort

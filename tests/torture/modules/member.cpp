@@ -1,7 +1,7 @@
 // One member of the chains. TORTURE_LINEAGE and TORTURE_VERSION say which.
-#include <molt/module.hpp>
 #include <sched.h>
 #include <time.h>
+#include <molt/module.hpp>
 
 #include "torture.hpp"
 
@@ -32,7 +32,8 @@ static int callback(Call& call) {
     call.violation = "a callback ran in a version that was not live";
   }
   me.inside.fetch_add(1, std::memory_order_acq_rel);
-  if (me.id < call.seen[TORTURE_LINEAGE]) call.violation = "a thread saw an old version after a new";
+  if (me.id < call.seen[TORTURE_LINEAGE])
+    call.violation = "a thread saw an old version after a new";
   call.seen[TORTURE_LINEAGE] = me.id;
   if (call.count < 2 * members) call.steps[call.count++] = {TORTURE_LINEAGE, me.id};
   linger(call);
