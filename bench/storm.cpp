@@ -67,14 +67,18 @@ class Crowd {
     while (waiting_.load(std::memory_order_acquire) < storm_threads) usleep(1000);
     usleep(20'000);  // and asleep
   }
-  // Answers when the last of them was done.
+  // Answers when the last of them was done. They end only after that: ending takes time, too, and is
+  // not what is measured.
   std::int64_t release() {
-    go_.store(1, std::memory_order_release);
-    go_.notify_all();
+    stage_.store(1, std::memory_order_release);
+    stage_.notify_all();
+    while (done_.load(std::memory_order_acquire) < storm_threads) usleep(1000);
+    stage_.store(2, std::memory_order_release);
+    stage_.notify_all();
     std::int64_t last = 0;
     for (Member& member : members_) {
       pthread_join(member.thread, nullptr);
-      last = std::max(last, member.done);
+      last = std::max(last, member.done_ns);
     }
     return last;
   }
@@ -84,7 +88,7 @@ class Crowd {
     Crowd* crowd;
     int number;
     pthread_t thread;
-    std::int64_t done;
+    std::int64_t done_ns;
   };
   static void* run(void* argument) {
     auto* member = static_cast<Member*>(argument);
@@ -92,16 +96,19 @@ class Crowd {
     // is there in every scenario.
     void* volatile first = malloc(1000);
     free(first);
-    member->crowd->waiting_.fetch_add(1, std::memory_order_release);
-    member->crowd->go_.wait(0, std::memory_order_acquire);
-    member->crowd->work_(member->number);
-    member->done = now_ns();
+    Crowd& crowd = *member->crowd;
+    crowd.waiting_.fetch_add(1, std::memory_order_release);
+    crowd.stage_.wait(0, std::memory_order_acquire);
+    crowd.work_(member->number);
+    member->done_ns = now_ns();
+    crowd.done_.fetch_add(1, std::memory_order_release);
+    crowd.stage_.wait(1, std::memory_order_acquire);
     return nullptr;
   }
   std::function<void(int)> work_;
   std::vector<Member> members_;
-  std::atomic<int> waiting_{0};
-  std::atomic<int> go_{0};
+  std::atomic<int> waiting_{0}, done_{0};
+  std::atomic<int> stage_{0};  // 1: work, 2: end
 };
 
 Outcome grown(const Holdings& before, double ms) {

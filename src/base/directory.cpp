@@ -276,6 +276,7 @@ std::vector<std::string> candidates(const std::string& preferred) {
 struct Made {
   explicit Made(int pid_) : pid(pid_) {}
   const int pid;
+  const Made* parents = nullptr;  // for leak checkers, which shall not take it for lost
   std::mutex mutex;
   std::string path;  // empty: not made yet, or removed
 };
@@ -287,6 +288,7 @@ Made& made_by_this_process() {
   if (known != nullptr && known->pid == pid) return *known;
   auto* fresh = new Made(pid);
   while (known == nullptr || known->pid != pid) {
+    fresh->parents = known;
     if (current.compare_exchange_weak(known, fresh, std::memory_order_acq_rel,
                                       std::memory_order_acquire)) {
       return *fresh;
@@ -332,7 +334,11 @@ void remove_process_directory() {
   made->path.clear();
 }
 
-void forget_process_directory() { current.store(nullptr, std::memory_order_release); }
+void forget_process_directory() {
+  auto* fresh = new Made(getpid());
+  fresh->parents = current.load(std::memory_order_acquire);
+  current.store(fresh, std::memory_order_release);
+}
 
 bool allows_exec(const std::string& path) {
   struct statvfs info {};

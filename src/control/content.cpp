@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
+#include <mutex>
 
 #include "hook/registry.hpp"
 
@@ -302,21 +304,28 @@ void module_gone(const Text& name) {
   if (is_to_show(name)) add_module(tree(), name);
 }
 
-std::atomic<Tree*> current{nullptr};
-std::atomic<const Text*> given_name{nullptr};
+// Of one process. Never freed: its objects may be asked for until the process's last moment, and in
+// the child of a fork the parent's may be locked for ever.
+struct Content {
+  explicit Content(const Content* parents_) : parents(parents_) {}
+  const Content* const parents;  // for leak checkers, which shall not take it for lost
 
-}  // namespace
+  Tree tree;
+  std::mutex name_mutex;
+  Text name;
+};
+std::atomic<Content*> current{nullptr};
+std::atomic<const Content*> forgotten{nullptr};
 
-Tree& tree() {
-  Tree* known = current.load(std::memory_order_acquire);
+Content& content() {
+  Content* known = current.load(std::memory_order_acquire);
   if (known != nullptr) return *known;
-  auto* fresh =
-      new Tree;  // never freed: its objects may be asked for until the process's last moment
-  fresh->add(plain_type, "", "");
-  fresh->add(host_type, "host", "");
-  fresh->add(plain_type, "modules", "");
-  fresh->add(plain_type, "resident", "", {&resident_type, resident_names});
-  fresh->add(plain_type, "hooks", "", {&hook_type, hook_names});
+  auto* fresh = new Content(forgotten.load(std::memory_order_relaxed));
+  fresh->tree.add(plain_type, "", "");
+  fresh->tree.add(host_type, "host", "");
+  fresh->tree.add(plain_type, "modules", "");
+  fresh->tree.add(plain_type, "resident", "", {&resident_type, resident_names});
+  fresh->tree.add(plain_type, "hooks", "", {&hook_type, hook_names});
   if (!current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel,
                                        std::memory_order_acquire)) {
     delete fresh;
@@ -325,11 +334,15 @@ Tree& tree() {
   // Modules that formed before anybody observed. One may go at this moment, unseen or seen too early:
   // look again.
   for (const Text& name : modules_to_show()) {
-    add_module(*fresh, name);
-    if (!is_to_show(name)) fresh->remove(module_path(name));
+    add_module(fresh->tree, name);
+    if (!is_to_show(name)) fresh->tree.remove(module_path(name));
   }
   return *fresh;
 }
+
+}  // namespace
+
+Tree& tree() { return content().tree; }
 
 const module::Observer& tree_observer() {
   static constexpr module::Observer observer{module_formed, module_gone};
@@ -337,15 +350,20 @@ const module::Observer& tree_observer() {
 }
 
 void set_host_name(Text name) {
-  // The old one may be being read.
-  given_name.store(new Text(std::move(name)), std::memory_order_release);
+  Content& c = content();
+  std::lock_guard lock(c.name_mutex);
+  c.name = std::move(name);
 }
 
 Text host_name() {
-  const Text* given = given_name.load(std::memory_order_acquire);
-  return given != nullptr && !given->empty() ? *given : program_invocation_short_name;
+  Content& c = content();
+  std::lock_guard lock(c.name_mutex);
+  return c.name.empty() ? program_invocation_short_name : c.name;
 }
 
-void forget_tree() { current.store(nullptr, std::memory_order_release); }
+void forget_tree() {
+  forgotten.store(current.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  current.store(nullptr, std::memory_order_release);
+}
 
 }  // namespace molt::control

@@ -7,8 +7,10 @@
 
 namespace molt::control {
 
-// Of one process. Never freed: the child of a fork leaves its parent's as it is.
+// Of one process. Never freed: in the child of a fork the parent's may be locked for ever.
 struct Lifetimes {
+  const Lifetimes* parents = nullptr;  // for leak checkers, which shall not take it for lost
+
   struct Delayed {
     std::int64_t at_ns;
     Object* object;
@@ -169,8 +171,9 @@ ObjectCounts object_counts() {
 
 void forget_objects() {
   auto* fresh = new Lifetimes;
-  if (const Lifetimes* parents = current.load(std::memory_order_acquire)) {
-    fresh->delay_ms.store(parents->delay_ms.load(std::memory_order_relaxed),
+  fresh->parents = current.load(std::memory_order_acquire);
+  if (fresh->parents != nullptr) {
+    fresh->delay_ms.store(fresh->parents->delay_ms.load(std::memory_order_relaxed),
                           std::memory_order_relaxed);
   }
   current.store(fresh, std::memory_order_release);

@@ -50,7 +50,8 @@ TEST(DeadThreads, ReapingNeverTouchesALiveThread) {
       while (!stop) std::thread([] { hook(1); }).join();
     });
   }
-  std::this_thread::sleep_for(std::chrono::seconds(5));
+  const auto five = std::chrono::seconds(5);
+  std::this_thread::sleep_for(five);  // tidy: sleep-ok how long it goes on is the subject
   stop = true;
   for (std::thread& t : threads) t.join();
   EXPECT_GT(calls, 100);

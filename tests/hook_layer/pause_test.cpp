@@ -66,7 +66,7 @@ TEST(Pause, BeginsAnywhereInACall) {
     if (layer::drain(owner, 20)) {
       handing_over = true;
       go_on = true;
-      usleep(5000);
+      usleep(5000);  // tidy: sleep-ok a state that tells nobody when it changes
       handing_over = false;
     }
     layer::end_pause(owner);
@@ -95,7 +95,7 @@ TEST(Pause, SignalAnywhereInACallThatWaits) {
     ASSERT_TRUE(layer::drain(owner, 1000));
     handing_over = true;
     go = true;
-    usleep(5000);
+    usleep(5000);  // tidy: sleep-ok a state that tells nobody when it changes
     handing_over = false;
     layer::end_pause(owner);
     caller.join();

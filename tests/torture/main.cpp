@@ -266,7 +266,7 @@ void signal_until_stopped(std::vector<Caller>* callers) {
     // Callers end only after this thread has.
     if (id != 0) pthread_kill(id, SIGUSR1);
     timespec nap{0, 300'000};
-    nanosleep(&nap, nullptr);
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok the rate of signals
   }
 }
 
@@ -287,7 +287,7 @@ void fork_until_stopped() {
     }
     g_forks.fetch_add(1, std::memory_order_relaxed);
     timespec nap{0, 20'000'000};
-    nanosleep(&nap, nullptr);
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok the rate of forks
   }
 }
 
@@ -368,7 +368,7 @@ int main(int argc, char** argv) {
   double end = now_s() + seconds;
   while (now_s() < end && !g_stop.load(std::memory_order_acquire)) {
     timespec nap{0, 20'000'000};
-    nanosleep(&nap, nullptr);
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok the torture's length is the subject
   }
   g_stop.store(true, std::memory_order_release);
   for (std::thread& thread : others) thread.join();

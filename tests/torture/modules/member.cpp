@@ -19,7 +19,7 @@ static void linger(Call& call) {
   std::uint64_t r = call.next_random();
   if (r % 64 == 0) {
     timespec nap{0, static_cast<long>(r >> 16) % 50'000};
-    nanosleep(&nap, nullptr);
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok callbacks that sleep are the subject
   } else if (r % 16 == 0) {
     sched_yield();
   }
