@@ -362,8 +362,8 @@ Text host_name() {
 }
 
 void forget_tree() {
-  forgotten.store(current.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  current.store(nullptr, std::memory_order_release);
+  const Content* parents = current.exchange(nullptr, std::memory_order_acq_rel);
+  if (parents != nullptr) forgotten.store(parents, std::memory_order_relaxed);
 }
 
 }  // namespace molt::control
