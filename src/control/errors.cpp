@@ -32,7 +32,7 @@ constexpr Rule rules[] = {
 // may be any errno and has none of its usual meanings.
 bool came_from_module(const Error& error) {
   const std::string_view site = error.site;
-  return site == "run_init" || site == "notify";
+  return site == "run_init" || site == "notify" || site == "transfer";
 }
 
 // Molt's own refusals, as against an EPERM or EACCES from a module's init or a parameter's setter.

@@ -29,6 +29,9 @@ struct molt_owner {
   std::uint64_t* began = nullptr;
   std::uint64_t* ended = nullptr;
   std::atomic<bool> counted{false};  // whether they were ever used in this life
+  // Out of force, and once seen with nobody inside: nobody can be inside until it comes into force
+  // again. A frame that points here meanwhile is one whose validation fails.
+  std::atomic<bool> drained{true};
   // How many chains name this owner; under the writer's lock.
   unsigned chain_refs = 0;
   bool destroyed = false;

@@ -267,6 +267,7 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
   }
   owner->attachments = attachments;
   owner->counted.store(false, std::memory_order_relaxed);
+  owner->drained.store(true, std::memory_order_relaxed);
   owner->load_sequence = r.next_load_sequence++;
   owner->lineage.store(lineage_named(name), std::memory_order_release);
   r.attached.push_back(owner);
@@ -314,6 +315,7 @@ Status change(Owner* from, Owner* to) {
 #endif
   }
   // The switch.
+  if (to != nullptr) to->drained.store(false, std::memory_order_relaxed);
   lineage->current.store(to, std::memory_order_seq_cst);
   if (lineage->paused_from.load(std::memory_order_relaxed) != nullptr) end_waiting(lineage);
   for (std::size_t i = 0; i < hooks.size(); ++i) {
@@ -358,10 +360,10 @@ void end_pause(Owner* owner) {
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
 }
 
-bool entered(const Owner* owner) {
-#ifdef MOLT_MUTATE_NO_DRAIN
-  return false;
-#endif
+namespace {
+
+// One look at everything that can show a thread inside.
+bool shows_inside(const Owner* owner) {
   bool inside = false;
   threads::for_each_frame([&](const molt_entry* entry, int) {
     inside |= __atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) == owner;
@@ -372,6 +374,19 @@ bool entered(const Owner* owner) {
   std::uint64_t ended = sum_cells(owner->ended);
   heavy_barrier();
   return sum_cells(owner->began) != ended;
+}
+
+}  // namespace
+
+bool entered(Owner* owner) {
+#ifdef MOLT_MUTATE_NO_DRAIN
+  return false;
+#endif
+  if (owner->drained.load(std::memory_order_acquire)) return false;
+  bool out_of_force = !present(owner);
+  if (shows_inside(owner)) return true;
+  if (out_of_force) owner->drained.store(true, std::memory_order_release);
+  return false;
 }
 
 namespace {

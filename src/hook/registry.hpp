@@ -70,8 +70,9 @@ void end_pause(Owner* owner);
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
 bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
            std::vector<Inside>& inside);
-// Whether a thread is inside now (a snapshot; exact once no one can enter).
-bool entered(const Owner* owner);
+// Whether a thread is inside now: a snapshot, exact once no one can enter. Then the first look that
+// finds nobody is the proof, and later ones answer false whatever frames they meet.
+bool entered(Owner* owner);
 // Whether the calling thread is inside `owner` itself.
 bool self_inside(const Owner* owner);
 

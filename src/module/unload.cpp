@@ -127,10 +127,6 @@ std::string cannot_free(const Module& module) {
 }
 
 Fate dispose(const ModulePtr& module, std::string& reason) {
-  // Out of force, and drained before: a frame that shows now is one that a walk takes back when its
-  // validation fails. It is waited for rather than taken for somebody inside.
-  std::vector<hook::Inside> inside;
-  if (module->owner != nullptr) hook::drain(module->owner, Deadline::in_ms(1000), {}, inside);
   reason = cannot_free(*module);
   if (!reason.empty()) {
     keep_resident(module, false, reason);
