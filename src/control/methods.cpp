@@ -31,7 +31,7 @@ tl::unexpected<Failure> refuse(Asked asked, const Result<T>& failed) {
   return refuse(asked, failed.error());
 }
 
-hook::Cancelled cancelled_by(const Caller& caller) {
+hooks::Cancelled cancelled_by(const Caller& caller) {
   if (caller.cancelled == nullptr) return {};
   return [flag = caller.cancelled] { return flag->load(std::memory_order_relaxed); };
 }
@@ -93,7 +93,7 @@ Reply get_info(Arguments& arguments, const Caller&) {
               {"poisoned", module::poisoned()},
               {"membarrier", barrier_asymmetric()},
               {"modules", module::list().size()},
-              {"hooks", hook::count()},
+              {"hooks", hooks::count()},
               {"threads", stat.threads},
               {"operation", module::operation()}};
 }
@@ -235,7 +235,7 @@ Reply info(Arguments& arguments, const Caller&) {
                           {"description", p.description}});
   }
   Json callbacks = Json::array();
-  for (const hook::CallbackInfo& c : detail->callbacks) {
+  for (const hooks::CallbackInfo& c : detail->callbacks) {
     callbacks.push_back({{"hook", c.module}, {"order", c.order}});
   }
   Json imports = Json::array();
@@ -298,16 +298,16 @@ Reply wait(Arguments& arguments, const Caller& caller) {
 
 // --- hooks --------------------------------------------------------------------------------------
 
-Json order_json(const hook::Order& order) {
+Json order_json(const hooks::Order& order) {
   return order.given ? Json(order.modules) : Json(nullptr);
 }
 
 Reply hook_list(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   Json hooks = Json::array();
-  for (const hook::HookInfo& h : hook::list()) {
+  for (const hooks::HookInfo& h : hooks::list()) {
     Json callbacks = Json::array();
-    for (const hook::CallbackInfo& c : h.callbacks) {
+    for (const hooks::CallbackInfo& c : h.callbacks) {
       callbacks.push_back({{"module", c.module}, {"order", c.order}});
     }
     hooks.push_back({{"name", h.name},
@@ -326,14 +326,14 @@ Reply hook_order(Arguments& arguments, const Caller&) {
   const bool is_for_all = !arguments.has("hook");
   const std::string name = arguments.text_or("hook", "");
   bool is_load_order = false;
-  hook::Order order;
+  hooks::Order order;
   order.modules = arguments.texts("modules", is_load_order);
   order.given = !is_load_order;
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   if (name.empty() && !is_for_all) {
     return refuse(Asked::request, fail(EINVAL, "`hook` is empty; leave it out for all").value());
   }
-  if (Status done = hook::set_order(name, order); !done) return refuse(Asked::hook, done);
+  if (Status done = hooks::set_order(name, order); !done) return refuse(Asked::hook, done);
   return Json{{"hook", is_for_all ? Json(nullptr) : Json(name)}, {"order", order_json(order)}};
 }
 

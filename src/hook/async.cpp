@@ -11,7 +11,7 @@
 #include "base/barrier.hpp"
 #include "hook/internal.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 struct Step {
@@ -38,10 +38,10 @@ Owner* enter(Lineage* lineage) {
 }
 
 }  // namespace
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
 using namespace molt;
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" int molt_async_begin(molt_async_walk* walk, molt_hook* hook) {
   *walk = {hook, nullptr, nullptr, 0, 0};

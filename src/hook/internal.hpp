@@ -11,19 +11,19 @@
 
 #include "hook/registry.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 struct Attachment;
 struct Lineage;
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
 // Type-stable (I3): a walker may look at an owner that has just been recycled; what it reads then is
 // rejected by its check of Lineage::current.
 struct molt_owner {
   // A frame that points here holds the module, and no chain.
   molt_entry self = {nullptr, this};
-  std::atomic<molt::hook::Lineage*> lineage{nullptr};
+  std::atomic<molt::hooks::Lineage*> lineage{nullptr};
   // Written before the owner comes into force, freed after it was drained.
-  std::vector<molt::hook::Attachment>* attachments = nullptr;
+  std::vector<molt::hooks::Attachment>* attachments = nullptr;
   std::uint64_t load_sequence = 0;
   // Per-CPU cells: callbacks that began, and that ended, for walks that change threads.
   std::uint64_t* began = nullptr;
@@ -49,10 +49,10 @@ struct molt_hook_core {
   std::vector<molt_hook*> instances;
   molt_chain* chain = nullptr;
   std::uint64_t gen = 1;
-  molt::hook::Order order;
+  molt::hooks::Order order;
 };
 
-namespace molt::hook {
+namespace molt::hooks {
 
 struct Attachment {
   molt_hook_core* hook;
@@ -110,4 +110,4 @@ struct Registry {
 };
 Registry& registry();
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

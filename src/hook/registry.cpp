@@ -12,7 +12,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Owner paused;
 
@@ -518,9 +518,9 @@ void after_fork(bool child) {
   r.mutex.unlock();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" std::uint64_t molt_fingerprint(const char* signature) {
   std::uint64_t hash = 0xcbf29ce484222325u;

@@ -29,7 +29,7 @@
 #include "base/futex.hpp"
 #include "base/result.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 // One module version's right to be called; opaque outside this layer. Type-stable (I3).
 using Owner = molt_owner;
@@ -101,4 +101,4 @@ std::size_t count();
 void before_fork();
 void after_fork(bool child);
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

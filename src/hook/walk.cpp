@@ -15,7 +15,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 enum WalkFlags : std::uint32_t {
@@ -109,9 +109,9 @@ const Attachment* find_attachment(const Owner* owner, const molt_hook_core* hook
 
 bool self_inside(const Owner* owner) { return own_frame_inside(owner); }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" void molt_walk_begin(molt_walk* walk, molt_hook* hook) {
   *walk = {hook, nullptr, nullptr, nullptr, nullptr, 0, 0};

@@ -60,7 +60,7 @@ struct Module {
   void* handle = nullptr;
   molt_module* descriptor = nullptr;
   molt_core_module core{this};
-  hook::Owner* owner = nullptr;
+  hooks::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
   std::optional<elf::MappedFile> mapping;
   std::vector<std::string> hazards;
@@ -202,8 +202,8 @@ Status apply_args(Module& module, const std::string& args);
 // --- unload.cpp ---
 // After this nothing can be inside: waits for core calls and hook callers. False: who is inside.
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
-           std::vector<hook::Inside>& inside);
-std::string name_them(const std::vector<hook::Inside>& inside);
+           std::vector<hooks::Inside>& inside);
+std::string name_them(const std::vector<hooks::Inside>& inside);
 void call_exit(Module& module);
 // Notifiers and offers of the module.
 void take_down(Module& module);

@@ -478,8 +478,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = hook::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
-  auto owner = hook::create(module->name, d.callbacks, d.callbacks_end);
+  if (ok = hooks::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
+  auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;
 
@@ -531,7 +531,7 @@ void bring_down(const ModulePtr& module) {
     announce_change();
   }
   Deadline deadline = Deadline::in_ms(init_threads_ms);
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, {}, inside) && stop_threads(*module, deadline, {});
   std::string reason;
   go(module, empty && !module->permanent, !empty, reason);
@@ -565,7 +565,7 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   if (request.dry_run) return report;
 
   // 13. LIVE: the callbacks come into force in one step.
-  if (Status ok = hook::change(nullptr, module->owner); !ok) {
+  if (Status ok = hooks::change(nullptr, module->owner); !ok) {
     bring_down(module);
     unreserve(module);
     return pass(ok);

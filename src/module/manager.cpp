@@ -236,7 +236,7 @@ Status set_enabled(std::string_view name, bool enabled) {
     module->busy = enabled ? "enable" : "disable";
   }
   Status changed =
-      enabled ? hook::change(nullptr, module->owner) : hook::change(module->owner, nullptr);
+      enabled ? hooks::change(nullptr, module->owner) : hooks::change(module->owner, nullptr);
   {
     Lock lock(manager().mutex);
     module->busy = nullptr;

@@ -32,7 +32,7 @@
 
 namespace molt::module {
 
-using Cancelled = hook::Cancelled;
+using Cancelled = hooks::Cancelled;
 
 struct LoadRequest {
   int fd = -1;       // borrowed; read from offset 0
@@ -134,7 +134,7 @@ struct ModuleDetail {
   ModuleInfo module;
   std::string description, license, srcversion, path, store;
   std::vector<ParamInfo> parameters;
-  std::vector<hook::CallbackInfo> callbacks;  // module: the hook's name
+  std::vector<hooks::CallbackInfo> callbacks;  // module: the hook's name
   std::vector<std::string> exports;
   std::vector<ImportInfo> imports;
   unsigned state_version = 0;

@@ -61,7 +61,7 @@ Status transfer(Module& old, Module& incoming, bool final, std::size_t& bytes) {
   return {};
 }
 
-Status stalled(const Module& old, const std::vector<hook::Inside>& inside, bool cancelled) {
+Status stalled(const Module& old, const std::vector<hooks::Inside>& inside, bool cancelled) {
   return fail(cancelled ? ECANCELED : ETIMEDOUT,
               "%s: gave up waiting for %s; version %s goes on; allow a longer pause with --timeout",
               old.name.c_str(), name_them(inside).c_str(), old.version.c_str());
@@ -78,24 +78,24 @@ struct Handover {
 
   Status paused() {
     std::int64_t from = now_ns();
-    hook::begin_pause(old.owner);
-    std::vector<hook::Inside> inside;
+    hooks::begin_pause(old.owner);
+    std::vector<hooks::Inside> inside;
     Status ok;
     if (!drain(old, deadline, request.cancelled, inside)) {
       ok = stalled(old, inside, cancelled());
     } else {
       ok = transfer(old, incoming, false, report.state_bytes);
     }
-    if (ok) ok = hook::change(old.owner, incoming.owner);
-    if (!ok) hook::end_pause(old.owner);
+    if (ok) ok = hooks::change(old.owner, incoming.owner);
+    if (!ok) hooks::end_pause(old.owner);
     report.pause_us = (now_ns() - from) / 1000;
     return ok;
   }
 
   Status live() {
     if (Status ok = transfer(old, incoming, false, report.state_bytes); !ok) return ok;
-    if (Status ok = hook::change(old.owner, incoming.owner); !ok) return ok;
-    std::vector<hook::Inside> inside;
+    if (Status ok = hooks::change(old.owner, incoming.owner); !ok) return ok;
+    std::vector<hooks::Inside> inside;
     Status ok;
     if (!drain(old, deadline, request.cancelled, inside)) {
       ok = stalled(old, inside, cancelled());
@@ -105,20 +105,20 @@ struct Handover {
     if (ok) return {};
     // Back to the old one, which has all that it saved. Only memory for chains could be missing, and
     // those of a moment ago are there to be used again.
-    if (Status back = hook::change(incoming.owner, old.owner); !back) return pass(back);
+    if (Status back = hooks::change(incoming.owner, old.owner); !back) return pass(back);
     return ok;
   }
 
   Status run(bool in_force) {
     bool state = hands_over(old, incoming);
     if (!in_force) {
-      std::vector<hook::Inside> inside;
+      std::vector<hooks::Inside> inside;
       if (!state) return {};
       if (!drain(old, deadline, request.cancelled, inside))
         return stalled(old, inside, cancelled());
       return transfer(old, incoming, false, report.state_bytes);
     }
-    if (!state) return hook::change(old.owner, incoming.owner);
+    if (!state) return hooks::change(old.owner, incoming.owner);
     return (old.descriptor->state->flags & MOLT_MODULE_LIVE_HANDOVER) ? live() : paused();
   }
 };
@@ -151,7 +151,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
                   name.c_str());
     }
     if (Status ok = removable(*old, false); !ok) return pass(ok);
-    if (hook::self_inside(old->owner) || thread_owner() == old.get()) {
+    if (hooks::self_inside(old->owner) || thread_owner() == old.get()) {
       return fail(EDEADLK, "%s: a module cannot replace itself from its own callback or thread",
                   name.c_str());
     }
@@ -204,7 +204,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   log::line(name, "replaced: version %s by %s", old->version.c_str(), incoming->version.c_str());
 
   // 5. The old one goes; a thread that stays in it keeps its memory, not the name.
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*old, deadline, request.cancelled, inside);
   bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
   report.old = go(old, empty && !old->permanent, !stopped, report.reason);

@@ -29,17 +29,17 @@ namespace {
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   module::before_fork();
-  hook::before_fork();
+  hooks::before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
-  hook::after_fork(false);
+  hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
-  hook::after_fork(true);
+  hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
 }
@@ -172,10 +172,10 @@ extern "C" int molt_gc() {
 extern "C" void molt_lock_loading() { module::lock_loading(); }
 
 extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
-  hook::Order order;
+  hooks::Order order;
   order.given = modules != nullptr;
   if (modules) order.modules = split(modules);
-  return answer(hook::set_order(hook ? hook : "", order));
+  return answer(hooks::set_order(hook ? hook : "", order));
 }
 
 extern "C" void molt_log(const molt_module* module, const char* format, ...) {
