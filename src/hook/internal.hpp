@@ -74,10 +74,32 @@ struct Lineage {
   // While false, threads that are inside paused_from may go on entering it. Set once nobody is.
   std::atomic<bool> sealed{false};
   std::atomic<std::uint32_t> pause_word{0};
+  // Callers that a pause has held up and that have not got on yet.
+  std::atomic<int> held_up{0};
 };
 
 // Stands in Lineage::current during a pause.
 extern Owner paused;
+
+// walk.cpp: a caller that finds its lineage paused.
+enum class Meeting { skip, join, wait };
+Meeting meet_pause(const Lineage* lineage, const Owner* from);
+// Whether joining was in time: looked at after the caller can be seen inside `from`.
+bool joined_in_time(const Lineage* lineage, const Owner* from);
+
+// Waits for the end of a pause; counts as held up from the first wait to the end of the scope.
+class HeldUp {
+ public:
+  explicit HeldUp(Lineage* lineage) : lineage_(lineage) {}
+  ~HeldUp();
+  HeldUp(const HeldUp&) = delete;
+  HeldUp& operator=(const HeldUp&) = delete;
+  void wait(std::uint32_t seen);
+
+ private:
+  Lineage* const lineage_;
+  bool counted_ = false;
+};
 
 // chain.cpp: chains and their memory. All under the writer's lock.
 // A chain with room for `entries`, not valid before seal_chain(); null without memory.

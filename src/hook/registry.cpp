@@ -360,6 +360,10 @@ void end_pause(Owner* owner) {
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
 }
 
+int held_up(const Owner* owner) {
+  return lineage_of(owner)->held_up.load(std::memory_order_relaxed);
+}
+
 namespace {
 
 // One look at everything that can show a thread inside.
@@ -506,6 +510,7 @@ void after_fork(bool child) {
     barrier_setup();
     // A hand-over by a thread that the child does not have: the old version goes on.
     for (Lineage* lineage : r.lineages) {
+      lineage->held_up.store(0, std::memory_order_relaxed);
       if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
       Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
       lineage->current.store(from, std::memory_order_seq_cst);

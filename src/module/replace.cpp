@@ -7,8 +7,10 @@
 // one holds back nobody: the old version saves while it runs, and once more what came since, when
 // its callbacks have ended after the switch. If that second transfer fails the switch is reversed.
 
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "module/internal.hpp"
@@ -76,19 +78,48 @@ struct Handover {
 
   bool cancelled() const { return request.cancelled && request.cancelled(); }
 
-  Status paused() {
+  // One pause, until `until` at most. False: somebody was inside all the while.
+  bool pause(Deadline until, Status& ok) {
     std::int64_t from = now_ns();
     hooks::begin_pause(old.owner);
     std::vector<hooks::Inside> inside;
-    Status ok;
-    if (!drain(old, deadline, request.cancelled, inside)) {
+    bool empty = drain(old, until, request.cancelled, inside);
+    if (!empty) {
       ok = stalled(old, inside, cancelled());
     } else {
       ok = transfer(old, incoming, false, report.state_bytes);
     }
     if (ok) ok = hooks::change(old.owner, incoming.owner);
     if (!ok) hooks::end_pause(old.owner);
-    report.pause_us = (now_ns() - from) / 1000;
+    report.pause_us = std::max(report.pause_us, (now_ns() - from) / 1000);
+    return empty;
+  }
+
+  // Whoever was held up gets on, and whoever is inside has a moment to use it.
+  void let_pass(std::int64_t moment_ns) {
+    Deadline moment = deadline.sooner(Deadline{now_ns() + moment_ns});
+    while (!deadline.passed() && !cancelled() &&
+           (hooks::held_up(old.owner) > 0 || (!moment.passed() && hooks::entered(old.owner)))) {
+      timespec nap{0, 200'000};
+      nanosleep(&nap, nullptr);
+    }
+  }
+
+  // Who is inside may be waiting for one whom the pause holds up: a coroutine whose own next call
+  // reaches the module on another thread, or that only a thread can resume which waits here; a
+  // callback that gave work away. No one can tell. So a pause that does not come to an end is given
+  // up early, to let those pass, and begun again, each time four times as long. Who needs nobody else
+  // is as well off with the last one, which has more than half of the time.
+  Status paused() {
+    constexpr std::int64_t first_at_most_ns = 100'000'000;
+    Status ok;
+    std::int64_t whole_ns = deadline.at_ns - now_ns();
+    std::int64_t part_ns = std::min(whole_ns / 16, first_at_most_ns);
+    for (; part_ns < (deadline.at_ns - now_ns()) / 2; part_ns *= 4) {
+      if (pause(Deadline{now_ns() + part_ns}, ok) || cancelled()) return ok;
+      let_pass(part_ns / 4);
+    }
+    pause(deadline, ok);
     return ok;
   }
 
