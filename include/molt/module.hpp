@@ -153,8 +153,17 @@ class param {
       }
     } else {
       const char* end = text + std::strlen(text);
-      auto [stop, error] = std::from_chars(text, end, value);
-      if (error != std::errc{} || stop != end || stop == text) return -EINVAL;
+      const char* at = text + (text[0] == '+' && text[1] != '-');
+      std::from_chars_result result;
+      if constexpr (std::is_integral_v<T>) {
+        // As in C and in the kernel: 0x10 is sixteen.
+        const bool is_hex = at[0] == '0' && (at[1] == 'x' || at[1] == 'X');
+        result = std::from_chars(at += is_hex ? 2 : 0, end, value, is_hex ? 16 : 10);
+        if (is_hex && *at == '-') return -EINVAL;
+      } else {
+        result = std::from_chars(at, end, value);
+      }
+      if (result.ec != std::errc{} || result.ptr != end || at == end) return -EINVAL;
     }
     static_cast<param*>(self)->value_.store(value, std::memory_order_relaxed);
     return 0;
@@ -314,7 +323,7 @@ class state_reader {
 #define MOLT_STATE_LIVE(version_, oldest_, save_, restore_) \
   MOLT_STATE_(version_, oldest_, save_, restore_, MOLT_MODULE_LIVE_HANDOVER)
 #define MOLT_STATE_(version_, oldest_, save_, restore_, flags_)                                    \
-  extern "C" const molt_state_info molt_module_state = {version_, oldest_, flags_};                \
+  extern "C" const molt_state_info molt_module_state_info = {version_, oldest_, flags_};           \
   extern "C" int molt_module_save(molt_state* state) {                                             \
     return molt::detail::guarded_call<[](molt_state* s) { return save_(molt::state_writer(s)); }>( \
         "save", state);                                                                            \

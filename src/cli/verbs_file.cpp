@@ -184,8 +184,8 @@ Json describe(const std::string& path, const elf::Image& image) {
       fields["imports"].push_back(name_and_signature(note.value, "name"));
     }
   }
-  for (const elf::Hazard& hazard : unload_hazards(image)) {
-    fields["hazards"].push_back(demangled(hazard.text));
+  for (const auto& hazards : {unload_hazards(image), lasting_effects(image)}) {
+    for (const elf::Hazard& hazard : hazards) fields["hazards"].push_back(demangled(hazard.text));
   }
   return fields;
 }

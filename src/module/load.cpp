@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <cstring>
 
 #include "base/hash.hpp"
@@ -22,6 +24,8 @@ constexpr int default_wait_ms = 30'000;  // KERNEL.md M5.4
 constexpr std::uint64_t largest_file = 1ull << 30;
 // How long a module that did not come to life may keep its own threads.
 constexpr int init_threads_ms = 1000;
+// How long who looked at it meanwhile may be in its parameters.
+constexpr int core_calls_ms = 10'000;
 
 Deadline deadline_of(int timeout_ms) {
   return Deadline::in_ms(timeout_ms < 0 ? default_wait_ms : timeout_ms);
@@ -116,6 +120,11 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
   if (!flight->outcome) return pass(flight->outcome);
   LoadReport report = flight->report;
   report.shared = true;
+  if (request.args != flight->args) {
+    report.warnings.push_back(
+        "loaded for another request at the same time, with its parameters ('" + flight->args +
+        "') and not with these");
+  }
   return report;
 }
 
@@ -202,6 +211,14 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   if (module.handle == nullptr) {
     std::string text = error ? error : "dlopen failed";
     store_forget(module.stored);
+    if (text.find("static TLS") != std::string::npos) {
+      // No one can tell beforehand how much is left; the dynamic loader has mapped nothing.
+      return fail(ENOEXEC,
+                  "%s: this process has no room left for initial-exec thread-local variables, "
+                  "which earlier loads of this kind have used up for good; compile it without "
+                  "-ftls-model=initial-exec, or restart the process",
+                  module.name.c_str());
+    }
     if (std::string symbol = undefined_in(text); !symbol.empty()) {
       log::line(module.name, "Unknown symbol %s (err -%d)", symbol.c_str(), ENOENT);
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
@@ -354,6 +371,16 @@ void set_state(Module& module, molt_module_state state) {
 
 }  // namespace
 
+void warn(Module& module, const char* format, ...) {
+  char text[900];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  log::line(module.name, "%s", text);
+  module.warnings.push_back(text);
+}
+
 Result<FileIdentity> identify(int fd) {
   struct stat info;
   if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
@@ -394,6 +421,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
     p.taint |= taint_forced;
   }
   for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
+  for (const elf::Hazard& effect : elf::lasting_effects(*image)) p.effects.push_back(effect.text);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -426,6 +454,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->description = prepared.description;
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
+  module->effects = prepared.effects;
   module->taint = prepared.taint;
   module->path = request.path;
   module->file = prepared.file;
@@ -445,6 +474,9 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   }
   if (request.dry_run) {
     if (beside == nullptr) unreserve(module);
+    for (const auto* texts : {&module->hazards, &module->effects}) {
+      module->warnings.insert(module->warnings.end(), texts->begin(), texts->end());
+    }
     return module;
   }
 
@@ -454,8 +486,9 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     module->taint |= taint_proprietary;
   }
   for (const std::string& hazard : module->hazards) {
-    log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
+    warn(*module, "cannot be unmapped once loaded: %s", hazard.c_str());
   }
+  for (const std::string& effect : module->effects) warn(*module, "%s", effect.c_str());
 
   bool init_reference = true;
   auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
@@ -519,6 +552,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   tell_gone(*module);
   take_down(*module);
   stop_threads(*module, Deadline::in_ms(init_threads_ms), {});
+  await_core_calls(*module, Deadline::in_ms(core_calls_ms), {});
   return give_up(ok);
 }
 
@@ -561,7 +595,7 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   auto up = bring_up(request, *prepared, nullptr);
   if (!up) return pass(up);
   const ModulePtr& module = *up;
-  LoadReport report{module->name, taint_text(module->taint), false};
+  LoadReport report{module->name, taint_text(module->taint), false, module->warnings};
   if (request.dry_run) return report;
 
   // 13. LIVE: the callbacks come into force in one step.
@@ -591,6 +625,7 @@ Result<LoadReport> load(const LoadRequest& request) {
   auto flight = std::make_shared<Flight>();
   flight->file = *identity;
   flight->tid = gettid();
+  flight->args = request.args;
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);

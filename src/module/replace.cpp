@@ -182,9 +182,8 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
                   name.c_str());
     }
     if (Status ok = removable(*old, false); !ok) return pass(ok);
-    if (hooks::self_inside(old->owner) || thread_owner() == old.get()) {
-      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback or thread",
-                  name.c_str());
+    if (self_inside(*old)) {
+      return fail(EDEADLK, "%s: a module cannot replace itself from code of its own", name.c_str());
     }
     if (!request.dry_run) old->busy = "replace";
   }
@@ -205,6 +204,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   report.name = name;
   report.from = old->version;
   report.to = incoming->version;
+  report.warnings = incoming->warnings;
   if (request.dry_run) return report;
 
   // 3. State and switch.
