@@ -339,32 +339,29 @@ class state_reader {
 #define MOLT_HOOK(point_, callback_, ...) MOLT_HOOK_(point_, callback_, __COUNTER__, ##__VA_ARGS__)
 #define MOLT_HOOK_(point_, callback_, id_, ...) \
   MOLT_HOOK2_(point_, callback_, id_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
-#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                        \
-  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())         \
-  /* Unnamed: several sources of one module have the same counters. */                        \
-  namespace {                                                                                 \
-  extern molt_callback var_;                                                                  \
-  MOLT_ITEM_("molt_callbacks")                                                                \
-  molt_callback var_ = molt::detail::make_callback<point_>(                                   \
-      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, id_, ##__VA_ARGS__); \
+#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                          \
+  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())           \
+  /* Unnamed: several sources of one module have the same counters. */                          \
+  namespace {                                                                                   \
+  extern molt_callback var_;                                                                    \
+  MOLT_ITEM_("molt_callbacks")                                                                  \
+  molt_callback var_ = {point_::name,                                                           \
+                        molt::signature_of<point_::signature>(),                                \
+                        molt::fingerprint_of<point_::signature>(),                              \
+                        reinterpret_cast<molt_fn>(                                              \
+                            &molt::detail::wrapper<point_::signature, callback_, &var_>::call), \
+                        molt::detail::order_of(__VA_ARGS__),                                    \
+                        molt::detail::flags_of(__VA_ARGS__),                                    \
+                        id_,                                                                    \
+                        0,                                                                      \
+                        nullptr};                                                               \
   }
 
 namespace molt::detail {
-// The cast of a function pointer keeps this from being a constant expression, not from being
-// initialised statically.
-template <class Point, class F>
-inline molt_callback make_callback(F* fn, unsigned sequence, int order = MOLT_ORDER_NORMAL,
-                                   unsigned flags = 0) {
-  return {Point::name,
-          signature_of<typename Point::signature>(),
-          fingerprint_of<typename Point::signature>(),
-          reinterpret_cast<molt_fn>(fn),
-          order,
-          flags,
-          sequence,
-          0,
-          nullptr};
-}
+// Written out above, not made by a function: the cast of a function pointer is no constant
+// expression, but is initialised statically where it stands. `molt load -n` reads it in the file.
+constexpr int order_of(int order = MOLT_ORDER_NORMAL, unsigned = 0) { return order; }
+constexpr unsigned flags_of(int = 0, unsigned flags = 0) { return flags; }
 }  // namespace molt::detail
 
 // A parameter `name_` of type int, unsigned, long, unsigned long, bool, double or std::string.

@@ -204,6 +204,8 @@ void forget_threads_after_fork();
 // One line in the event log, told to whoever asked for the load as well.
 [[gnu::format(printf, 2, 3)]] void warn(Module& module, const char* format, ...);
 // --- params.cpp ---
+// A dry run's part of apply_args().
+void name_unknown_params(Module& module, const std::string& args);
 Status apply_args(Module& module, const std::string& args);
 // --- unload.cpp ---
 // After this nothing can be inside: waits for core calls and hook callers. False: who is inside.
@@ -243,6 +245,10 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 // Undoes bring_up() of a module whose init() had succeeded.
 void bring_down(const ModulePtr& module);
 Result<FileIdentity> identify(int fd);
+
+// --- replace.cpp ---
+// Whether `incoming` takes over the state of `old`.
+Status state_compatible(const Module& old, const Module& incoming, bool force);
 
 // A call of the core into module code other than an operation's own: holds the memory, not the
 // reference count. False: the module is on its way out.

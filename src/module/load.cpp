@@ -16,6 +16,7 @@
 #include "elf/image.hpp"
 #include "elf/loaded.hpp"
 #include "module/internal.hpp"
+#include "module/preview.hpp"
 
 namespace molt::module {
 namespace {
@@ -343,6 +344,34 @@ Status check_exports(const Module& module, const Module* beside) {
   return {};
 }
 
+Status check_hooks(const Module& module) {
+  const molt_module& d = *module.descriptor;
+  Status ok = hooks::check(d.callbacks, d.callbacks_end);
+  if (ok) return ok;
+  return fail(ok.error().code, "%s: %s", module.name.c_str(), ok.error().detail);
+}
+
+// A dry run: what a load checks before it runs anything of the module. Takes references as a load
+// does, for the caller to drop.
+Status would_fit(Module& module, std::span<const std::byte> content, const LoadRequest& request,
+                 const Module* beside) {
+  auto image = elf::Image::parse(content);
+  if (!image) return pass(image);
+  auto preview = Preview::of(*image);
+  if (!preview) return {};
+  module.descriptor = preview->descriptor();
+  Status ok = bind_imports(module, request);
+  if (ok) ok = check_hooks(module);
+  if (ok) {
+    Lock lock(manager().mutex);
+    ok = check_exports(module, beside);
+  }
+  if (ok && beside != nullptr) ok = state_compatible(*beside, module, request.force);
+  if (ok) name_unknown_params(module, request.args);
+  module.descriptor = nullptr;
+  return ok;
+}
+
 // --- init ---------------------------------------------------------------------------------------
 
 Status run_init(Module& module) {
@@ -392,12 +421,15 @@ Result<FileIdentity> identify(int fd) {
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
+  auto named = [&](const Error& error) {
+    return fail(error.code, "%s: %s", request.path.c_str(), error.detail);
+  };
   auto content = read_file(request.fd);
-  if (!content) return pass(content);
+  if (!content) return named(content.error());
   auto image = elf::Image::parse(*content);
   if (!image) {
     log::line("", "%s", image.error().detail);
-    return pass(image);
+    return named(image.error());
   }
   auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
   Prepared p;
@@ -473,7 +505,10 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (request.dry_run) {
+    Status ok = would_fit(*module, prepared.content, request, beside);
+    drop_providers(*module);
     if (beside == nullptr) unreserve(module);
+    if (!ok) return pass(ok);
     for (const auto* texts : {&module->hazards, &module->effects}) {
       module->warnings.insert(module->warnings.end(), texts->begin(), texts->end());
     }
@@ -511,7 +546,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = hooks::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
+  if (ok = check_hooks(*module); !ok) return give_up(ok);
   auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;

@@ -47,6 +47,16 @@ int checked_set(const molt_param& param, const std::string& text) {
 
 }  // namespace
 
+void name_unknown_params(Module& module, const std::string& args) {
+  std::string_view rest = args;
+  for (std::string word = next_word(rest); !word.empty() && word != "--"; word = next_word(rest)) {
+    std::string name = word.substr(0, word.find('='));
+    if (find_param(module, name) == nullptr) {
+      module.warnings.push_back("unknown parameter '" + name + "' ignored");
+    }
+  }
+}
+
 Status apply_args(Module& module, const std::string& args) {
   std::string_view rest = args;
   Lock lock(manager().mutex);

@@ -110,6 +110,38 @@ class User(unittest.TestCase):
         self.assertEqual(self.ask(4), 4)
         self.molt("unload", "params")
 
+    def test_dry_runs_say_what_would_happen(self):
+        # The same verdict as the real thing, and nothing is different after it.
+        for module, code, words in (("wrong_type", 5, "misfit: hook app/ask: the module expects"),
+                                    ("no_hook", 5, "Unknown hook app/none"),
+                                    ("no_symbol", 5, "Unknown symbol nobody_has_it"),
+                                    ("no_hook_needed", 0, "")):
+            dry = self.molt("load", "-n", self.file(module), code=code)
+            real = self.molt("load", self.file(module), code=code)
+            self.assertEqual(dry[1], real[1])
+            self.assertIn(words, real[1])
+        self.molt("unload", "misfit")
+        self.assertEqual(self.molt("load", "-n", self.file("params"), "nosuch=1"),
+                         ("params: would be loaded",
+                          "molt: params: unknown parameter 'nosuch' ignored"))
+        self.assertEqual(self.json("list")["modules"], [])
+
+        self.molt("load", self.file("state_1"))
+        self.molt("replace", "-n", self.file("state_2"))
+        dry = self.molt("replace", "-n", self.file("state_3"), code=5)
+        self.assertEqual(self.molt("replace", self.file("state_3"), code=5), dry)
+        self.assertIn("understands state versions 3 to 3", dry[1])
+        self.molt("replace", "-n", "--force", self.file("state_1"))
+        self.molt("unload", "-n", "stateful")
+        self.molt("unload", "stateful")
+
+    def test_failures_name_the_file(self):
+        name = self.folder.name + "/no-module.so"
+        for content in (b"", b"garbage"):
+            with open(name, "wb") as file:
+                file.write(content)
+            self.assertIn(name, self.molt("load", name, code=5)[1])
+
     def test_a_look_does_not_keep_what_failed(self):
         results = []
         loader = threading.Thread(
