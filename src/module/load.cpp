@@ -14,6 +14,7 @@
 #include "base/hash.hpp"
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
+#include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
@@ -185,13 +186,44 @@ std::string undefined_in(std::string_view error) {
   return std::string(rest.substr(0, rest.find_first_of(" ,\n")));
 }
 
+// Whether [begin, end) lies in the object; an empty list may be nowhere.
+bool lies_in(const elf::Range& extent, const void* begin, const void* end) {
+  const auto first = reinterpret_cast<std::uintptr_t>(begin);
+  const auto last = reinterpret_cast<std::uintptr_t>(end);
+  if (first == last) return true;
+  return first < last && first >= extent.begin && last <= extent.end;
+}
+
+template <class T>
+bool list_lies_in(const elf::Range& extent, const T* begin, const T* end) {
+  const auto bytes =
+      reinterpret_cast<std::uintptr_t>(end) - reinterpret_cast<std::uintptr_t>(begin);
+  return lies_in(extent, begin, end) && bytes % sizeof(T) == 0;
+}
+
+// All that is read through the descriptor is the module's own; its functions may be others'.
+bool descriptor_is_sound(const molt_module& d, const elf::Range& extent) {
+  for (const char* text : {d.magic, d.name, d.version, d.license, d.description}) {
+    if (text != nullptr && !lies_in(extent, text, text + 1)) return false;
+  }
+  return (d.state == nullptr || lies_in(extent, d.state, d.state + 1)) &&
+         list_lies_in(extent, d.callbacks, d.callbacks_end) &&
+         list_lies_in(extent, d.params, d.params_end) &&
+         list_lies_in(extent, d.exports, d.exports_end) &&
+         list_lies_in(extent, d.imports, d.imports_end);
+}
+
 Status check_descriptor(Module& module, bool force) {
   const molt_module& d = *module.descriptor;
+  auto extent = elf::extent_of(&d);
+  if (!extent || !lies_in(*extent, &d, &d + 1)) {
+    return fail(ENOEXEC, "%s: its descriptor is not in it; rebuild it", module.name.c_str());
+  }
   if (d.abi != MOLT_ABI || d.size < sizeof(molt_module)) {
     return fail(ENOEXEC, "%s: built for interface %u of Molt, this process has %u; rebuild it",
                 module.name.c_str(), d.abi, MOLT_ABI);
   }
-  if (d.name == nullptr || module.name != d.name ||
+  if (!descriptor_is_sound(d, *extent) || d.name == nullptr || module.name != d.name ||
       (!force && (d.magic == nullptr || std::strcmp(d.magic, MOLT_MAGIC) != 0))) {
     return fail(ENOEXEC, "%s: its descriptor and its note disagree; rebuild it",
                 module.name.c_str());
@@ -427,9 +459,10 @@ Result<Prepared> prepare(const LoadRequest& request) {
   auto content = read_file(request.fd);
   if (!content) return named(content.error());
   auto image = elf::Image::parse(*content);
-  if (!image) {
-    log::line("", "%s", image.error().detail);
-    return named(image.error());
+  Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
+  if (!loadable) {
+    log::line("", "%s", loadable.error().detail);
+    return named(loadable.error());
   }
   auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
   Prepared p;
