@@ -162,8 +162,11 @@ class param {
           unsigned long long number = 0;
           if ((at += 2) == end) return -EINVAL;
           for (; at != end; ++at) {
-            const int digit = *at >= '0' && *at <= '9' ? *at - '0' : (*at | 32) - 'a' + 10;
-            if (digit < 0 || digit > 15 || number >> 60 != 0) return -EINVAL;
+            const int letter = (*at | 32) - 'a';
+            const int digit = *at >= '0' && *at <= '9'    ? *at - '0'
+                              : letter >= 0 && letter < 6 ? letter + 10
+                                                          : -1;
+            if (digit < 0 || number >> 60 != 0) return -EINVAL;
             number = number * 16 + static_cast<unsigned>(digit);
           }
           if (number > static_cast<unsigned long long>(std::numeric_limits<T>::max()))
