@@ -110,10 +110,10 @@ enum class LastMeans : std::uint8_t {
 };
 
 struct ProofOptions {
-  Deadline deadline;                // looks again until then; passed already: one look at each
+  Deadline deadline{};              // looks again until then; passed already: one look at each
   std::function<bool()> cancelled;  // asked between rounds; may be empty
   LastMeans last_means = LastMeans::none;
-  Deadline last_means_after;  // not before
+  Deadline last_means_after{};  // not before
   // The asking thread's own stack is scanned from this frame on, its return address included, its
   // locals not: frames below it are the runtime's own, and may well hold addresses in the ranges.
   // Null: the caller's.
