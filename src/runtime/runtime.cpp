@@ -19,6 +19,7 @@
 #include "control/control.hpp"
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
+#include "threads/census.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
@@ -30,15 +31,18 @@ namespace {
 void before_fork() {
   module::before_fork();
   hooks::before_fork();
+  threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
+  threads::census_after_fork(false);
   hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
+  threads::census_after_fork(true);
   hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
