@@ -77,7 +77,7 @@ _molt() {
           help)
             word=$(_molt_verbs)
             ;;
-          unload | wait)
+          unload | wait | audit)
             word=$(_molt_fields name list "${selection[@]}")
             ;;
           info | replace)

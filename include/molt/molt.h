@@ -331,6 +331,9 @@ enum molt_load_flags {
 };
 enum molt_unload_flags {
   MOLT_UNLOAD_RESIDENT = 1u, /* exit and free the name, leave the memory to gc; taints R */
+  /* Unmap it although the process's memory still holds addresses in it, which otherwise makes it
+   * resident. Who follows one of them crashes. */
+  MOLT_UNLOAD_IGNORE_POINTERS = 2u,
 };
 
 /* Loads a module on the calling thread, without holding a lock over its code. `args` is
@@ -344,7 +347,9 @@ MOLT_API int molt_load(const char* path, const char* args, uint32_t flags, int t
 MOLT_API int molt_load_fd(int fd, const char* args, uint32_t flags, int timeout_ms);
 /* Unloads. Waits up to `timeout_ms` (-1: 10 s) for threads inside the module's callbacks, then
  * gives up with -ETIMEDOUT, the module live again. -ENOENT, -EAGAIN in use, -EBUSY not live or
- * permanent. 0 also when the memory had to stay: molt_last_error() then says "pinned: ...". */
+ * permanent. 0 also when the memory had to stay: molt_last_error() then says "pinned: ...", or
+ * "resident: 1 pointer left: ..." if the process's memory still holds an address in the module, as
+ * after a callback that was not unregistered; molt_gc() looks again. */
 MOLT_API int molt_unload(const char* name, uint32_t flags, int timeout_ms);
 /* Loads `path`, a newer version of live module `name`, beside it; hands the state over; switches
  * all hooks in one step; unloads the old. On any failure the old one goes on. -ETIMEDOUT: the pause

@@ -122,10 +122,14 @@ Runner declare_ps(CLI::App&) {
   };
 }
 
-Runner declare_gc(CLI::App&) {
-  return [](const Options& options) {
-    const auto ask_gc = [](Session& session) {
+Runner declare_gc(CLI::App& verb) {
+  auto ignore_pointers = std::make_shared<bool>(false);
+  verb.add_flag("--ignore-pointers", *ignore_pointers,
+                "Free memory although the process still has addresses in it");
+  return [ignore_pointers](const Options& options) {
+    const auto ask_gc = [ignore_pointers](Session& session) {
       Json parameters = Json::object();
+      if (*ignore_pointers) parameters["ignore_pointers"] = true;
       if (session.options().dry_run) parameters["dry_run"] = true;
       return session.call(wire::method::gc, parameters);
     };

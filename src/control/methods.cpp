@@ -163,6 +163,7 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   module::UnloadRequest request;
   request.name = arguments.text("name");
   request.resident = arguments.flag("resident");
+  request.ignore_pointers = arguments.flag("ignore_pointers");
   request.dry_run = arguments.flag("dry_run");
   request.timeout_ms = arguments.timeout_ms();
   request.cancelled = cancelled_by(caller);
@@ -267,12 +268,38 @@ Reply info(Arguments& arguments, const Caller&) {
 
 Reply gc(Arguments& arguments, const Caller&) {
   const bool dry_run = arguments.flag("dry_run");
+  const bool ignore_pointers = arguments.flag("ignore_pointers");
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  const module::GcReport report = module::gc(dry_run);
+  const module::GcReport report = module::gc(dry_run, ignore_pointers);
   Json kept = Json::array();
   for (const module::Kept& k : report.kept)
     kept.push_back({{"name", k.name}, {"reason", k.reason}});
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
+}
+
+Reply audit_module(Arguments& arguments, const Caller& caller) {
+  module::AuditRequest request;
+  request.name = arguments.text("name");
+  request.timeout_ms = arguments.timeout_ms();
+  request.cancelled = cancelled_by(caller);
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+
+  const auto report = module::audit_module(request);
+  if (!report) return refuse(Asked::module, report);
+  Json pointers = Json::array();
+  for (const audit::Finding& f : report->findings) {
+    pointers.push_back({{"place", audit::to_text(f.place)},
+                        {"address", hex(f.address)},
+                        {"where", f.where},
+                        {"target", f.target},
+                        {"looks", audit::to_text(f.looks)},
+                        {"bars", f.bars}});
+  }
+  return Json{{"name", request.name},     {"pointers", std::move(pointers)},
+              {"more", report->more},     {"dismissed", report->dismissed},
+              {"stable", report->stable}, {"method", audit::to_text(report->method)},
+              {"rounds", report->rounds}, {"bytes", report->bytes},
+              {"us", report->us}};
 }
 
 Reply wait(Arguments& arguments, const Caller& caller) {
@@ -444,6 +471,7 @@ std::span<const Method> methods() {
       {name::close, false, false, close_object},
       {name::events, false, false, events},
       {name::gc, true, false, gc},
+      {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
   };
   return all;

@@ -274,6 +274,29 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
   return owner;
 }
 
+void for_memory_naming(const Owner* owner, const void* begin, const void* end,
+                       const std::function<void(const void*, std::size_t)>& f) {
+  std::lock_guard lock(registry().mutex);
+  if (owner != nullptr && owner->attachments != nullptr) {
+    f(owner->attachments->data(), owner->attachments->capacity() * sizeof(Attachment));
+  }
+  auto is_inside = [&](const void* p) { return !std::less<>()(p, begin) && std::less<>()(p, end); };
+  for (molt_hook_core* core : registry().hooks) {
+    f(core->instances.data() + core->instances.size(),
+      (core->instances.capacity() - core->instances.size()) * sizeof(molt_hook*));
+    for (molt_hook* const& instance : core->instances) {
+      if (is_inside(instance)) f(&instance, sizeof instance);
+    }
+    if (!is_inside(core->info)) continue;
+    f(&core->info, sizeof core->info);
+    for (const Owner* other : registry().attached) {
+      for (const Attachment& a : *other->attachments) {
+        if (a.hook == core) f(&a.callback->bound, sizeof a.callback->bound);
+      }
+    }
+  }
+}
+
 void destroy(Owner* owner) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);

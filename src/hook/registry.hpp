@@ -49,6 +49,11 @@ Status check(const molt_callback* begin, const molt_callback* end);
 
 // A new version of module `name`, attached to nothing yet, not in force.
 Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback* end);
+// f(begin, bytes): memory on the heap in which this layer names what lies in the module [begin, end):
+// its callbacks (`owner` may be null), and hooks of its own, which it takes back only when it is
+// closed.
+void for_memory_naming(const Owner* owner, const void* begin, const void* end,
+                       const std::function<void(const void*, std::size_t)>& f);
 // Forgets an owner that is neither in force nor entered by any thread.
 void destroy(Owner* owner);
 

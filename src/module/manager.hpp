@@ -25,6 +25,7 @@
 #include <string_view>
 #include <vector>
 
+#include "audit/audit.hpp"
 #include "base/futex.hpp"
 #include "base/log.hpp"
 #include "base/result.hpp"
@@ -59,6 +60,7 @@ Result<std::string> name_in_file(int fd);
 struct UnloadRequest {
   std::string name;
   bool resident = false;
+  bool ignore_pointers = false;  // free its memory although the process still has addresses in it
   bool dry_run = false;
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
@@ -101,7 +103,16 @@ struct GcReport {
   std::vector<std::string> freed;
   std::vector<Kept> kept;
 };
-GcReport gc(bool dry_run);
+// `ignore_pointers` as in UnloadRequest.
+GcReport gc(bool dry_run, bool ignore_pointers = false);
+
+// Who has addresses in a live module: audit/audit.hpp. Stacks are searched too, for people.
+struct AuditRequest {
+  std::string name;
+  int timeout_ms = -1;  // -1: 30 s
+  Cancelled cancelled;
+};
+Result<audit::Report> audit_module(const AuditRequest& request);
 
 void lock_loading();
 bool loading_locked();

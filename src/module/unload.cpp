@@ -1,9 +1,9 @@
 // unload.cpp - taking a module down, in the order of KERNEL.md M1.6, and proving that it is gone.
 //
 //   disable -> drain -> threads -> exit -> GOING notifiers -> objects -> references ->
-//   [residency proof over the text -> pointer audit] -> dlclose -> proof that it is unmapped
+//   [residency proof over the text] -> pointer audit -> dlclose -> proof that it is unmapped
 //
-// The bracketed steps belong to threads/ and go into dispose(), before free_memory().
+// The bracketed step belongs to threads/ and goes into dispose(), before the audit.
 
 #include <dlfcn.h>
 #include <unistd.h>
@@ -136,6 +136,11 @@ Fate dispose(const ModulePtr& module, std::string& reason) {
     hooks::destroy(module->owner);
     module->owner = nullptr;
   }
+  reason = pointers_left(*module);
+  if (!reason.empty()) {
+    keep_resident(module, false, reason);
+    return Fate::resident;
+  }
   Fate fate = free_memory(module, reason);
   if (fate == Fate::pinned) keep_resident(module, true, reason);
   return fate;
@@ -190,6 +195,7 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     }
     if (request.dry_run) return report;
     enabled = module->enabled;
+    module->ignore_pointers = request.ignore_pointers;
     module->state = MOLT_MODULE_STATE_GOING;
     // Forced out while referenced, it keeps the base, as in the kernel: the count stays positive.
     if (module->references() - stoppable_threads(*module) <= 0) module->drop_base();
@@ -236,7 +242,7 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
   return report;
 }
 
-GcReport gc(bool dry_run) {
+GcReport gc(bool dry_run, bool ignore_pointers) {
   GcReport report;
   std::vector<ModulePtr> candidates;
   {
@@ -266,12 +272,17 @@ GcReport gc(bool dry_run) {
         hooks::destroy(module->owner);
         module->owner = nullptr;
       }
-      if (free_memory(module, reason) == Fate::unmapped) {
+      module->ignore_pointers |= ignore_pointers;
+      reason = pointers_left(*module);
+      if (!reason.empty()) {
+        // For the next time.
+      } else if (free_memory(module, reason) == Fate::unmapped) {
         log::line(module->name, "freed");
         report.freed.push_back(module->name);
         continue;
+      } else {
+        module->pinned = true;
       }
-      module->pinned = true;
     }
     report.kept.push_back({module->name, reason});
     Lock lock(manager().mutex);

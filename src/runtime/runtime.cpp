@@ -131,8 +131,9 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
+  request.ignore_pointers = (flags & MOLT_UNLOAD_IGNORE_POINTERS) != 0;
   request.timeout_ms = timeout_ms;
-  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
+  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
     return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);

@@ -301,7 +301,23 @@ Status set_enabled(std::string_view name, bool enabled) {
   return {};
 }
 
-GcReport gc(bool dry_run) {
+Result<audit::Report> audit_module(const AuditRequest& request) {
+  Lock lock(world().mutex);
+  if (!find(request.name)) return no_module(request.name);
+  audit::Report report;
+  audit::Finding finding;
+  finding.place = audit::Place::heap;
+  finding.looks = audit::Looks::callback;
+  finding.address = 0x1234;
+  finding.where = "[heap] block of 24 bytes, +8";
+  finding.target = "on_timer+0x0";
+  report.findings.push_back(finding);
+  report.rounds = 2;
+  report.stable = true;
+  return report;
+}
+
+GcReport gc(bool dry_run, bool) {
   Lock lock(world().mutex);
   GcReport report;
   for (const ResidentInfo& r : world().residents) {

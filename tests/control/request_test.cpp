@@ -270,6 +270,21 @@ TEST_F(RequestTest, Waits) {
   EXPECT_EQ(error_code(ask("molt.Wait", {{"name", "a"}, {"for", "gone"}})), ECANCELED);
 }
 
+TEST_F(RequestTest, AuditTellsWhereThePointersAre) {
+  EXPECT_EQ(error_class(ask("molt.Audit", {{"name", "a"}})), "missing");
+  fake::form("a");
+  const Json reply = ask("molt.Audit", {{"name", "a"}});
+  ASSERT_EQ(field(reply, "pointers").size(), 1u) << reply.dump();
+  const Json pointer = field(reply, "pointers")[0];
+  EXPECT_EQ(pointer["place"], "heap");
+  EXPECT_EQ(pointer["looks"], "callback");
+  EXPECT_EQ(pointer["address"], "0x0000000000001234");
+  EXPECT_EQ(pointer["target"], "on_timer+0x0");
+  EXPECT_EQ(pointer["bars"], true);
+  EXPECT_EQ(field(reply, "stable"), true);
+  EXPECT_EQ(field(reply, "method"), "rescan");
+}
+
 TEST_F(RequestTest, CollectsGarbage) {
   fake::add_resident("kept", 1, true);
   fake::add_resident("freed", 2, false);
