@@ -124,12 +124,21 @@ tl::unexpected<Failure> no_file() {
 }
 
 // Not a failure for who wants it loaded: the very same file is live.
-Reply already_loaded(const std::string& name) {
+Reply already_loaded(const std::string& name, const std::string& args) {
+  Json warnings = Json::array();
+  if (!args.empty()) {
+    warnings.push_back("loaded already; the parameters '" + args +
+                       "' were not applied: `molt set` changes those that are writable");
+  }
   std::string taint;
   for (const module::ModuleInfo& m : module::list()) {
     if (m.name == name) taint = m.taint;
   }
-  return Json{{"name", name}, {"already", true}, {"shared", false}, {"taint", taint}};
+  return Json{{"name", name},
+              {"already", true},
+              {"shared", false},
+              {"taint", taint},
+              {"warnings", std::move(warnings)}};
 }
 
 Reply load(Arguments& arguments, const Caller& caller) {
@@ -150,11 +159,13 @@ Reply load(Arguments& arguments, const Caller& caller) {
     return Json{{"name", report->name},
                 {"already", false},
                 {"shared", report->shared},
-                {"taint", report->taint}};
+                {"taint", report->taint},
+                {"warnings", report->warnings}};
   }
   if (report.error().code == EEXIST) {
     const auto name = module::name_in_file(caller.file);
-    if (name && module::same_content(*name, caller.file)) return already_loaded(*name);
+    if (name && module::same_content(*name, caller.file))
+      return already_loaded(*name, request.args);
   }
   return refuse(Asked::load, report);
 }
@@ -203,7 +214,8 @@ Reply replace(Arguments& arguments, const Caller& caller) {
               {"state_bytes", report->state_bytes},
               {"pause_us", report->pause_us},
               {"old", module::to_text(report->old)},
-              {"reason", report->reason}};
+              {"reason", report->reason},
+              {"warnings", report->warnings}};
 }
 
 Reply list(Arguments& arguments, const Caller&) {

@@ -560,7 +560,7 @@ extern "C" std::uint64_t molt_fingerprint(const char* signature) {
 }
 
 extern "C" int molt_hook_register(molt_hook* hook) {
-  const molt_hook_info* info = hook->info;
+  const molt_hook_info* info = hook != nullptr ? hook->info : nullptr;
   if (info == nullptr || info->size != sizeof(molt_hook_info) || info->name == nullptr ||
       info->signature == nullptr || info->name[0] == '\0' ||
       info->fingerprint != molt_fingerprint(info->signature)) {
@@ -602,7 +602,7 @@ extern "C" int molt_hook_register(molt_hook* hook) {
 extern "C" void molt_hook_unregister(molt_hook* hook) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
-  molt_hook_core* core = hook->core;
+  molt_hook_core* core = hook != nullptr ? hook->core : nullptr;
   if (core == nullptr) return;
   core->instances.erase(std::remove(core->instances.begin(), core->instances.end(), hook),
                         core->instances.end());

@@ -49,6 +49,7 @@ struct LoadReport {
   std::string name;
   std::string taint;
   bool shared = false;  // joined a load that was under way
+  std::vector<std::string> warnings;
 };
 // Error codes: molt.h, molt_load().
 Result<LoadReport> load(const LoadRequest& request);
@@ -91,6 +92,7 @@ struct ReplaceReport {
   std::int64_t pause_us = 0;
   Fate old = Fate::unmapped;
   std::string reason;
+  std::vector<std::string> warnings;
 };
 Result<ReplaceReport> replace(const ReplaceRequest& request);
 

@@ -21,26 +21,6 @@ namespace {
 
 constexpr int default_pause_ms = 1000;
 
-Status state_compatible(const Module& old, const Module& incoming, bool force) {
-  const molt_module& from = *old.descriptor;
-  const molt_module& to = *incoming.descriptor;
-  if (from.state == nullptr || from.save == nullptr) return {};
-  if (to.state == nullptr || to.restore == nullptr) {
-    if (force) return {};
-    return fail(EINVAL,
-                "%s: version %s has state (version %u) that %s does not take over; --force "
-                "drops it",
-                old.name.c_str(), old.version.c_str(), from.state->version,
-                incoming.version.c_str());
-  }
-  if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
-    return fail(EINVAL, "%s: version %s understands state versions %u to %u, %s has %u",
-                old.name.c_str(), incoming.version.c_str(), to.state->oldest, to.state->version,
-                old.version.c_str(), from.state->version);
-  }
-  return {};
-}
-
 bool hands_over(const Module& old, const Module& incoming) {
   return old.descriptor->state && old.descriptor->save && incoming.descriptor->state &&
          incoming.descriptor->restore;
@@ -156,6 +136,26 @@ struct Handover {
 
 }  // namespace
 
+Status state_compatible(const Module& old, const Module& incoming, bool force) {
+  const molt_module& from = *old.descriptor;
+  const molt_module& to = *incoming.descriptor;
+  if (from.state == nullptr || from.save == nullptr) return {};
+  if (to.state == nullptr || to.restore == nullptr) {
+    if (force) return {};
+    return fail(EINVAL,
+                "%s: version %s has state (version %u) that %s does not take over; --force "
+                "drops it",
+                old.name.c_str(), old.version.c_str(), from.state->version,
+                incoming.version.c_str());
+  }
+  if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
+    return fail(EINVAL, "%s: version %s understands state versions %u to %u, %s has %u",
+                old.name.c_str(), incoming.version.c_str(), to.state->oldest, to.state->version,
+                old.version.c_str(), from.state->version);
+  }
+  return {};
+}
+
 Result<ReplaceReport> replace(const ReplaceRequest& request) {
   if (Status ok = operations_allowed(); !ok) return pass(ok);
   std::string name = request.name;
@@ -182,9 +182,8 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
                   name.c_str());
     }
     if (Status ok = removable(*old, false); !ok) return pass(ok);
-    if (hooks::self_inside(old->owner) || thread_owner() == old.get()) {
-      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback or thread",
-                  name.c_str());
+    if (self_inside(*old)) {
+      return fail(EDEADLK, "%s: a module cannot replace itself from code of its own", name.c_str());
     }
     if (!request.dry_run) old->busy = "replace";
   }
@@ -205,6 +204,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   report.name = name;
   report.from = old->version;
   report.to = incoming->version;
+  report.warnings = incoming->warnings;
   if (request.dry_run) return report;
 
   // 3. State and switch.

@@ -56,7 +56,11 @@ std::string name_them(const std::vector<hooks::Inside>& inside) {
 
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
            std::vector<hooks::Inside>& inside) {
-  if (!hooks::drain(module.owner, deadline, cancelled, inside)) return false;
+  return hooks::drain(module.owner, deadline, cancelled, inside) &&
+         await_core_calls(module, deadline, cancelled);
+}
+
+bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled) {
   Lock lock(manager().mutex);
   while (module.inside != 0) {
     if (!wait_for_change(lock, deadline, cancelled)) return false;
@@ -189,8 +193,8 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     module = find(request.name);
     if (!module) return fail(ENOENT, "no module %s is loaded", request.name.c_str());
     if (Status ok = removable(*module, request.resident); !ok) return pass(ok);
-    if (hooks::self_inside(module->owner) || thread_owner() == module.get()) {
-      return fail(EDEADLK, "%s: a module cannot unload itself from its own callback or thread",
+    if (self_inside(*module)) {
+      return fail(EDEADLK, "%s: a module cannot unload itself from code of its own",
                   module->name.c_str());
     }
     if (request.dry_run) return report;

@@ -112,6 +112,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::LoadRequest request;
@@ -147,6 +148,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
@@ -156,6 +158,9 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE}) {
+    return answer(fail(EINVAL, "unknown replace flag %#x", flags));
+  }
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
@@ -165,8 +170,12 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   return 0;
 }
 
-extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
-extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+extern "C" int molt_disable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", false));
+}
+extern "C" int molt_enable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", true));
+}
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);

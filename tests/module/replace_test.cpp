@@ -259,7 +259,9 @@ TEST_F(Replace, CallbackBeginsAnAsynchronousWalk) {
     auto walk = on_probe.walk_async();
     auto* callback = walk.next();
     EXPECT_NE(callback, nullptr);
-    if (callback) EXPECT_EQ(callback(1), 1106);
+    if (callback) {
+      EXPECT_EQ(callback(1), 1106);
+    }
     return 0;
   };
   Sleeper caller([] { on_probe(100); });
@@ -310,6 +312,20 @@ TEST_F(Replace, LiveHandover) {
   EXPECT_EQ(on_probe(1), 2106) << "what the last caller of the old version added is lost";
   EXPECT_TRUE(is(unload("counter"), 0));
   expect_gone("counter", before_);
+}
+
+// Each version takes of what the process has for such variables, and never gives it back: the one
+// that finds none left is refused in words, and the last one works on.
+TEST_F(Replace, UntilStaticTlsIsUsedUp) {
+  EXPECT_TRUE(is(unload("counter"), 0));
+  ASSERT_TRUE(is(load("with_static_tls"), 0));
+  Answer answer = 0;
+  for (int i = 0; i < 1000 && answer.result == 0; ++i) {
+    answer = replace("with_static_tls", "with_static_tls");
+  }
+  EXPECT_TRUE(is(answer, -ENOEXEC, {"with_static_tls", "thread-local", "-ftls-model"}));
+  EXPECT_EQ(on_probe(5), 5);
+  EXPECT_TRUE(is(unload("with_static_tls"), 0));
 }
 
 // A user of the old version's export would be left with an address of nothing.
