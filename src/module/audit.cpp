@@ -26,7 +26,7 @@ Result<audit::Target> target_of(const Module& module) {
   target->known.push_back(memory_of(&module, 1));
   const auto* begin = reinterpret_cast<const char*>(target->segments.front().begin);
   const auto* end = reinterpret_cast<const char*>(target->segments.back().end);
-  hook::for_memory_naming(module.owner, begin, end, [&](const void* at, std::size_t bytes) {
+  hooks::for_memory_naming(module.owner, begin, end, [&](const void* at, std::size_t bytes) {
     target->known.push_back(memory_of(static_cast<const char*>(at), bytes));
   });
   return target;
