@@ -174,6 +174,7 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   module::UnloadRequest request;
   request.name = arguments.text("name");
   request.resident = arguments.flag("resident");
+  request.lazy = arguments.flag("lazy");
   request.ignore_pointers = arguments.flag("ignore_pointers");
   request.dry_run = arguments.flag("dry_run");
   request.timeout_ms = arguments.timeout_ms();
@@ -287,6 +288,34 @@ Reply gc(Arguments& arguments, const Caller&) {
   for (const module::Kept& k : report.kept)
     kept.push_back({{"name", k.name}, {"reason", k.reason}});
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  const std::string name = arguments.text("name");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto report = module::blocking(name);
+  if (!report) return refuse(Asked::module, report);
+  Json holders = Json::array();
+  for (const module::Holder& h : report->holders) {
+    Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
+    if (h.tid != 0) {
+      holder["tid"] = h.tid;
+      holder["thread"] = h.thread;
+      holder["asleep_ms"] = h.asleep_ms;
+      holder["syscall"] = h.syscall;
+    }
+    if (h.address != 0) {
+      holder["function"] = h.function;
+      holder["address"] = hex(h.address);
+      holder["stack_address"] = hex(h.stack_address);
+      holder["depth"] = h.depth;
+    }
+    holders.push_back(std::move(holder));
+  }
+  return Json{{"name", report->name},
+              {"state", report->state},
+              {"reason", report->reason},
+              {"holders", std::move(holders)}};
 }
 
 Reply audit_module(Arguments& arguments, const Caller& caller) {
@@ -483,6 +512,7 @@ std::span<const Method> methods() {
       {name::close, false, false, close_object},
       {name::events, false, false, events},
       {name::gc, true, false, gc},
+      {name::blocking, true, false, blocking},
       {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
   };

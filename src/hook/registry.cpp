@@ -363,6 +363,10 @@ bool in_force(const Owner* owner) {
   return lineage_of(owner)->current.load(std::memory_order_acquire) == owner;
 }
 
+bool has_callbacks(const Owner* owner) {
+  return owner->attachments != nullptr && !owner->attachments->empty();
+}
+
 void begin_pause(Owner* owner) {
   std::lock_guard lock(registry().mutex);
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) close(hook);
@@ -451,8 +455,15 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     timespec nap{0, round < 400 ? 20'000 : 500'000};
     nanosleep(&nap, nullptr);
   }
+  inside = who_is_inside(owner);
+  if (inside.empty()) inside.push_back({});
+  return false;
+}
+
+std::vector<Inside> who_is_inside(Owner* owner) {
+  std::vector<Inside> inside;
+  if (!entered(owner)) return inside;
   std::lock_guard lock(registry().mutex);
-  inside.clear();
   // A walk's second frame names the module only; the hook is that of the chain below it.
   const molt_hook_core* hook = nullptr;
   threads::for_each_frame([&](const molt_entry* entry, int tid) {
@@ -460,8 +471,7 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     if (__atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) != owner) return;
     inside.push_back({tid, threads::thread_name(tid), hook ? hook->name : ""});
   });
-  if (inside.empty()) inside.push_back({});
-  return false;
+  return inside;
 }
 
 Status set_order(std::string_view name, const Order& order) {

@@ -65,6 +65,7 @@ Status change(Owner* from, Owner* to);
 // change.
 void revoke(Owner* owner);
 bool in_force(const Owner* owner);
+bool has_callbacks(const Owner* owner);
 
 // Callers that reach the lineage of `owner` wait until change() or end_pause(). The calling thread,
 // and threads that are already inside `owner`, do not: they skip, and go on in it, respectively. Of
@@ -82,6 +83,8 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
 // Whether a thread is inside now: a snapshot, exact once no one can enter. Then the first look that
 // finds nobody is the proof, and later ones answer false whatever frames they meet.
 bool entered(Owner* owner);
+// Who that is; an asynchronous callback is on no thread.
+std::vector<Inside> who_is_inside(Owner* owner);
 // Whether the calling thread is inside `owner` itself.
 bool self_inside(const Owner* owner);
 

@@ -222,6 +222,7 @@ Status removable(const Module& module, bool resident) {
     for (const Module* user : module.users) {
       if (!users.empty()) users += ",";
       users += user->name;
+      if (user->leaving) users += " (left in memory)";
     }
     return fail(EAGAIN, "%s is used by %s; unload that first", module.name.c_str(), users.c_str());
   }
@@ -438,6 +439,7 @@ void after_fork(bool child) {
     m.operations.clear();
     for (auto& notifier : m.notifiers) notifier->running = 0;
     forget_threads_after_fork();
+    reaper_after_fork();
   }
   m.mutex.unlock();
 }
@@ -457,6 +459,7 @@ extern "C" bool molt_module_try_get(molt_module* descriptor) {
     return false;
   }
   ++module->refcnt;
+  module->was_used = true;
   return true;
 }
 
@@ -501,5 +504,6 @@ extern "C" molt_module* molt_module_find_get(const char* name) {
   ModulePtr module = find(name ? name : "");
   if (!module || module->state != MOLT_MODULE_STATE_LIVE) return nullptr;
   ++module->refcnt;
+  module->was_used = true;
   return module->descriptor;
 }

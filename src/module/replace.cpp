@@ -238,7 +238,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   std::vector<hooks::Inside> inside;
   bool empty = drain(*old, deadline, request.cancelled, inside);
   bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
-  report.old = go(old, empty && !old->permanent, !stopped, report.reason);
+  report.old = go(old, empty && !old->permanent, !stopped, {deadline, request.cancelled}, report.reason);
   tell_formed(*incoming);
   notify(*incoming, MOLT_MODULE_STATE_LIVE);
   {
