@@ -144,4 +144,14 @@ std::uint64_t read_stat_field(const char* path, int field) {
   return t.decimal(value) ? value : 0;
 }
 
+std::string thread_name(int tid) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  char name[32];
+  ssize_t n = fd ? read(fd.get(), name, sizeof name) : -1;
+  if (n > 0 && name[n - 1] == '\n') --n;
+  return n > 0 ? std::string(name, static_cast<std::size_t>(n)) : "";
+}
+
 }  // namespace molt::threads

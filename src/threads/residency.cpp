@@ -10,7 +10,7 @@
 #include <string>
 
 #include "threads/look.hpp"
-#include "threads/record.hpp"
+#include "threads/procfs.hpp"
 #include "threads/sample.hpp"
 #include "threads/sharers.hpp"
 #include "threads/signalled.hpp"
