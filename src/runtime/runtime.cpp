@@ -30,20 +30,20 @@ namespace {
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   module::before_fork();
-  hook::before_fork();
+  hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
   threads::census_after_fork(false);
-  hook::after_fork(false);
+  hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
-  hook::after_fork(true);
+  hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
 }
@@ -89,6 +89,9 @@ extern "C" int molt_start(const molt_options* options) {
     if (options->log_prefix) log::set_prefix(options->log_prefix);
     o.delay_release_ms = options->delay_release_ms;
   }
+  // Now, while the process may still look at itself: a server gives that right up with its privileges.
+  // A failure is told by whoever needs a proof.
+  static_cast<void>(threads::start_census());
   module::set_directory(o.directory);
   return answer(control::start(o));
 }
@@ -112,6 +115,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::LoadRequest request;
@@ -146,6 +150,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
@@ -155,6 +160,9 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE}) {
+    return answer(fail(EINVAL, "unknown replace flag %#x", flags));
+  }
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
@@ -164,8 +172,12 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   return 0;
 }
 
-extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
-extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+extern "C" int molt_disable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", false));
+}
+extern "C" int molt_enable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", true));
+}
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);
@@ -176,10 +188,10 @@ extern "C" int molt_gc() {
 extern "C" void molt_lock_loading() { module::lock_loading(); }
 
 extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
-  hook::Order order;
+  hooks::Order order;
   order.given = modules != nullptr;
   if (modules) order.modules = split(modules);
-  return answer(hook::set_order(hook ? hook : "", order));
+  return answer(hooks::set_order(hook ? hook : "", order));
 }
 
 extern "C" void molt_log(const molt_module* module, const char* format, ...) {
