@@ -191,9 +191,9 @@ void measure_scan(const Options& options, Report& report) {
   const Memory memory;
   const RangeSet ranges = many_ranges();
   const int rounds = options.quick ? 50 : 400;
-  const Compared scan =
-      compare(rounds, [&] { return scan_time(memory, ranges, arch::find_word); },
-              [&] { return scan_time(memory, ranges, arch::find_word_scalar); });
+  const Compared scan = compare(
+      rounds, [&] { return scan_time(memory, ranges, arch::find_word); },
+      [&] { return scan_time(memory, ranges, arch::find_word_scalar); });
   report.add({.name = "residency.scan",
               .value = scan.ours,
               .unit = "ns/KiB",
@@ -302,7 +302,8 @@ void measure_gap(const Options& options, Report& report) {
   const auto quiet = [&] {
     reader.begin();
     const std::int64_t end = now_ns() + window_ns;
-    while (now_ns() < end) {}
+    while (now_ns() < end) {
+    }
     return reader.longest_us();
   };
   busy();

@@ -107,8 +107,8 @@ void Process::State::name(Frame& frame, std::uint64_t looked_up) const {
   if (path != nullptr) frame.object = path;
   GElf_Off offset = 0;
   GElf_Sym symbol;
-  const char* function = dwfl_module_addrinfo(module, looked_up, &offset, &symbol, nullptr, nullptr,
-                                              nullptr);
+  const char* function =
+      dwfl_module_addrinfo(module, looked_up, &offset, &symbol, nullptr, nullptr, nullptr);
   if (function != nullptr) {
     frame.function = function;
     frame.offset = offset + (frame.pc - looked_up);

@@ -156,7 +156,7 @@ struct Call {
 pid_t sleeping_child() {
   const pid_t child = fork();
   if (child == 0) {
-    nanosleep(&wait_time, nullptr);
+    nanosleep(&wait_time, nullptr);  // tidy: sleep-ok the subject
     _exit(7);
   }
   return child;
@@ -164,102 +164,168 @@ pid_t sleeping_child() {
 
 const std::vector<Call>& calls() {
   static const std::vector<Call> all = {
-      {"poll", SYS_poll, true, {0, 0},
+      {"poll",
+       SYS_poll,
+       true,
+       {0, 0},
        [](Things& t) {
          pollfd p{t.event, POLLPRI, 0};
          return of(poll(&p, 1, wait_ns / 1'000'000));
        }},
-      {"ppoll", SYS_ppoll, true, {0, 0},
+      {"ppoll",
+       SYS_ppoll,
+       true,
+       {0, 0},
        [](Things& t) {
          pollfd p{t.event, POLLPRI, 0};
          return of(ppoll(&p, 1, &wait_time, nullptr));
        }},
-      {"select", SYS_pselect6, true, {0, 0},
+      {"select",
+       SYS_pselect6,
+       true,
+       {0, 0},
        [](Things&) {
          timeval time{wait_time.tv_sec, 0};
          return of(select(0, nullptr, nullptr, nullptr, &time));
        }},
-      {"epoll_wait", SYS_epoll_wait, true, {0, 0},
+      {"epoll_wait",
+       SYS_epoll_wait,
+       true,
+       {0, 0},
        [](Things& t) {
          epoll_event event;
          return of(epoll_wait(t.epoll, &event, 1, wait_ns / 1'000'000));
        }},
-      {"nanosleep", SYS_clock_nanosleep, true, {0, 0},
-       [](Things&) { return of(nanosleep(&wait_time, nullptr)); }},
-      {"clock_nanosleep until", SYS_clock_nanosleep, true, {0, 0},
+      {"nanosleep",
+       SYS_clock_nanosleep,
+       true,
+       {0, 0},
+       [](Things&) { return of(nanosleep(&wait_time, nullptr)); }},  // tidy: sleep-ok the subject
+      {"clock_nanosleep until",
+       SYS_clock_nanosleep,
+       true,
+       {0, 0},
        [](Things&) {
          const timespec time = wait_until(CLOCK_MONOTONIC);
-         return of(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr));
+         return of(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time,
+                                   nullptr));  // tidy: sleep-ok the subject
        }},
-      {"sleep", SYS_clock_nanosleep, true, {0, 0},
-       [](Things&) { return of(sleep(static_cast<unsigned>(wait_time.tv_sec))); }},
-      {"usleep", SYS_clock_nanosleep, true, {0, 0},
-       [](Things&) { return of(usleep(wait_ns / 1000)); }},
-      {"futex with a time-out", SYS_futex, true, {-1, ETIMEDOUT},
+      {"sleep",
+       SYS_clock_nanosleep,
+       true,
+       {0, 0},
+       [](Things&) {
+         return of(sleep(static_cast<unsigned>(wait_time.tv_sec)));
+       }},  // tidy: sleep-ok the subject
+      {"usleep",
+       SYS_clock_nanosleep,
+       true,
+       {0, 0},
+       [](Things&) { return of(usleep(wait_ns / 1000)); }},  // tidy: sleep-ok the subject
+      {"futex with a time-out",
+       SYS_futex,
+       true,
+       {-1, ETIMEDOUT},
        [](Things&) {
          std::uint32_t word = 0;
          return of(syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &wait_time, nullptr, 0));
        }},
-      {"sem_timedwait", SYS_futex, true, {-1, ETIMEDOUT},
+      {"sem_timedwait",
+       SYS_futex,
+       true,
+       {-1, ETIMEDOUT},
        [](Things& t) {
          const timespec time = wait_until(CLOCK_REALTIME);
          return of(sem_timedwait(&t.timed_semaphore, &time));
        }},
-      {"sigtimedwait", SYS_rt_sigtimedwait, true, {-1, EAGAIN},
+      {"sigtimedwait",
+       SYS_rt_sigtimedwait,
+       true,
+       {-1, EAGAIN},
        [](Things&) {
          sigset_t set;
          sigemptyset(&set);
          sigaddset(&set, SIGWINCH);
          return of(sigtimedwait(&set, nullptr, &wait_time));
        }},
-      {"recv with SO_RCVTIMEO", SYS_recvfrom, true, {-1, EAGAIN},
+      {"recv with SO_RCVTIMEO",
+       SYS_recvfrom,
+       true,
+       {-1, EAGAIN},
        [](Things& t) {
          char c;
          return of(recv(t.timed_sockets[0], &c, 1, 0));
        }},
-      {"accept with SO_RCVTIMEO", SYS_accept, true, {-1, EAGAIN},
+      {"accept with SO_RCVTIMEO",
+       SYS_accept,
+       true,
+       {-1, EAGAIN},
        [](Things& t) { return of(accept(t.timed_listener, nullptr, nullptr)); }},
-      {"semtimedop", SYS_semtimedop, true, {-1, EAGAIN},
+      {"semtimedop",
+       SYS_semtimedop,
+       true,
+       {-1, EAGAIN},
        [](Things& t) {
          sembuf down{0, -100, 0};
          return of(semtimedop(t.semaphores, &down, 1, &wait_time));
        }},
-      {"waitpid", SYS_wait4, true, {7, 0},
+      {"waitpid",
+       SYS_wait4,
+       true,
+       {7, 0},
        [](Things&) {
          const pid_t child = sleeping_child();
          int status = 0;
          const pid_t ended = waitpid(child, &status, 0);
          return Outcome{ended == child ? WEXITSTATUS(status) : -1, ended < 0 ? errno : 0};
        }},
-      {"read of a pipe", SYS_read, false, {1, 0},
+      {"read of a pipe",
+       SYS_read,
+       false,
+       {1, 0},
        [](Things& t) {
          char c;
          return of(read(t.pipe_out, &c, 1));
        }},
-      {"poll of a pipe", SYS_poll, false, {1, 0},
+      {"poll of a pipe",
+       SYS_poll,
+       false,
+       {1, 0},
        [](Things& t) {
          pollfd p{t.pipe_out, POLLIN, 0};
          const Outcome outcome = of(poll(&p, 1, -1));
          return outcome;
        }},
-      {"read of an eventfd", SYS_read, false, {8, 0},
+      {"read of an eventfd",
+       SYS_read,
+       false,
+       {8, 0},
        [](Things& t) {
          std::uint64_t value;
          return of(read(t.event, &value, sizeof value));
        }},
-      {"recv", SYS_recvfrom, false, {1, 0},
+      {"recv",
+       SYS_recvfrom,
+       false,
+       {1, 0},
        [](Things& t) {
          char c;
          return of(recv(t.sockets[0], &c, 1, 0));
        }},
-      {"accept", SYS_accept, false, {0, 0},
+      {"accept",
+       SYS_accept,
+       false,
+       {0, 0},
        [](Things& t) {
          const int fd = accept(t.listener, nullptr, nullptr);
          const int error = errno;
          if (fd >= 0) close(fd);
          return fd >= 0 ? Outcome{0, 0} : Outcome{-1, error};
        }},
-      {"msgrcv", SYS_msgrcv, false, {4, 0},
+      {"msgrcv",
+       SYS_msgrcv,
+       false,
+       {4, 0},
        [](Things& t) {
          struct {
            long type;
@@ -267,19 +333,26 @@ const std::vector<Call>& calls() {
          } message;
          return of(msgrcv(t.messages, &message, sizeof message.text, 0, 0));
        }},
-      {"semop", SYS_semtimedop, false, {0, 0},
+      {"semop",
+       SYS_semtimedop,
+       false,
+       {0, 0},
        [](Things& t) {
          sembuf down{0, -1, 0};
          return of(semop(t.semaphores, &down, 1));
        }},
-      {"futex", SYS_futex, false, {0, 0},
+      {"futex",
+       SYS_futex,
+       false,
+       {0, 0},
        [](Things& t) {
-         return of(
-             syscall(SYS_futex, &t.word, FUTEX_WAIT_PRIVATE, 0, nullptr, nullptr, 0));
+         return of(syscall(SYS_futex, &t.word, FUTEX_WAIT_PRIVATE, 0, nullptr, nullptr, 0));
        }},
-      {"sem_wait", SYS_futex, false, {0, 0},
-       [](Things& t) { return of(sem_wait(&t.semaphore)); }},
-      {"pthread_cond_wait", SYS_futex, false, {1, 0},
+      {"sem_wait", SYS_futex, false, {0, 0}, [](Things& t) { return of(sem_wait(&t.semaphore)); }},
+      {"pthread_cond_wait",
+       SYS_futex,
+       false,
+       {1, 0},
        [](Things& t) {
          // A wake without a reason would be allowed; what is counted is that there is exactly one.
          pthread_mutex_lock(&t.mutex);
@@ -291,7 +364,10 @@ const std::vector<Call>& calls() {
          pthread_mutex_unlock(&t.mutex);
          return Outcome{wakes, 0};
        }},
-      {"flock", SYS_flock, false, {0, 0},
+      {"flock",
+       SYS_flock,
+       false,
+       {0, 0},
        [](Things& t) {
          const int fd = open(t.lock_path.c_str(), O_RDWR | O_CLOEXEC);
          const Outcome outcome = of(flock(fd, LOCK_EX));
@@ -326,9 +402,10 @@ TEST(Undisturbed, InEveryBlockingCall) {
   Things things;
   std::vector<Watched> watched(calls().size() + 1);
   // pause() has no other end than a signal: its victim is told at the end to leave by one.
-  static const Call pause_call{"pause", SYS_pause, false, {-1, EINTR},
-                               [](Things&) { return of(pause()); }};
-  struct sigaction action {}, before;
+  static const Call pause_call{
+      "pause", SYS_pause, false, {-1, EINTR}, [](Things&) { return of(pause()); }};
+  struct sigaction action {
+  }, before;
   action.sa_handler = [](int) {};
   sigaction(SIGUSR1, &action, &before);
 

@@ -177,7 +177,8 @@ TEST(Walk, Refuses) {
   std::atomic<int> tid{0};
   std::thread runner([&] {
     tid = gettid();
-    while (!stop.load(std::memory_order_relaxed)) {}
+    while (!stop.load(std::memory_order_relaxed)) {
+    }
   });
   while (tid == 0) sched_yield();
   auto running = unwind::walk(getpid(), tid);

@@ -14,8 +14,8 @@ bool matches(const std::uint64_t* word, Interval interval) {
 }  // namespace
 
 // A sanitizer would find fault with reading what another function has left on the stack.
-__attribute__((no_sanitize("address", "thread")))
-std::size_t find_word_scalar(const std::uint64_t* words, std::size_t count, Interval interval) {
+__attribute__((no_sanitize("address", "thread"))) std::size_t find_word_scalar(
+    const std::uint64_t* words, std::size_t count, Interval interval) {
   for (std::size_t i = 0; i < count; ++i) {
     if (matches(words + i, interval)) return i;
   }
@@ -23,8 +23,8 @@ std::size_t find_word_scalar(const std::uint64_t* words, std::size_t count, Inte
 }
 
 // Signed compares only: both sides are moved by 2^63.
-__attribute__((target("avx2"), no_sanitize("address", "thread")))
-std::size_t find_word_avx2(const std::uint64_t* words, std::size_t count, Interval interval) {
+__attribute__((target("avx2"), no_sanitize("address", "thread"))) std::size_t find_word_avx2(
+    const std::uint64_t* words, std::size_t count, Interval interval) {
   std::size_t i = 0;
   while (i < count && reinterpret_cast<std::uintptr_t>(words + i) % 64 != 0) {
     if (matches(words + i, interval)) return i;
@@ -47,8 +47,8 @@ std::size_t find_word_avx2(const std::uint64_t* words, std::size_t count, Interv
         const auto* at = reinterpret_cast<const __m256i*>(words_of_line);
         const __m256i a = _mm256_add_epi64(_mm256_load_si256(at), bias);
         const __m256i b = _mm256_add_epi64(_mm256_load_si256(at + 1), bias);
-        any = _mm256_or_si256(any, _mm256_or_si256(_mm256_cmpgt_epi64(limit, a),
-                                                   _mm256_cmpgt_epi64(limit, b)));
+        any = _mm256_or_si256(
+            any, _mm256_or_si256(_mm256_cmpgt_epi64(limit, a), _mm256_cmpgt_epi64(limit, b)));
         if (static_cast<std::uint32_t>(words_of_line[magic_word]) == magic) [[unlikely]] {
           has_state = true;
           break;
