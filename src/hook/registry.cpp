@@ -10,6 +10,7 @@
 #include "arch/x86_64/percpu.hpp"
 #include "base/barrier.hpp"
 #include "hook/internal.hpp"
+#include "threads/procfs.hpp"
 #include "threads/record.hpp"
 
 namespace molt::hooks {

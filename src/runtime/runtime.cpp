@@ -89,6 +89,9 @@ extern "C" int molt_start(const molt_options* options) {
     if (options->log_prefix) log::set_prefix(options->log_prefix);
     o.delay_release_ms = options->delay_release_ms;
   }
+  // Now, while the process may still look at itself: a server gives that right up with its privileges.
+  // A failure is told by whoever needs a proof.
+  static_cast<void>(threads::start_census());
   module::set_directory(o.directory);
   return answer(control::start(o));
 }

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "threads/look.hpp"
-#include "threads/record.hpp"
+#include "threads/procfs.hpp"
 #include "threads/sample.hpp"
 #include "threads/sharers.hpp"
 #include "threads/signalled.hpp"
@@ -181,8 +181,11 @@ bool Prover::confirm(Census& census) {
 
 bool Prover::round(Census& census) {
   ++proof.rounds;
-  status = census.list();
-  if (!status) return false;
+  // Whom the last listing had is looked at first; who was born since comes up in the next ones.
+  if (census.threads().empty()) {
+    status = census.list();
+    if (!status) return false;
+  }
   look_at_pending(census);
   if (!proof.holders.empty()) {
     sample_running(census);
@@ -216,18 +219,24 @@ Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns) {
   const Asker asker{gettid(), __builtin_frame_address(0)};
   Status ran = inspect([&](Census& census) {
     Thread* thread = census.find(tid);
-    if (thread == nullptr || thread->is_gone) {
-      found = census.refresh();
-      if (!found) return;
-      thread = census.find(tid);
-    }
-    if (thread == nullptr) {
-      found = fail(ESRCH, "the process has no thread %d", tid);
-      return;
+    for (int i = 0; i < 2; ++i) {
+      if (thread == nullptr) {
+        found = census.refresh();
+        if (!found) return;
+        thread = census.find(tid);
+      }
+      if (thread == nullptr) {
+        found = fail(ESRCH, "the process has no thread %d", tid);
+        return;
+      }
+      Thread* const one[] = {thread};
+      look_at_all(census, one, ranges, asker, Settle::now, &finding);
+      // The number may be another thread's by now.
+      if (!thread->is_gone) break;
+      thread = nullptr;
     }
     found = {};
-    Thread* const one[] = {thread};
-    look_at_all(census, one, ranges, asker, Settle::now, &finding);
+    if (thread == nullptr) return;
     if (finding.activity == Activity::running && wait_ns > 0) {
       const Finding sampled = sample(census, *thread, ranges, wait_ns);
       if (sampled.verdict != Verdict::unknown) finding = sampled;

@@ -37,7 +37,8 @@ Proof prove(const RangeSet& ranges, int timeout_ms,
 std::string texts(const Proof& proof) {
   std::string text;
   for (const Finding& f : proof.holders) {
-    text += std::to_string(f.tid) + " " + f.name + " " + to_text(f.verdict) + ": " + f.reason + "\n";
+    text +=
+        std::to_string(f.tid) + " " + f.name + " " + to_text(f.verdict) + ": " + f.reason + "\n";
   }
   return text;
 }
@@ -212,7 +213,7 @@ TEST(Births, Relay) {
     static void step(void* given) {
       auto* self = static_cast<Relay*>(given);
       const timespec t{0, 200'000};
-      nanosleep(&t, nullptr);
+      nanosleep(&t, nullptr);  // tidy: sleep-ok it is to be found asleep
       if (self->stop.load()) return;
       self->inside.fetch_add(1);
       self->runs.fetch_add(1);

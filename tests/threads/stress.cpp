@@ -100,7 +100,7 @@ using Door = int (*)(const void*, const void*, void (*)(), void (*)());
 
 void nap(long ns) {
   const timespec t{0, ns};
-  clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);
+  clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);  // tidy: sleep-ok to sleep is the subject
 }
 
 thread_local std::minstd_rand t_random;
