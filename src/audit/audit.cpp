@@ -190,6 +190,7 @@ class Search {
     // These lists themselves name the module (A3).
     omit_memory_of(target_.segments);
     omit_memory_of(target_.text);
+    omit_memory_of(target_.tables);
     omit_memory_of(target_.known);
     omitted_.reserve(omitted_.size() + 1);
     omit_memory_of(omitted_);

@@ -13,7 +13,7 @@
 // Progress   Bounded by the deadline and by rounds_max. Never blocks another thread: page tables are
 //            walked, and memory is read, in pieces.
 // Death      fork: the child does not have the auditing thread and may audit at once.
-// Refuses    ETIMEDOUT, ECANCELED; EACCES where /proc/self/maps or pagemap cannot be opened.
+// Refuses    ETIMEDOUT, ECANCELED; EACCES where /proc/self/maps cannot be read.
 // Checked by tests/audit (planted pointers of every kind, moving ones, MOLT_MUTATE_AUDIT_NO_RESCAN).
 //
 // What is searched: every aligned 8-byte word of memory that the process has written or shares for
@@ -30,8 +30,8 @@
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
 //   - stacks that glibc keeps of threads that ended;
-//   - addresses of its dynamic symbols and their names (shown, but they do not bar): the loader's
-//     tables have many, and leave them behind in memory that is used again;
+//   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table (shown,
+//     but they do not bar): the loader has many, and leaves them behind in memory that is used again;
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing
 //     calls it.
 // Not found: addresses that are not stored as such (mangled as in a jmp_buf, compressed, unaligned),
@@ -64,7 +64,7 @@ const char* to_text(Method method);
 struct Target {
   std::vector<Range> segments;  // all its pages, ascending; at least one
   std::vector<Range> text;      // the executable ones of these
-  Range names;                  // its dynamic symbols and strings
+  std::vector<Range> tables;    // what only the dynamic loader looks at
   std::uintptr_t bias = 0;      // what the loader added to addresses in the file
   std::string file;             // for symbols; may be unreadable
   const void* link_map = nullptr;
@@ -81,6 +81,7 @@ struct Options {
   bool stacks = false;              // search live stacks too
   Method method = Method::automatic;
   bool old_pagemap = false;  // as before Linux 6.7
+  bool no_pagemap = false;   // as after a change of user
   Observer observer;         // may be empty
 };
 

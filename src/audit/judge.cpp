@@ -67,8 +67,9 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   finding.address = address;
   if (!place(address, near, finding)) return std::nullopt;
   name_target(*value, finding);
-  if (target_.names.contains(*value)) {
-    finding.target += " in its dynamic symbols";
+  if (std::any_of(target_.tables.begin(), target_.tables.end(),
+                  [&](const Range& r) { return r.contains(*value); })) {
+    finding.target += ", of use to the dynamic loader only";
     finding.bars = false;
   }
   return finding;
@@ -98,16 +99,19 @@ bool Judge::is_the_loaders(std::uintptr_t address, const Neighbours& near) {
   if (is_text(near[0])) return false;
   const auto map = reinterpret_cast<std::uintptr_t>(target_.link_map);
   if (map != 0 && (near[-1] == map || near[1] == map || near[2] == map)) return true;
-  // _dl_find_object keeps the list of before its last change: entries {begin, end, map, unwind} of
-  // an object that was at these addresses earlier.
+  // _dl_find_object keeps the list of before its last change, and in it entries {begin, end, map,
+  // unwind} of objects that were at these addresses earlier; end is begin in one that was removed.
   auto is_entry = [&](int first) {
-    const std::uint64_t begin = near[first], end = near[first + 1];
+    constexpr std::uint64_t largest = std::uint64_t{1} << 30;
+    const std::uint64_t begin = near[first], end = near[first + 1], link = near[first + 2];
     const std::uint64_t unwind = near[first + 3];
-    const bool is_removed = end == begin && near[first + 2] == 0;
-    return begin == target_.segments.front().begin && begin < unwind && !is_text(unwind) &&
-           (is_removed || unwind < end);
+    if (begin % 4096 != 0 || end < begin || end - begin > largest) return false;
+    // Objects without an unwind table are taken for entries only if they are where the module is.
+    if (unwind == 0) return begin == target_.segments.front().begin && link != 0 && end != begin;
+    if (unwind <= begin || unwind - begin > largest) return false;
+    return link == 0 ? end == begin : unwind < end;
   };
-  return is_entry(-1) || is_entry(-3);
+  return is_entry(0) || is_entry(-1) || is_entry(-3);
 }
 
 // Does the link map hold this address? Blocks that it refers to are the loader's: the table of
@@ -137,11 +141,29 @@ bool Judge::is_handle(std::uint64_t word) {
   return std::find(handles_->begin(), handles_->end(), word - base) != handles_->end();
 }
 
+namespace {
+
+// What glibc stores in place of a function's address.
+std::uint64_t demangled(std::uint64_t word) {
+  std::uint64_t guard;
+  asm("movq %%fs:0x30, %0" : "=r"(guard));
+  return ((word >> 17) | (word << 47)) ^ guard;
+}
+
+}  // namespace
+
 bool Judge::is_for_dlclose(const Neighbours& near) {
   if (is_handle(near[0])) return true;
-  // __cxa_atexit: {4, mangled function, argument, handle}
-  constexpr std::uint64_t at_exit = 4;
+  // __cxa_atexit: {kind, mangled function, argument, handle}. Entries that were run are free, and
+  // show what was there, also of an object that is no more.
+  constexpr std::uint64_t free = 0, at_exit = 4;
   if (near[-2] == at_exit && is_handle(near[1])) return true;
+  auto is_mangled = [](std::uint64_t word) {
+    const std::uint64_t address = demangled(word);
+    return address >> 47 == 0 && address >= 0x10000;
+  };
+  if (near[-2] == free && is_mangled(near[-1]) && !is_text(near[0])) return true;
+  if (near[-3] == free && is_mangled(near[-2]) && !is_text(near[0])) return true;
   // pthread_atfork: {prepare, parent, child, handle}
   return is_text(near[0]) && (is_handle(near[1]) || is_handle(near[2]) || is_handle(near[3]));
 }

@@ -34,7 +34,7 @@ class Judge {
 
  private:
   struct Neighbours {
-    std::uint64_t words[7] = {};  // [3] is the word itself
+    std::uint64_t words[7] = {};  // the fourth is the word itself
     std::uint64_t operator[](int at) const { return words[3 + at]; }
   };
   Neighbours neighbours(std::uintptr_t address);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 namespace molt::audit {
 namespace {
@@ -64,11 +65,29 @@ std::uint64_t anonymous_bytes() {
   return (resident - std::min(resident, shared)) * page_bytes;
 }
 
+// VmSwap of /proc/self/status; not 0 where that is not known.
+std::uint64_t swapped_bytes() {
+  const Fd fd(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  char text[4096];
+  const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
+  if (n <= 0) return 1;
+  text[n] = '\0';
+  const char* at = std::strstr(text, "VmSwap:");
+  unsigned long long kib = 1;
+  if (at != nullptr) std::sscanf(at, "VmSwap: %llu", &kib);
+  return kib * 1024;
+}
+
 }  // namespace
 
 Status Pages::open(const Options& options) {
   pagemap_ = Fd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-  if (!pagemap_) return fail_errno(errno, "cannot open /proc/self/pagemap");
+  if (options.no_pagemap) pagemap_.reset();
+  if (!pagemap_) {
+    swaps_ = swapped_bytes() != 0;
+    if (options.method == Method::automatic || options.method == Method::rescan) return {};
+    return fail(EOPNOTSUPP, "/proc/self/pagemap cannot be opened");
+  }
   scans_ = !options.old_pagemap && can_scan();
   method_ = options.method;
   if (method_ == Method::automatic) {
@@ -173,8 +192,26 @@ void Pages::add(Range run) {
 std::uintptr_t Pages::collect(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
                               bool only_written, bool protect) {
   count_ = 0;
+  if (!pagemap_) return collect_by_mincore(begin, end);
   return scans_ ? collect_by_scan(begin, end, anonymous, only_written, protect)
                 : collect_by_entries(begin, end, anonymous, only_written);
+}
+
+// A process that gave up its privileges may not open its own pagemap. mincore() knows the pages that
+// are in memory, not those that are swapped out: if there are any, all are searched.
+std::uintptr_t Pages::collect_by_mincore(std::uintptr_t begin, std::uintptr_t end) {
+  constexpr std::size_t most = 4096;
+  unsigned char there[most];
+  const std::size_t count = std::min<std::size_t>((end - begin) / page_bytes, most);
+  if (mincore(reinterpret_cast<void*>(begin), count * page_bytes, there) != 0) {
+    return begin + count * page_bytes;  // gone, at least in part; the next round looks again
+  }
+  std::size_t i = 0;
+  for (; i < count && count_ < runs_max; ++i) {
+    if (!swaps_ && (there[i] & 1) == 0) continue;
+    add({begin + i * page_bytes, begin + (i + 1) * page_bytes});
+  }
+  return begin + i * page_bytes;
 }
 
 std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end, bool anonymous,

@@ -55,6 +55,7 @@ class Pages {
                                  bool only_written, bool protect);
   std::uintptr_t collect_by_entries(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
                                     bool only_written);
+  std::uintptr_t collect_by_mincore(std::uintptr_t begin, std::uintptr_t end);
   void add(Range run);
   bool can_scan() const;
   bool open_write_protection();
@@ -65,6 +66,7 @@ class Pages {
 
   Method method_ = Method::rescan;
   bool scans_ = false;
+  bool swaps_ = false;  // there are pages that mincore() does not know
   Fd pagemap_;
   Fd faults_;
   std::vector<Range> protected_;

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <algorithm>
+
 namespace molt::audit {
 
 Result<Target> target_of(void* handle, const std::string& file) {
@@ -14,14 +16,21 @@ Result<Target> target_of(void* handle, const std::string& file) {
   target.bias = map->l_addr;
   target.file = file;
   target.link_map = map;
-  std::uintptr_t symbols = 0, strings = 0, strings_bytes = 0;
-  for (const auto* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
-    if (entry->d_tag == DT_SYMTAB) symbols = entry->d_un.d_ptr;
-    if (entry->d_tag == DT_STRTAB) strings = entry->d_un.d_ptr;
-    if (entry->d_tag == DT_STRSZ) strings_bytes = entry->d_un.d_val;
+  // The loader has made addresses of what the file has. Linkers put these tables first.
+  std::uintptr_t tables_end = 0;
+  std::uintptr_t at[3] = {}, bytes[3] = {};
+  const auto* entry = map->l_ld;
+  for (; entry->d_tag != DT_NULL; ++entry) {
+    constexpr std::int64_t begins[] = {DT_STRTAB, DT_RELA, DT_JMPREL};
+    constexpr std::int64_t sizes[] = {DT_STRSZ, DT_RELASZ, DT_PLTRELSZ};
+    for (int i = 0; i < 3; ++i) {
+      if (entry->d_tag == begins[i]) at[i] = entry->d_un.d_ptr;
+      if (entry->d_tag == sizes[i]) bytes[i] = entry->d_un.d_val;
+    }
   }
-  // The loader has made addresses of what the file has.
-  target.names = {symbols != 0 && symbols < strings ? symbols : strings, strings + strings_bytes};
+  for (int i = 0; i < 3; ++i) tables_end = std::max(tables_end, at[i] + bytes[i]);
+  target.tables.push_back(
+      {reinterpret_cast<std::uintptr_t>(map->l_ld), reinterpret_cast<std::uintptr_t>(entry + 1)});
   struct Wanted {
     const link_map* map;
     Target* target;
@@ -48,6 +57,8 @@ Result<Target> target_of(void* handle, const std::string& file) {
       },
       &wanted);
   if (target.segments.empty()) return fail(EINVAL, "the object has no segments");
+  const Range first = target.segments.front();
+  if (first.contains(tables_end - 1)) target.tables.push_back({first.begin, tables_end});
   return target;
 }
 

@@ -55,6 +55,7 @@ struct How {
   const char* name;
   Method method;
   bool old_pagemap = false;
+  bool no_pagemap = false;
 };
 
 class Search : public testing::TestWithParam<How> {
@@ -64,6 +65,7 @@ class Search : public testing::TestWithParam<How> {
     o.deadline = Deadline::in_ms(30'000);
     o.method = GetParam().method;
     o.old_pagemap = GetParam().old_pagemap;
+    o.no_pagemap = GetParam().no_pagemap;
     return o;
   }
   void SetUp() override {
@@ -565,6 +567,7 @@ TEST_P(Search, CanBeBoundedAndCancelled) {
 INSTANTIATE_TEST_SUITE_P(, Search,
                          testing::Values(How{"rescan", Method::rescan},
                                          How{"rescan_by_old_pagemap", Method::rescan, true},
+                                         How{"rescan_without_pagemap", Method::rescan, false, true},
                                          How{"soft_dirty", Method::soft_dirty},
                                          How{"write_protect", Method::write_protect}),
                          [](const auto& info) { return std::string(info.param.name); });
