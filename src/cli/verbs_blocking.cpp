@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 
 namespace molt::cli {
 namespace {
@@ -18,7 +19,7 @@ std::uint64_t number_of(const Json& holder, const char* key) {
 // What the process could only suspect from a word on a stack, its unwind tables may decide.
 void unwind_threads(const Process& process, Json& holders) {
   // Threads have other numbers there than here.
-  if (process.own_pid != process.pid) return;
+  if (process.inner_pid != process.pid) return;
   std::optional<Result<unwind::Process>> objects;
   for (Json& holder : holders) {
     if (!holder.contains("tid") || !holder.contains("address") || holder.value("certain", false)) {

@@ -201,16 +201,18 @@ namespace {
 
 struct UnloadHow {
   bool resident = false;
+  bool lazy = false;
   bool ignore_pointers = false;
 };
 
 Json unload_one(Session& session, const std::string& name, const UnloadHow& how) {
   Json parameters = {{"name", name}};
   if (how.resident) parameters["resident"] = true;
+  if (how.lazy) parameters["lazy"] = true;
   if (how.ignore_pointers) parameters["ignore_pointers"] = true;
   if (session.options().dry_run) parameters["dry_run"] = true;
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
-  note_kept(session, name, reply, "result", how.resident);
+  note_kept(session, name, reply, "result", how.resident || how.lazy);
   return reply;
 }
 
@@ -247,6 +249,8 @@ Runner declare_unload(CLI::App& verb) {
   verb.add_option("NAME", *names, "Modules, unloaded in this order")->required();
   verb.add_flag("--resident", how->resident,
                 "Leave the memory until `molt gc`, wait for nobody inside");
+  verb.add_flag("--lazy", how->lazy,
+                "Wait for nobody; free the memory in the background when that is safe");
   verb.add_flag("--ignore-pointers", how->ignore_pointers,
                 "Free the memory although the process still has addresses in it");
   return [names, how](const Options& options) {

@@ -333,40 +333,64 @@ bool finish_lazy() {
   return report.kept.empty();
 }
 
-GcReport gc(bool dry_run, bool ignore_pointers) {
+namespace {
+
+std::vector<std::string> find_garbage() {
+  std::vector<std::string> names;
+  Lock lock(manager().mutex);
+  for (const ModulePtr& module : manager().modules) {
+    if (is_garbage(*module)) names.push_back(module->name);
+  }
+  return names;
+}
+
+// What each would come to: nothing is changed.
+GcReport foresee() {
   GcReport report;
-  std::vector<std::string> garbage;
   std::vector<ModulePtr> residents;
   {
     Lock lock(manager().mutex);
-    for (const ModulePtr& module : manager().modules) {
-      if (is_garbage(*module)) garbage.push_back(module->name);
-    }
-    if (dry_run) residents = manager().residents;
+    residents = manager().residents;
   }
-  if (dry_run) {
-    report.freed = garbage;
-    for (const ModulePtr& module : residents) {
-      std::string reason = module->pinned ? still_there(*module) : cannot_free(*module);
-      if (reason.empty() && !module->pinned) reason = threads_left(*module, Deadline::in_ms(0), {});
-      if (reason.empty()) {
-        report.freed.push_back(module->name);
+  for (const ModulePtr& module : residents) {
+    std::string reason = module->pinned ? still_there(*module) : cannot_free(*module);
+    if (reason.empty() && !module->pinned) {
+      reason = threads_left(*module, Deadline::in_ms(0), {});
+      if (reason.empty()) reason = pointers_left(*module);
+    }
+    if (reason.empty()) {
+      report.freed.push_back(module->name);
+    } else {
+      report.kept.push_back({module->name, reason});
+    }
+  }
+  for (std::string& name : find_garbage()) report.freed.push_back(std::move(name));
+  return report;
+}
+
+}  // namespace
+
+GcReport gc(bool dry_run, bool ignore_pointers) {
+  if (dry_run) return foresee();
+  GcReport report;
+  finish_all(report, false, ignore_pointers);
+  // What goes may leave others that only it needed.
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (const std::string& name : find_garbage()) {
+      UnloadRequest request;
+      request.name = name;
+      request.timeout_ms = 0;
+      const auto unloaded = unload(request);
+      if (!unloaded) continue;  // used again meanwhile, say: it stays, live
+      progress = true;
+      if (unloaded->fate == Fate::unmapped) {
+        report.freed.push_back(name);
       } else {
-        report.kept.push_back({module->name, reason});
+        report.kept.push_back({name, unloaded->reason});
       }
     }
-    return report;
   }
-  for (const std::string& name : garbage) {
-    // One that is used again meanwhile answers so, and stays.
-    UnloadRequest request;
-    request.name = name;
-    request.timeout_ms = 0;
-    const auto unloaded = unload(request);
-    if (unloaded && unloaded->fate == Fate::unmapped) report.freed.push_back(name);
-    if (!unloaded) report.kept.push_back({name, unloaded.error().detail});
-  }
-  finish_all(report, false, ignore_pointers);
   return report;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "threads/look.hpp"
+#include "threads/own_frames.hpp"
 #include "threads/procfs.hpp"
 #include "threads/sample.hpp"
 #include "threads/sharers.hpp"
@@ -45,7 +46,10 @@ struct Mark {
 class Prover {
  public:
   Prover(const RangeSet& ranges, const ProofOptions& options, const Asker& asker)
-      : ranges_(ranges), options_(options), asker_(asker) {}
+      : ranges_(ranges),
+        options_(options),
+        asker_(asker),
+        asker_is_out_(own_frames_are_out(ranges)) {}
 
   // One round on the census thread: true if everybody is out.
   bool round(Census& census);
@@ -69,6 +73,8 @@ class Prover {
   const RangeSet& ranges_;
   const ProofOptions& options_;
   const Asker asker_;
+  // By its frames: it waits for this proof, so they stay what they are.
+  const bool asker_is_out_;
   std::vector<Mark> marks_;
   std::vector<Thread*> pending_;
   std::vector<Finding> findings_;
@@ -88,6 +94,7 @@ void Prover::look_at_pending(Census& census) {
     // "Looked" holds only in the round that looked: others may have read the run count since.
     Mark& m = mark(census, *thread);
     if (m.state == Mark::looked) m.state = Mark::pending;
+    if (asker_is_out_ && thread->tid == asker_.tid) m.state = Mark::out;
     if (m.state == Mark::pending) pending_.push_back(thread);
   }
   proof.holders.clear();

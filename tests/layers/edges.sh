@@ -19,7 +19,8 @@ declare -A sees=(
   [module]="module hook abi audit threads arch elf base"
   [control]="control module hook abi audit threads arch elf base"
   [runtime]="runtime control module hook abi audit threads arch elf base"
-  [cli]="cli abi base elf"
+  [unwind]="unwind base"
+  [cli]="cli unwind abi base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.
