@@ -135,8 +135,9 @@ std::string cannot_free(const Module& module) {
 
 namespace {
 
-// Frees the memory as far as that can be proven safe. exit() has run, or there is none to run.
-Fate try_free(const ModulePtr& module, const Patience& patience, std::string& reason) {
+// Frees the memory as far as that can be proven safe. exit() has run, or there is none to run. With
+// `all`, looks for pointers also if threads are in the way, so that every reason has a name.
+Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::string& reason) {
   reason = cannot_free(*module);
   if (!reason.empty()) return Fate::resident;
   if (module->owner != nullptr) {
@@ -144,7 +145,11 @@ Fate try_free(const ModulePtr& module, const Patience& patience, std::string& re
     module->owner = nullptr;
   }
   reason = threads_left(*module, patience.deadline, patience.cancelled);
-  if (reason.empty()) reason = pointers_left(*module);
+  if (reason.empty() || all) {
+    const std::string pointers = pointers_left(*module);
+    if (!reason.empty() && !pointers.empty()) reason += "; ";
+    reason += pointers;
+  }
   if (!reason.empty()) return Fate::resident;
   return free_memory(module, reason);
 }
@@ -152,7 +157,7 @@ Fate try_free(const ModulePtr& module, const Patience& patience, std::string& re
 }  // namespace
 
 Fate dispose(const ModulePtr& module, const Patience& patience, std::string& reason) {
-  Fate fate = try_free(module, patience, reason);
+  Fate fate = try_free(module, patience, true, reason);
   if (fate != Fate::unmapped) keep_resident(module, fate == Fate::pinned, reason);
   return fate;
 }
@@ -301,7 +306,7 @@ std::string finish(const ModulePtr& module, bool ignore_pointers) {
     }
     module->ignore_pointers |= ignore_pointers;
     fate = module->pinned ? free_memory(module, reason)
-                          : try_free(module, {Deadline::in_ms(0), {}}, reason);
+                          : try_free(module, {Deadline::in_ms(0), {}}, false, reason);
   }
   Lock lock(manager().mutex);
   module->busy = nullptr;
