@@ -34,7 +34,7 @@ using victims::Victim;
 
 constexpr int looks = 1000;
 // Timed calls wait so long; longer than the looks take, with a lot to spare.
-constexpr std::int64_t wait_ns = 4'000'000'000;
+constexpr std::int64_t wait_ns = 6'000'000'000;
 constexpr timespec wait_time{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
 
 timespec wait_until(clockid_t clock) {
