@@ -124,10 +124,12 @@ void measure_proof(const Options& options, Report& report) {
   report.add({.name = "residency.proof",
               .value = median(times),
               .unit = "us/thread",
+              .rival = "",
               .goal = Goal::value_at_most(2, "us/thread")});
   report.add({.name = "residency.disturbed",
               .value = static_cast<double>(after - before),
               .unit = "runs",
+              .rival = "",
               .goal = Goal::value_is_zero()});
 }
 

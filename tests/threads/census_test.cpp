@@ -214,7 +214,12 @@ TEST(Fork, FromAnotherThread) {
   {
     Victim forker([&] {
       result = in_child([] {
-        Code code;
+        // Made by another thread, and on the heap: this one's stack shall not have its address.
+        std::unique_ptr<Code> made;
+        {
+          Victim maker([&] { made = std::make_unique<Code>(); });
+        }
+        const Code& code = *made;
         auto finding = look_at(gettid(), code.range());
         Gate gate;
         Victim other([&] { code.call(Gate::wait_at, &gate); });

@@ -112,6 +112,36 @@ TEST(Proof, Cancelled) {
   }
 }
 
+// Threads that wake all the time, among many that sleep: each is looked at by itself, between two of
+// its naps.
+TEST(Proof, NappersAreOut) {
+  Code code;
+  Gate gate;
+  std::atomic<bool> stop{false};
+  {
+    std::vector<std::unique_ptr<Victim>> victims;
+    for (int i = 0; i < 300; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] { gate.wait(); }));
+    }
+    for (int i = 0; i < 4; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+          const timespec t{0, 100'000};
+          nanosleep(&t, nullptr);  // tidy: sleep-ok the subject
+        }
+      }));
+    }
+    until([&] { return gate.waiting() == 300; });
+    ProofOptions options;
+    options.deadline = Deadline::in_ms(60'000);
+    options.may_sample = false;
+    const Proof proof = prove(code.range(), options);
+    EXPECT_TRUE(proof.out()) << texts(proof);
+    stop.store(true, std::memory_order_relaxed);
+    gate.open();
+  }
+}
+
 // --- the one that asks ---------------------------------------------------------------------------------
 
 struct Asking {

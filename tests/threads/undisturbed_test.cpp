@@ -34,7 +34,7 @@ using victims::Victim;
 
 constexpr int looks = 1000;
 // Timed calls wait so long; longer than the looks take, with a lot to spare.
-constexpr std::int64_t wait_ns = 4'000'000'000;
+constexpr std::int64_t wait_ns = 8'000'000'000;
 constexpr timespec wait_time{wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
 
 timespec wait_until(clockid_t clock) {
@@ -429,6 +429,7 @@ TEST(Undisturbed, InEveryBlockingCall) {
   }
   ASSERT_TRUE(inspect([](Census& census) { ASSERT_TRUE(census.refresh()); }));
   for (Watched& w : watched) w.runs = runs_of(w.victim->tid());
+  const Deadline in_time = Deadline::in_ms(wait_ns / 1'000'000 * 3 / 4);
 
   // Every one is looked at a thousand times; a proof over all is made in between.
   for (int i = 0; i < looks; ++i) {
@@ -448,7 +449,9 @@ TEST(Undisturbed, InEveryBlockingCall) {
       ASSERT_TRUE(prove_out(ranges, options));
     }
   }
+  const bool was_slow = in_time.passed();
   for (Watched& w : watched) {
+    if (was_slow && w.call->timed) continue;
     EXPECT_EQ(runs_of(w.victim->tid()), w.runs) << w.call->name;
     EXPECT_TRUE(victims::sleeps_in(w.victim->tid(), w.call->number)) << w.call->name;
   }
@@ -458,13 +461,14 @@ TEST(Undisturbed, InEveryBlockingCall) {
   for (const Watched& w : watched) {
     EXPECT_EQ(w.outcome, w.call->expected)
         << w.call->name << ": " << w.outcome.result << ", " << strerrorname_np(w.outcome.error);
-    if (!w.call->timed) continue;
+    if (!w.call->timed || was_slow) continue;
     EXPECT_GE(w.took_ns, wait_ns * 99 / 100) << w.call->name;
     // Relative time-outs that had begun anew would take longer. A busy machine takes longer too, but
     // not as long as the looks took together.
     EXPECT_LT(w.took_ns, wait_ns + wait_ns / 2) << w.call->name;
   }
   sigaction(SIGUSR1, &before, nullptr);
+  if (was_slow) GTEST_SKIP() << "a thousand looks took longer than the time-outs: machine too busy";
 }
 
 }  // namespace
