@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "threads/record.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::audit {
 namespace {

@@ -101,6 +101,7 @@ extern "C" void molt_stop() { control::stop(); }
 extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (fd < 0) return answer(fail(EBADF, "%d is no descriptor", fd));
   module::LoadRequest request;
   request.fd = fd;
   request.path = "fd " + std::to_string(fd);
