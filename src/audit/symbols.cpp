@@ -60,7 +60,10 @@ std::optional<Named> Symbols::at(std::uint64_t address) const {
         address - symbol.value >= std::max<std::uint64_t>(symbol.size, 1)) {
       continue;
     }
-    if (best && symbol.value < best_value) continue;
+    // Marks such as __bss_start are where variables begin, too.
+    const bool worse = symbol.value < best_value ||
+                       (symbol.value == best_value && symbol.type == STT_NOTYPE);
+    if (best && worse) continue;
     best_value = symbol.value;
     best = Named{std::string(symbol.name), address - symbol.value, symbol.type};
   }
