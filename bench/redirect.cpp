@@ -9,8 +9,8 @@
 //                  prove that no thread is in its first bytes
 //     gate         while a transition runs: e9 to the stub, compare, jump
 
-#include "arch/x86_64/gate.hpp"
 #include "arch/x86_64/redirect.hpp"
+#include "arch/x86_64/gate.hpp"
 #include "benches.hpp"
 #include "harness.hpp"
 
@@ -123,11 +123,11 @@ class Patched {
     record_.resolve = never;
     record_.old_code = old_code;
     record_.new_code = new_code;
-    auto offset = reinterpret_cast<char*>(&gate_word) -
-                  static_cast<char*>(__builtin_thread_pointer());
+    auto offset =
+        reinterpret_cast<char*>(&gate_word) - static_cast<char*>(__builtin_thread_pointer());
     std::byte code[gate_size];
-    std::size_t bytes = write_gate(slot->address, {static_cast<std::int32_t>(offset), 1, 2},
-                                   record_, code);
+    std::size_t bytes =
+        write_gate(slot->address, {static_cast<std::int32_t>(offset), 1, 2}, record_, code);
     must(pool_.publish(writer_, *slot, std::span(code).first(bytes)));
     return slot->address;
   }

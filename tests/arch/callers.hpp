@@ -24,8 +24,8 @@ struct Case {
 };
 
 inline std::vector<Case> cases_of(const Function& function) {
-  static constexpr long inputs[][2] = {{0, 0},  {1, 2},      {5, 3},        {-7, 12},  {1000, -1},
-                                       {63, 9}, {1 << 20, 5}, {0x7fffff, 31}};
+  static constexpr long inputs[][2] = {{0, 0},     {1, 2},  {5, 3},       {-7, 12},
+                                       {1000, -1}, {63, 9}, {1 << 20, 5}, {0x7fffff, 31}};
   std::vector<Case> cases;
   for (auto [a, b] : inputs) cases.push_back({a, b, function.call(a, b)});
   return cases;
@@ -62,7 +62,8 @@ class Callers : public molt::arch::Witness {
     // to an int3, who is inside is gone when the number changes.
     for (auto& thread : threads_) {
       std::uint64_t steps = thread->steps.load(std::memory_order_acquire);
-      while (steps % 2 == 1 && thread->steps.load(std::memory_order_acquire) == steps) sched_yield();
+      while (steps % 2 == 1 && thread->steps.load(std::memory_order_acquire) == steps)
+        sched_yield();
     }
     return {};
   }
