@@ -1,56 +1,81 @@
 // redirect.*: what a call of a patched function costs beside a call of one that is not.
 //
-// The functions are the smallest there are (one lea), written in assembly so that both sides are the
-// same bytes at the same alignment, and so are the loops that call them: what is measured is the way
-// to the new version and nothing else. It lies near, as the builder's patches do.
+// The functions are small, written in assembly so that both sides are the same bytes at the same
+// alignment, and so are the loops that call them: what is measured is the way to the new version and
+// nothing else. It lies near, as the builder's patches do.
 //
-//     straight     e9 at the entry: how prepared and unprepared entries end up
-//     short        eb to the padding, e9 to the landing, jmp *cell: prepared, before anybody could
-//                  prove that no thread is in its first bytes
-//     gate         while a transition runs: e9 to the stub, compare, jump
+//     prepared, unprepared   e9 at the entry, as both kinds end up; a function that saves a register
+//     leaf                   the same with the smallest function there is, one lea: the loop around it
+//                            takes three cycles
+//     dense                  eight such calls without anything in between: taken branches is all there is
+//     short                  eb to the padding, e9 to the landing, jmp *cell: prepared, before anybody
+//                            could prove that no thread is in its first bytes
+//     gate                   while a transition runs: e9 to the stub, compare, jump
 
-#include "arch/x86_64/redirect.hpp"
 #include "arch/x86_64/gate.hpp"
+#include "arch/x86_64/redirect.hpp"
 #include "benches.hpp"
 #include "harness.hpp"
 
 asm(R"(
         .pushsection .text.molt_bench_redirect, "ax", @progbits
-        .macro bench_function name
+        .macro bench_end name
+        .size \name, . - \name
+        .p2align 6
+        .endm
+        .macro bench_prepared_function name
         .p2align 6
         .skip 59, 0x90
         .byte 0x90, 0x90, 0x90, 0x90, 0x90
         .type \name, @function
 \name:  nop
         nop
-        lea 1(%rdi), %rax
+        push %rbx
+        mov %rdi, %rbx
+        lea 1(%rbx), %rax
+        pop %rbx
         ret
-        .size \name, . - \name
-        .p2align 6
+        bench_end \name
         .endm
-        bench_function bench_plain
-        bench_function bench_prepared
-        bench_function bench_new
-        .macro bench_bare name
+        .macro bench_function name
+        .p2align 6
+        .type \name, @function
+\name:  push %rbx
+        mov %rdi, %rbx
+        lea 1(%rbx), %rax
+        pop %rbx
+        ret
+        bench_end \name
+        .endm
+        .macro bench_leaf name
         .p2align 6
         .type \name, @function
 \name:  lea 1(%rdi), %rax
         ret
-        .size \name, . - \name
-        .p2align 6
+        bench_end \name
         .endm
-        bench_bare bench_bare_plain
-        bench_bare bench_unprepared
-        bench_bare bench_bare_new
-        // Eight calls an iteration, each argument the result before it, as in a loop that works.
-        .macro bench_loop name target
+        bench_prepared_function bench_prepared_plain
+        bench_prepared_function bench_prepared
+        bench_function bench_plain
+        bench_function bench_patched
+        bench_leaf bench_leaf_plain
+        bench_leaf bench_leaf_patched
+        // On a page of their own, as a patch is.
+        .p2align 12
+        .skip 4096 + 320
+        bench_prepared_function bench_prepared_new
+        bench_function bench_new
+        bench_leaf bench_leaf_new
+        .p2align 12
+        // Each argument is the result before it, as in a loop that works.
+        .macro bench_loop name target calls
         .p2align 6
         .type \name, @function
 \name:  push %rbx
         mov %rdi, %rbx
         .p2align 6
 1:
-        .rept 8
+        .rept \calls
         call \target
         mov %rax, %rdi
         .endr
@@ -58,20 +83,26 @@ asm(R"(
         jne 1b
         pop %rbx
         ret
-        .size \name, . - \name
+        bench_end \name
         .endm
-        bench_loop bench_call_plain bench_plain
-        bench_loop bench_call_prepared bench_prepared
-        bench_loop bench_call_bare_plain bench_bare_plain
-        bench_loop bench_call_unprepared bench_unprepared
+        bench_loop bench_call_prepared_plain bench_prepared_plain 1
+        bench_loop bench_call_prepared bench_prepared 1
+        bench_loop bench_call_plain bench_plain 1
+        bench_loop bench_call_patched bench_patched 1
+        bench_loop bench_call_leaf_plain bench_leaf_plain 1
+        bench_loop bench_call_leaf_patched bench_leaf_patched 1
+        bench_loop bench_call_dense_plain bench_leaf_plain 8
+        bench_loop bench_call_dense_patched bench_leaf_patched 8
         .popsection
 )");
 
 extern "C" {
-long bench_plain(long), bench_prepared(long), bench_new(long);
-long bench_bare_plain(long), bench_unprepared(long), bench_bare_new(long);
-void bench_call_plain(std::uint64_t), bench_call_prepared(std::uint64_t);
-void bench_call_bare_plain(std::uint64_t), bench_call_unprepared(std::uint64_t);
+long bench_prepared(long), bench_prepared_new(long), bench_patched(long), bench_new(long),
+    bench_leaf_patched(long), bench_leaf_new(long);
+void bench_call_prepared_plain(std::uint64_t), bench_call_prepared(std::uint64_t),
+    bench_call_plain(std::uint64_t), bench_call_patched(std::uint64_t),
+    bench_call_leaf_plain(std::uint64_t), bench_call_leaf_patched(std::uint64_t),
+    bench_call_dense_plain(std::uint64_t), bench_call_dense_patched(std::uint64_t);
 }
 
 namespace bench {
@@ -79,7 +110,7 @@ namespace {
 
 using namespace molt::arch;
 
-constexpr double calls_per_iteration = 8;
+constexpr std::size_t prepared_size = 12, function_size = 10, leaf_size = 5;
 
 // The one thread that there is stands here.
 struct Alone : Witness {
@@ -142,46 +173,62 @@ class Patched {
 };
 
 using Calls = void (*)(std::uint64_t);
-Compared per_call(int rounds, Calls ours, Calls rival) {
+Compared per_call(int rounds, Calls ours, Calls rival, double calls = 1) {
   Pinned pinned;
   struct Loops {
     Calls ours, rival;
   } loops{ours, rival};
   Compared c = compare_loops<Loops>(
-      rounds, [](std::uint64_t n, Loops* loops_) { loops_->ours(n); },
-      [](std::uint64_t n, Loops* loops_) { loops_->rival(n); }, &loops);
-  c.ours /= calls_per_iteration;
-  c.rival /= calls_per_iteration;
-  c.difference /= calls_per_iteration;
+      rounds, [](std::uint64_t n, Loops* both) { both->ours(n); },
+      [](std::uint64_t n, Loops* both) { both->rival(n); }, &loops);
+  c.ours /= calls;
+  c.rival /= calls;
+  c.difference /= calls;
   return c;
 }
 
 CodeAddress at(long (*function)(long)) { return reinterpret_cast<CodeAddress>(function); }
 
 Compared short_jump(int rounds) {
-  Patched patched(bench_prepared, 7, true);
-  patched.change(Change::install, at(bench_new));
-  return per_call(rounds, bench_call_prepared, bench_call_plain);
+  Patched patched(bench_prepared, prepared_size, true);
+  patched.change(Change::install, at(bench_prepared_new));
+  return per_call(rounds, bench_call_prepared, bench_call_prepared_plain);
 }
 Compared prepared(int rounds) {
-  Patched patched(bench_prepared, 7, true);
-  patched.change(Change::install, at(bench_new));
+  Patched patched(bench_prepared, prepared_size, true);
+  patched.change(Change::install, at(bench_prepared_new));
   patched.change(Change::straighten, 0);
-  return per_call(rounds, bench_call_prepared, bench_call_plain);
+  return per_call(rounds, bench_call_prepared, bench_call_prepared_plain);
 }
 Compared unprepared(int rounds) {
-  Patched patched(bench_unprepared, 5, false);
-  patched.change(Change::install, at(bench_bare_new));
-  return per_call(rounds, bench_call_unprepared, bench_call_bare_plain);
+  Patched patched(bench_patched, function_size, false);
+  patched.change(Change::install, at(bench_new));
+  return per_call(rounds, bench_call_patched, bench_call_plain);
+}
+Compared leaf(int rounds) {
+  Patched patched(bench_leaf_patched, leaf_size, false);
+  patched.change(Change::install, at(bench_leaf_new));
+  return per_call(rounds, bench_call_leaf_patched, bench_call_leaf_plain);
+}
+Compared dense(int rounds) {
+  Patched patched(bench_leaf_patched, leaf_size, false);
+  patched.change(Change::install, at(bench_leaf_new));
+  return per_call(rounds, bench_call_dense_patched, bench_call_dense_plain, 8);
 }
 Compared gate(int rounds, std::uint32_t word) {
-  Patched patched(bench_unprepared, 5, false);
+  Patched patched(bench_patched, function_size, false);
   gate_word = word;
-  patched.change(Change::install, patched.gate_to(patched.original(), at(bench_bare_new)));
-  return per_call(rounds, bench_call_unprepared, bench_call_bare_plain);
+  patched.change(Change::install, patched.gate_to(patched.original(), at(bench_new)));
+  return per_call(rounds, bench_call_patched, bench_call_plain);
 }
 Compared gate_old(int rounds) { return gate(rounds, 1); }
 Compared gate_new(int rounds) { return gate(rounds, 2); }
+Compared gate_leaf(int rounds) {
+  Patched patched(bench_leaf_patched, leaf_size, false);
+  gate_word = 2;
+  patched.change(Change::install, patched.gate_to(patched.original(), at(bench_leaf_new)));
+  return per_call(rounds, bench_call_leaf_patched, bench_call_leaf_plain);
+}
 
 void figure(const char* name, Goal goal, const Options& options, Report& report) {
   Compared c = measure_in_processes(name, options);
@@ -190,11 +237,14 @@ void figure(const char* name, Goal goal, const Options& options, Report& report)
 void steady(const Options& options, Report& report) {
   figure("redirect.prepared", Goal::ratio_at_most(1.05), options, report);
   figure("redirect.unprepared", Goal::ratio_at_most(1.05), options, report);
+  figure("redirect.leaf", Goal::ratio_at_most(1.05), options, report);
+  figure("redirect.dense", Goal::info(), options, report);
   figure("redirect.short", Goal::info(), options, report);
 }
 void transition(const Options& options, Report& report) {
   figure("redirect.gate_new", Goal::ratio_at_most(1.3), options, report);
-  figure("redirect.gate_old", Goal::info(), options, report);
+  figure("redirect.gate_old", Goal::ratio_at_most(1.3), options, report);
+  figure("redirect.gate_leaf", Goal::info(), options, report);
 }
 
 }  // namespace
@@ -202,9 +252,12 @@ void transition(const Options& options, Report& report) {
 std::vector<Figure> redirect_figures() {
   return {{"redirect.prepared", prepared},
           {"redirect.unprepared", unprepared},
+          {"redirect.leaf", leaf},
+          {"redirect.dense", dense},
           {"redirect.short", short_jump},
           {"redirect.gate_new", gate_new},
-          {"redirect.gate_old", gate_old}};
+          {"redirect.gate_old", gate_old},
+          {"redirect.gate_leaf", gate_leaf}};
 }
 
 std::vector<Bench> redirect_benches() {
