@@ -12,7 +12,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Owner paused;
 
@@ -247,6 +247,7 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
       delete owner;
       return fail(ENOMEM, "no memory for per-CPU counters");
     }
+    r.owners.push_back(owner);
   }
   auto* attachments = new std::vector<Attachment>;
   for (molt_callback* c = begin; c != end; ++c) {
@@ -358,6 +359,10 @@ void end_pause(Owner* owner) {
   lineage->current.store(owner, std::memory_order_seq_cst);
   end_waiting(lineage);
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
+}
+
+int held_up(const Owner* owner) {
+  return lineage_of(owner)->held_up.load(std::memory_order_relaxed);
 }
 
 namespace {
@@ -506,6 +511,7 @@ void after_fork(bool child) {
     barrier_setup();
     // A hand-over by a thread that the child does not have: the old version goes on.
     for (Lineage* lineage : r.lineages) {
+      lineage->held_up.store(0, std::memory_order_relaxed);
       if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
       Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
       lineage->current.store(from, std::memory_order_seq_cst);
@@ -518,9 +524,9 @@ void after_fork(bool child) {
   r.mutex.unlock();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" std::uint64_t molt_fingerprint(const char* signature) {
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -532,7 +538,7 @@ extern "C" std::uint64_t molt_fingerprint(const char* signature) {
 }
 
 extern "C" int molt_hook_register(molt_hook* hook) {
-  const molt_hook_info* info = hook->info;
+  const molt_hook_info* info = hook != nullptr ? hook->info : nullptr;
   if (info == nullptr || info->size != sizeof(molt_hook_info) || info->name == nullptr ||
       info->signature == nullptr || info->name[0] == '\0' ||
       info->fingerprint != molt_fingerprint(info->signature)) {
@@ -574,7 +580,7 @@ extern "C" int molt_hook_register(molt_hook* hook) {
 extern "C" void molt_hook_unregister(molt_hook* hook) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
-  molt_hook_core* core = hook->core;
+  molt_hook_core* core = hook != nullptr ? hook->core : nullptr;
   if (core == nullptr) return;
   core->instances.erase(std::remove(core->instances.begin(), core->instances.end(), hook),
                         core->instances.end());

@@ -29,17 +29,17 @@ namespace {
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   module::before_fork();
-  hook::before_fork();
+  hooks::before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
-  hook::after_fork(false);
+  hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
-  hook::after_fork(true);
+  hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
 }
@@ -108,10 +108,8 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
-  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   module::LoadRequest request;
-  request.fd = fd.get();
   request.path = path;
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
@@ -142,6 +140,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
@@ -151,6 +150,9 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE}) {
+    return answer(fail(EINVAL, "unknown replace flag %#x", flags));
+  }
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
@@ -160,8 +162,12 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   return 0;
 }
 
-extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
-extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+extern "C" int molt_disable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", false));
+}
+extern "C" int molt_enable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", true));
+}
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);
@@ -172,10 +178,10 @@ extern "C" int molt_gc() {
 extern "C" void molt_lock_loading() { module::lock_loading(); }
 
 extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
-  hook::Order order;
+  hooks::Order order;
   order.given = modules != nullptr;
   if (modules) order.modules = split(modules);
-  return answer(hook::set_order(hook ? hook : "", order));
+  return answer(hooks::set_order(hook ? hook : "", order));
 }
 
 extern "C" void molt_log(const molt_module* module, const char* format, ...) {
