@@ -122,8 +122,7 @@ class Search {
 
   Result<Report> run() {
     const std::int64_t began = now_ns();
-    Turn turn;
-    if (Status ok = turn.take(options_); !ok) return pass(ok);
+    if (Status ok = turn_.take(options_); !ok) return pass(ok);
     if (Status ok = copy_.open(); !ok) return pass(ok);
     if (Status ok = pages_.open(options_); !ok) return pass(ok);
     report_.method = pages_.method();
@@ -317,6 +316,9 @@ class Search {
                        [&](const Range& r) { return r.contains(value); });
   }
 
+  // First, so that it ends last: what the search remembers of the process's mappings would be a
+  // finding of the next one.
+  Turn turn_;
   const Target& target_;
   const Options& options_;
   const arch::WordScan scan_;
