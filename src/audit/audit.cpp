@@ -121,8 +121,6 @@ class Search {
   Search(const Target& target, const Options& options) : target_(target), options_(options) {}
 
   Result<Report> run() {
-    const std::int64_t began = now_ns();
-    if (Status ok = turn_.take(options_); !ok) return pass(ok);
     if (Status ok = copy_.open(); !ok) return pass(ok);
     if (Status ok = pages_.open(options_); !ok) return pass(ok);
     report_.method = pages_.method();
@@ -145,7 +143,6 @@ class Search {
       if (report_.stable) break;
     }
     judge_all();
-    report_.us = (now_ns() - began) / 1000;
     return std::move(report_);
   }
 
@@ -270,11 +267,19 @@ class Search {
     return stopped_.has_value();
   }
 
-  // Whether any did.
+  // Whether any did. Hits lie close together: a page is read once for all of its own.
   bool forget_vanished() {
+    std::uintptr_t page = 0;
+    std::size_t words = 0;
     const auto gone = [&](std::uintptr_t address) {
-      const auto value = copy_.word(address);
-      return !value || !is_in_target(*value);
+      // A block that was free, and that a list of ours has taken since.
+      if (is_omitted(address)) return true;
+      if (page != (address & ~(page_bytes - 1))) {
+        page = address & ~(page_bytes - 1);
+        words = copy_.take(page, page_bytes) / sizeof(std::uint64_t);
+      }
+      const std::size_t at = (address - page) / sizeof(std::uint64_t);
+      return at >= words || !is_in_target(copy_.words()[at]);
     };
     const auto first = std::remove_if(hits_.begin(), hits_.end(), gone);
     const bool some = first != hits_.end();
@@ -316,9 +321,6 @@ class Search {
                        [&](const Range& r) { return r.contains(value); });
   }
 
-  // First, so that it ends last: what the search remembers of the process's mappings would be a
-  // finding of the next one.
-  Turn turn_;
   const Target& target_;
   const Options& options_;
   const arch::WordScan scan_;
@@ -404,7 +406,13 @@ std::size_t Report::barring() const {
 
 Result<Report> audit(const Target& target, const Options& options) {
   if (target.segments.empty()) return fail(EINVAL, "nothing to look for");
-  return Search(target, options).run();
+  // Until the search's lists are gone: they name other modules, which the next one may look for.
+  Turn turn;
+  if (Status ok = turn.take(options); !ok) return pass(ok);
+  const std::int64_t began = now_ns();
+  Result<Report> report = Search(target, options).run();
+  if (report) report->us = (now_ns() - began) / 1000;
+  return report;
 }
 
 }  // namespace molt::audit

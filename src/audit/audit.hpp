@@ -29,7 +29,7 @@
 //   - entries of atexit() and pthread_atfork() with the module's __dso_handle, likewise;
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
-//   - stacks that glibc keeps of threads that ended;
+//   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
 //   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table (shown,
 //     but they do not bar): the loader has many, and leaves them behind in memory that is used again;
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing

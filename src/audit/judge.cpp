@@ -54,21 +54,21 @@ Judge::Judge(const Target& target, bool stacks, Copy& copy, const std::vector<Ma
 }
 
 std::optional<Finding> Judge::judge(std::uintptr_t address) {
-  const auto value = copy_.word(address);
+  const Neighbours near = neighbours(address);
+  const std::uint64_t value = near[0];
   // Meanwhile a block may have been used again.
-  if (!value || std::none_of(target_.segments.begin(), target_.segments.end(),
-                             [&](const Range& r) { return r.contains(*value); })) {
+  if (std::none_of(target_.segments.begin(), target_.segments.end(),
+                   [&](const Range& r) { return r.contains(value); })) {
     return std::nullopt;
   }
-  const Neighbours near = neighbours(address);
-  if (*value == target_.segments.front().begin) return std::nullopt;
+  if (value == target_.segments.front().begin) return std::nullopt;
   if (is_the_loaders(address, near) || is_for_dlclose(near)) return std::nullopt;
   Finding finding;
   finding.address = address;
   if (!place(address, near, finding)) return std::nullopt;
-  name_target(*value, finding);
+  name_target(value, finding);
   if (std::any_of(target_.tables.begin(), target_.tables.end(),
-                  [&](const Range& r) { return r.contains(*value); })) {
+                  [&](const Range& r) { return r.contains(value); })) {
     finding.target += ", of use to the dynamic loader only";
     finding.bars = false;
   }
@@ -284,8 +284,14 @@ bool Judge::place(std::uintptr_t address, const Neighbours& near, Finding& findi
     finding.where = "[heap]";
     return true;
   }
-  if (mapping->path.empty() && in_kept_stack(copy_, address, mapping->range, threads_)) {
-    return false;
+  if (mapping->path.empty()) {
+    const ThreadBlock block = thread_block_of(copy_, address, mapping->range);
+    if (block.in_stack) return false;
+    const bool is_of_the_dead =
+        block.pointer != 0 && !some_unknown(threads_) &&
+        std::none_of(threads_.begin(), threads_.end(),
+                     [&](const ThreadMemory& t) { return t.pointer == block.pointer; });
+    if (is_of_the_dead) return false;
   }
   finding.place = Place::memory;
   finding.where = mapping->path.empty() ? "anonymous memory" : mapping->path;

@@ -118,9 +118,7 @@ bool some_unknown(const std::vector<ThreadMemory>& threads) {
                      [](const ThreadMemory& t) { return t.pointer == 0; });
 }
 
-bool in_kept_stack(Copy& copy, std::uintptr_t address, Range mapping,
-                   const std::vector<ThreadMemory>& living) {
-  if (some_unknown(living)) return false;
+ThreadBlock thread_block_of(Copy& copy, std::uintptr_t address, Range mapping) {
   // The descriptor lies near the end of its block, which is that of the mapping, or of a block in
   // it: look for a word that holds its own address, from there down.
   constexpr std::uintptr_t reach = 4 * 4096;
@@ -134,11 +132,9 @@ bool in_kept_stack(Copy& copy, std::uintptr_t address, Range mapping,
   }
   for (std::uintptr_t pointer : candidates) {
     const Range block = block_of(copy, pointer);
-    if (!block.contains(address)) continue;
-    return std::none_of(living.begin(), living.end(),
-                        [&](const ThreadMemory& t) { return t.pointer == pointer; });
+    if (block.contains(address)) return {pointer, address < pointer - static_storage_bytes()};
   }
-  return false;
+  return {};
 }
 
 }  // namespace molt::audit

@@ -36,9 +36,12 @@ std::uintptr_t stack_pointer(int tid);
 // Has one of them only just begun? Its memory cannot be told from that of one that has ended.
 bool some_unknown(const std::vector<ThreadMemory>& threads);
 
-// Is the address in a block that belonged to a thread which has ended, and which glibc keeps for the
-// next? False as well as long as it cannot be told.
-bool in_kept_stack(Copy& copy, std::uintptr_t address, Range mapping,
-                   const std::vector<ThreadMemory>& living);
+// The block of a thread of glibc's that an address of anonymous memory lies in, whether the thread
+// lives, has only just begun, or has ended and glibc keeps its block for the next.
+struct ThreadBlock {
+  std::uintptr_t pointer = 0;  // the thread's; 0: the address is in none
+  bool in_stack = false;       // else in its thread-local storage or descriptor
+};
+ThreadBlock thread_block_of(Copy& copy, std::uintptr_t address, Range mapping);
 
 }  // namespace molt::audit

@@ -51,7 +51,7 @@ const elf::SymbolTable& Symbols::table() const {
 std::optional<Named> Symbols::at(std::uint64_t address) const {
   std::optional<Named> best;
   if (!image_) return best;
-  std::uint64_t best_value = 0;
+  std::uint64_t best_value = 0, best_size = 0;
   for (elf::Symbol symbol : table()) {
     const bool names_memory = symbol.type == STT_FUNC || symbol.type == STT_OBJECT ||
                               symbol.type == STT_GNU_IFUNC || symbol.type == STT_NOTYPE;
@@ -60,11 +60,12 @@ std::optional<Named> Symbols::at(std::uint64_t address) const {
         address - symbol.value >= std::max<std::uint64_t>(symbol.size, 1)) {
       continue;
     }
-    // Marks such as __bss_start are where variables begin, too.
-    const bool worse = symbol.value < best_value ||
-                       (symbol.value == best_value && symbol.type == STT_NOTYPE);
+    // Marks such as __bss_start, which have no size, are where variables begin, too.
+    const bool worse =
+        symbol.value < best_value || (symbol.value == best_value && symbol.size <= best_size);
     if (best && worse) continue;
     best_value = symbol.value;
+    best_size = symbol.size;
     best = Named{std::string(symbol.name), address - symbol.value, symbol.type};
   }
   return best;

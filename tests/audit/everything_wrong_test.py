@@ -40,7 +40,7 @@ REASONS = [
     ("timer", ["[heap] block of ", "on_timer", "+0x0 (callback)"]),
 ]
 
-checked = run("check", module, code=5).stdout
+checked = run("check", module, code=5).stderr
 for what in ["thread_local object", "STB_GNU_UNIQUE symbol", "regex"]:
     expect(what in checked, f"check names: {what}")
 

@@ -2,6 +2,7 @@
 #include <molt/molt.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 
 int main() {
@@ -12,7 +13,7 @@ int main() {
   std::puts("ready");
   std::fflush(stdout);
   char byte;
-  while (read(0, &byte, 1) > 0) {
-  }
+  // A module's signal handler may interrupt it.
+  for (ssize_t n = 1; n > 0 || (n < 0 && errno == EINTR);) n = read(0, &byte, 1);
   _exit(0);
 }
