@@ -32,6 +32,8 @@
 //   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
 //   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table (shown,
 //     but they do not bar): the loader has many, and leaves them behind in memory that is used again;
+//   - addresses of its data and virtual tables on the heap (shown, but they do not bar): a module's
+//     own containers and objects have them, until its destructors run in dlclose();
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing
 //     calls it.
 // Not found: addresses that are not stored as such (mangled as in a jmp_buf, compressed, unaligned),

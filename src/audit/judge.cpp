@@ -72,6 +72,13 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
     finding.target += ", of use to the dynamic loader only";
     finding.bars = false;
   }
+  // What a module has on the heap points back into its data (the nodes and buckets of a container,
+  // an object with virtual functions) and goes with its destructors. Who else holds such an object is
+  // not known here: shown, but no bar.
+  const bool on_heap = finding.place == Place::heap || finding.place == Place::memory;
+  if (on_heap && (finding.looks == Looks::data || finding.looks == Looks::vtable)) {
+    finding.bars = false;
+  }
   return finding;
 }
 

@@ -52,7 +52,8 @@ std::string show_blocking(const Json& reply, const Options& options) {
       line += " in " + call;
     }
     if (holder.contains("address") && number_of(holder, "stack_address") != 0) {
-      line += fmt::format(", {} bytes above its stack pointer", holder.value("depth", std::uint64_t{0}));
+      line += fmt::format(", {} bytes above its stack pointer",
+                          holder.value("depth", std::uint64_t{0}));
     }
     const std::string word = holder.value("word", "");
     if (word == "stale") {

@@ -64,7 +64,7 @@ struct Module {
   hooks::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
   std::optional<elf::MappedFile> mapping;
-  threads::RangeSet text;  // its executable segments
+  threads::RangeSet text;             // its executable segments
   std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
   std::vector<std::string> effects;   // what outlasts it
   std::vector<std::string> warnings;  // what whoever asked for the load should know
@@ -91,8 +91,8 @@ struct Module {
   // --- of residents ---
   bool pinned = false;
   bool ignore_pointers = false;  // free it although writable memory holds addresses in it
-  bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
-  bool lazy = false;          // freed in the background as soon as that is proven safe
+  bool exit_pending = false;     // a thread was inside when it was removed: exit() waits for it
+  bool lazy = false;             // freed in the background as soon as that is proven safe
   std::string reason;
 
   std::atomic<std::uint64_t> exceptions{0};

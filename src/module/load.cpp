@@ -289,6 +289,10 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
     for (std::size_t i = 0; i < object->text_count; ++i) {
       module.text.add(object->text[i].begin, object->text[i].end);
     }
+    const molt_module& d = *module.descriptor;
+    for (const molt_callback* c = d.callbacks; c != d.callbacks_end; ++c) {
+      module.text.note_entry(reinterpret_cast<std::uintptr_t>(c->fn));
+    }
   }
   module.mapping = elf::mapped_file_at(module.descriptor);
   module.descriptor->core = &module.core;

@@ -61,7 +61,7 @@ Result<std::string> name_in_file(int fd);
 struct UnloadRequest {
   std::string name;
   bool resident = false;
-  bool lazy = false;  // do not wait: go on in the background, also if it is in use
+  bool lazy = false;             // do not wait: go on in the background, also if it is in use
   bool ignore_pointers = false;  // free its memory although the process still has addresses in it
   bool dry_run = false;
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
@@ -119,12 +119,12 @@ Result<audit::Report> audit_module(const AuditRequest& request);
 
 // What stands between a module and its memory's end.
 struct Holder {
-  std::string what;      // "thread", "module", "references", ...
-  std::string where;     // "is in on_tick+0x1c", "is in a callback of hook http.request"
-  std::string function;  // "on_tick+0x1c"; empty if it is not about one
-  int tid = 0;           // of the thread
-  std::string thread;    // its name
-  bool certain = false;  // false: a word on its stack, which may be a stale one
+  std::string what;                 // "thread", "module", "references", ...
+  std::string where;                // "is in on_tick+0x1c", "is in a callback of hook http.request"
+  std::string function;             // "on_tick+0x1c"; empty if it is not about one
+  int tid = 0;                      // of the thread
+  std::string thread;               // its name
+  bool certain = false;             // false: a word on its stack, which may be a stale one
   std::uint64_t address = 0;        // in the module
   std::uint64_t stack_address = 0;  // where that word lies; 0: in a register
   std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there

@@ -243,8 +243,8 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   // Nothing waits for this any more but who asked.
   Deadline old_deadline = request.timeout_ms < 0 ? Deadline::in_ms(default_old_ms) : deadline;
   old->lazy = true;
-  report.old = go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled},
-                  report.reason);
+  report.old =
+      go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled}, report.reason);
   if (report.old == Fate::resident) reap_in_background();
   tell_formed(*incoming);
   notify(*incoming, MOLT_MODULE_STATE_LIVE);

@@ -42,7 +42,8 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
     holder.address = finding.address();
     const auto at = symbols ? symbols->at(holder.address) : std::nullopt;
     char offset[24];
-    std::snprintf(offset, sizeof offset, "+0x%llx", static_cast<unsigned long long>(at ? at->offset : 0));
+    std::snprintf(offset, sizeof offset, "+0x%llx",
+                  static_cast<unsigned long long>(at ? at->offset : 0));
     holder.function = at ? std::string(at->symbol.name) + offset : "its code";
     holder.where = (finding.certain ? "is in " : "may return into ") + holder.function;
   } else {
@@ -99,7 +100,8 @@ Result<BlockingReport> blocking(std::string_view name) {
   }
   BlockingReport report;
   report.name = module->name;
-  report.state = module->leaving ? (module->pinned ? "pinned" : "resident") : state_text(module->state);
+  report.state =
+      module->leaving ? (module->pinned ? "pinned" : "resident") : state_text(module->state);
   report.reason = module->reason;
   auto add = [&](std::string what, std::string where) {
     Holder holder;
@@ -111,7 +113,8 @@ Result<BlockingReport> blocking(std::string_view name) {
   for (const Module* user : module->users) add("module", user->name + " uses its symbols");
   const int own = thread_count(*module);
   if (own > 0) add("its threads", thread_names(*module));
-  if (const int others = module->references() - own - static_cast<int>(module->users.size()); others > 0) {
+  if (const int others = module->references() - own - static_cast<int>(module->users.size());
+      others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
   if (module->handle == nullptr) return report;
@@ -133,7 +136,8 @@ Result<BlockingReport> blocking(std::string_view name) {
   options.deadline = Deadline::in_ms(0);
   const auto proof = threads::prove_out(module->text, options);
   if (!proof) return pass(proof);
-  for (Holder& holder : name_all(*module, proof->holders)) report.holders.push_back(std::move(holder));
+  for (Holder& holder : name_all(*module, proof->holders))
+    report.holders.push_back(std::move(holder));
   return report;
 }
 

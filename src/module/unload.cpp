@@ -135,6 +135,19 @@ std::string cannot_free(const Module& module) {
 
 namespace {
 
+// What somebody is about to forget anyway is not worth a resident module: another thread of the
+// runtime that looks at mappings, say.
+std::string lasting_pointers(const Module& module, Deadline deadline) {
+  constexpr int longest_ms = 100;
+  const Deadline until = deadline.sooner(Deadline::in_ms(longest_ms));
+  for (long pause_ns = 1'000'000;; pause_ns *= 2) {
+    std::string pointers = pointers_left(module);
+    if (pointers.empty() || until.passed()) return pointers;
+    const timespec pause{0, pause_ns};
+    nanosleep(&pause, nullptr);
+  }
+}
+
 // Frees the memory as far as that can be proven safe. exit() has run, or there is none to run. With
 // `all`, looks for pointers also if threads are in the way, so that every reason has a name.
 Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::string& reason) {
@@ -146,7 +159,8 @@ Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::
   }
   reason = threads_left(*module, patience.deadline, patience.cancelled);
   if (reason.empty() || all) {
-    const std::string pointers = pointers_left(*module);
+    const std::string pointers =
+        lasting_pointers(*module, all ? patience.deadline : Deadline::in_ms(0));
     if (!reason.empty() && !pointers.empty()) reason += "; ";
     reason += pointers;
   }

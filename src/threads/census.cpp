@@ -3,9 +3,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -15,8 +15,8 @@
 #include <cstring>
 #include <mutex>
 
-#include "base/own_memory.hpp"
 #include "base/futex.hpp"
+#include "base/own_memory.hpp"
 #include "threads/own_thread.hpp"
 #include "threads/procfs.hpp"
 
@@ -57,8 +57,8 @@ Status Census::set_up() {
   directory_.reset(::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return fail_errno(errno, "cannot list the threads of the process");
   if (Status ok = maps_.open(); !ok) return ok;
-  void* memory = mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
   // Never unmapped: a search of memory leaves it out, whose it is must not change.
   note_own_memory(memory, scratch_bytes + 64);

@@ -33,4 +33,29 @@ bool RangeSet::contains(std::uintptr_t address) const {
   return above != bounds_.begin() && masked < std::prev(above)->end;
 }
 
+namespace {
+
+// call rel32, or call r/m64 (ff /2) in any of its lengths, right before `address`.
+bool follows_call(const unsigned char* address) {
+  if (address[-5] == 0xe8) return true;
+  for (int length : {2, 3, 4, 6, 7}) {
+    if (address[-length] == 0xff && ((address[1 - length] >> 3) & 7) == 2) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void RangeSet::note_entry(std::uintptr_t entry) {
+  constexpr std::uintptr_t longest_call = 7;
+  if (!contains(entry) || !contains(entry - longest_call)) return;
+  if (follows_call(reinterpret_cast<const unsigned char*>(entry))) return;
+  const std::uintptr_t masked = entry ^ mask;
+  entries_.insert(std::lower_bound(entries_.begin(), entries_.end(), masked), masked);
+}
+
+bool RangeSet::is_entry(std::uintptr_t address) const {
+  return std::binary_search(entries_.begin(), entries_.end(), address ^ mask);
+}
+
 }  // namespace molt::threads

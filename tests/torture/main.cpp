@@ -396,6 +396,13 @@ int main(int argc, char** argv) {
     nanosleep(&nap, nullptr);  // tidy: sleep-ok nobody tells when the last of them is gone
   }
   if (!g_violation.load(std::memory_order_acquire)) {
+    if (module_mappings() != 0) {
+      std::ifstream maps("/proc/self/maps");
+      for (std::string line; std::getline(maps, line);) {
+        if (line.find("/store/") != std::string::npos)
+          std::printf("torture: left: %s\n", line.c_str());
+      }
+    }
     if (module_mappings() != 0) violate("mappings of modules are left");
     if (entries_of("/proc/self/fd") != fds) violate("descriptors are left");
     if (entries_of("/proc/self/task") != threads) violate("threads are left");
