@@ -77,7 +77,7 @@ struct Module {
   int inside = 0;         // calls of the core into it (parameters) under way
   int parameters_by = 0;  // the thread that reads or sets parameters; 0: none
   bool enabled = true;
-  bool was_used = false;       // somebody held a reference, or imported from it, and was counted
+  bool was_used = false;       // another module imported from it, or an offer of it was acquired
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
   bool formed = false;         // the observer was told of it

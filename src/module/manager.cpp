@@ -464,7 +464,6 @@ extern "C" bool molt_module_try_get(molt_module* descriptor) {
     return false;
   }
   ++module->refcnt;
-  module->was_used = true;
   return true;
 }
 
@@ -509,6 +508,5 @@ extern "C" molt_module* molt_module_find_get(const char* name) {
   ModulePtr module = find(name ? name : "");
   if (!module || module->state != MOLT_MODULE_STATE_LIVE) return nullptr;
   ++module->refcnt;
-  module->was_used = true;
   return module->descriptor;
 }

@@ -103,6 +103,6 @@ TEST_F(Unload, ThousandLivesLeaveNothing) {
   }
 }
 
-TEST_F(Unload, UnknownFlagsAreRefused) { EXPECT_EQ(molt_unload("tidy", 4, -1), -EINVAL); }
+TEST_F(Unload, UnknownFlagsAreRefused) { EXPECT_EQ(molt_unload("tidy", 8, -1), -EINVAL); }
 
 }  // namespace
