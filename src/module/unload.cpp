@@ -308,8 +308,8 @@ std::vector<ModulePtr> take_residents(bool lazy_only) {
   return taken;
 }
 
-// The rest of an unload that left the module in memory; "": it is unmapped now.
-std::string finish(const ModulePtr& module, bool ignore_pointers) {
+// The rest of an unload that left the module in memory; "": it is unmapped now. `all`: as try_free().
+std::string finish(const ModulePtr& module, bool ignore_pointers, bool all) {
   std::string reason = module->pinned ? "" : cannot_free(*module);
   Fate fate = Fate::resident;
   if (reason.empty()) {
@@ -320,7 +320,7 @@ std::string finish(const ModulePtr& module, bool ignore_pointers) {
     }
     module->ignore_pointers |= ignore_pointers;
     fate = module->pinned ? free_memory(module, reason)
-                          : try_free(module, {Deadline::in_ms(0), {}}, false, reason);
+                          : try_free(module, {Deadline::in_ms(0), {}}, all, reason);
   }
   Lock lock(manager().mutex);
   module->busy = nullptr;
@@ -334,7 +334,7 @@ std::string finish(const ModulePtr& module, bool ignore_pointers) {
 
 void finish_all(GcReport& report, bool lazy_only, bool ignore_pointers) {
   for (const ModulePtr& module : take_residents(lazy_only)) {
-    std::string reason = finish(module, ignore_pointers);
+    std::string reason = finish(module, ignore_pointers, !lazy_only);
     if (reason.empty()) {
       log::line(module->name, "freed");
       report.freed.push_back(module->name);

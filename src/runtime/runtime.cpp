@@ -136,7 +136,8 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   request.ignore_pointers = (flags & MOLT_UNLOAD_IGNORE_POINTERS) != 0;
   request.timeout_ms = timeout_ms;
   request.lazy = (flags & MOLT_UNLOAD_LAZY) != 0;
-  if (flags & ~std::uint32_t{MOLT_UNLOAD_LAZY | MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
+  if (flags &
+      ~std::uint32_t{MOLT_UNLOAD_LAZY | MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
     return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);
