@@ -44,8 +44,9 @@ constexpr std::uint64_t entry_swapped = std::uint64_t{1} << 62;
 constexpr std::uint64_t entry_present = std::uint64_t{1} << 63;
 
 // So that the lock of the address space is held for moments only: how much is walked, and how many
-// pages are write-protected, in one call.
-constexpr std::uintptr_t walk_bytes = std::uintptr_t{64} << 20;
+// pages are write-protected, in one call (Pages::walk_bytes).
+// Where nothing is, no page tables are either: each walk may be twice as long as the one before.
+constexpr std::uintptr_t empty_walk_bytes_max = std::uintptr_t{1} << 46;
 constexpr std::uint64_t walk_pages = 2048;
 
 // Below this, all of it is sooner read twice than protected once.
@@ -220,7 +221,7 @@ std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end, 
   ScanArguments a{};
   a.size = sizeof a;
   a.start = begin;
-  a.end = std::min(end, begin + walk_bytes);
+  a.end = end - begin > walk_ ? begin + walk_ : end;
   a.vec = reinterpret_cast<std::uintptr_t>(regions);
   a.vec_len = runs_max;
   a.max_pages = walk_pages;
@@ -244,6 +245,7 @@ std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end, 
   }
   if (found < 0) return collect_by_entries(begin, a.end, anonymous, false);
   for (int i = 0; i < found; ++i) add({regions[i].start, regions[i].end});
+  walk_ = found > 0 ? walk_bytes : std::min(2 * walk_, empty_walk_bytes_max);
   return a.walk_end > begin ? a.walk_end : a.end;
 }
 

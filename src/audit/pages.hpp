@@ -51,6 +51,8 @@ class Pages {
   // Fills runs_ and returns where to go on.
   std::uintptr_t collect(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
                          bool only_written, bool protect);
+  static constexpr std::uintptr_t walk_bytes = std::uintptr_t{64} << 20;
+  std::uintptr_t walk_ = walk_bytes;
   std::uintptr_t collect_by_scan(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
                                  bool only_written, bool protect);
   std::uintptr_t collect_by_entries(std::uintptr_t begin, std::uintptr_t end, bool anonymous,

@@ -326,8 +326,10 @@ std::string finish(const ModulePtr& module, bool ignore_pointers, bool all) {
   module->busy = nullptr;
   module->pinned = fate == Fate::pinned;
   module->reason = reason;
-  auto& all = manager().residents;
-  if (fate == Fate::unmapped) all.erase(std::find(all.begin(), all.end(), module));
+  auto& residents = manager().residents;
+  if (fate == Fate::unmapped) {
+    residents.erase(std::find(residents.begin(), residents.end(), module));
+  }
   announce_change();
   return fate == Fate::unmapped ? "" : reason;
 }

@@ -94,7 +94,10 @@ void Prover::look_at_pending(Census& census) {
     // "Looked" holds only in the round that looked: others may have read the run count since.
     Mark& m = mark(census, *thread);
     if (m.state == Mark::looked) m.state = Mark::pending;
-    if (asker_is_out_ && thread->tid == asker_.tid) m.state = Mark::out;
+    if (asker_is_out_ && thread->tid == asker_.tid && m.state == Mark::pending) {
+      m.state = Mark::out;
+      ++proof.looked_at;
+    }
     if (m.state == Mark::pending) pending_.push_back(thread);
   }
   proof.holders.clear();
