@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -127,6 +128,11 @@ class Stopped {
           });
         }) {
     sem_wait(&there_);
+    // Until the kernel says that it sleeps: only then is its stack pointer told.
+    for (std::string call; call.empty() || call == "running";) {
+      std::ifstream("/proc/self/task/" + std::to_string(tid) + "/syscall") >> call;
+      sched_yield();
+    }
   }
   void finish() {
     if (!thread_.joinable()) return;
