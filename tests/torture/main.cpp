@@ -390,7 +390,8 @@ int main(int argc, char** argv) {
   // What a word on a caller's stack has held back is free now, there are no callers, and is freed in
   // the background.
   int late = 0;
-  for (double end = now_s() + 10; (module_mappings() != 0 || left(threads)) && now_s() < end;) {
+  for (double end = now_s() + 10; !g_violation.load(std::memory_order_acquire) &&
+                                  (module_mappings() != 0 || left(threads)) && now_s() < end;) {
     late += molt_gc();
     timespec nap{0, 10'000'000};
     nanosleep(&nap, nullptr);  // tidy: sleep-ok nobody tells when the last of them is gone
