@@ -42,6 +42,8 @@ inline constexpr std::string_view close = "molt.Close";
 inline constexpr std::string_view events = "molt.Events";
 inline constexpr std::string_view gc = "molt.Gc";
 inline constexpr std::string_view wait = "molt.Wait";
+inline constexpr std::string_view patches = "molt.Patches";
+inline constexpr std::string_view blocking = "molt.Blocking";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.

@@ -17,6 +17,7 @@
 #include "control/content.hpp"
 #include "control/errors.hpp"
 #include "hook/registry.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -275,6 +276,22 @@ Reply gc(Arguments& arguments, const Caller&) {
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
 }
 
+Reply wait_for_patch(const std::string& name, bool patched, int timeout_ms, const Caller& caller) {
+  const std::int64_t began_ns = now_ns();
+  if (patched && !livepatch::find(name)) {
+    return refuse(Asked::module, fail(ENOENT, "no patch %s is installed", name.c_str()).value());
+  }
+  const Status done = livepatch::wait(Deadline::in_ms(timeout_ms), cancelled_by(caller));
+  if (!done) return refuse(Asked::other, done);
+  const auto patch = livepatch::find(name);
+  if (patched != (patch && patch->enabled)) {
+    return refuse(Asked::other, fail(EAGAIN, "the transition is over, and patch %s is %s",
+                                     name.c_str(), patched ? "not in force" : "in force")
+                                    .value());
+  }
+  return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
+}
+
 Reply wait(Arguments& arguments, const Caller& caller) {
   const std::string name = arguments.text_or("name", "");
   const bool has_event = arguments.has("for");
@@ -282,18 +299,86 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const int timeout_ms = arguments.timeout_ms();
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
 
-  const bool is_known = event == "live" || event == "gone" || event == "freed";
+  const bool is_of_patch = event == "patched" || event == "unpatched";
+  const bool is_known = is_of_patch || event == "live" || event == "gone" || event == "freed";
   if (!is_known || (has_event && name.empty())) {
     return refuse(Asked::request,
-                  fail(EINVAL, "`for` is live, gone or freed, and needs a `name`").value());
+                  fail(EINVAL, "`for` is live, gone, freed, patched or unpatched, and needs a `name`")
+                      .value());
   }
+  if (is_of_patch) return wait_for_patch(name, event == "patched", timeout_ms, caller);
   const auto until = event == "live"   ? module::Until::live
                      : event == "gone" ? module::Until::gone
                                        : module::Until::freed;
   const std::int64_t began_ns = now_ns();
-  const Status done = module::wait(name, until, Deadline::in_ms(timeout_ms), cancelled_by(caller));
+  const Deadline deadline = Deadline::in_ms(timeout_ms);
+  Status done = module::wait(name, until, deadline, cancelled_by(caller));
+  // Without a name: a transition is something under way as well.
+  if (done && name.empty()) done = livepatch::wait(deadline, cancelled_by(caller));
   if (!done) return refuse(Asked::other, done);
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
+}
+
+// --- livepatches ----------------------------------------------------------------------------------
+
+Json patch_json(const livepatch::PatchInfo& patch) {
+  Json objects = Json::array();
+  for (const livepatch::ObjectInfo& object : patch.objects) {
+    Json functions = Json::array();
+    for (const livepatch::FunctionInfo& f : object.functions) {
+      functions.push_back({{"name", f.name}, {"position", f.position}});
+    }
+    objects.push_back({{"name", object.name},
+                       {"patched", object.patched},
+                       {"functions", std::move(functions)}});
+  }
+  return {{"name", patch.name},
+          {"enabled", patch.enabled},
+          {"transition", patch.transition},
+          {"replace", patch.replace},
+          {"immediate", patch.immediate},
+          {"forced", patch.forced},
+          {"stack_order", patch.stack_order},
+          {"objects", std::move(objects)}};
+}
+
+Json transition_json() {
+  const auto t = livepatch::transition();
+  if (!t) return nullptr;
+  return {{"patch", t->patch},     {"target", t->patching ? "patched" : "unpatched"},
+          {"forced", t->forced},   {"threads", t->threads},
+          {"done", t->done},       {"left", t->left},
+          {"tries", t->tries},     {"age_ms", t->age_ms}};
+}
+
+Reply patches(Arguments& arguments, const Caller&) {
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  Json all = Json::array();
+  for (const livepatch::PatchInfo& patch : livepatch::list()) all.push_back(patch_json(patch));
+  Json pinned = Json::array();
+  for (const livepatch::PinnedInfo& p : livepatch::pinned()) {
+    pinned.push_back({{"name", p.name}, {"reason", p.reason}});
+  }
+  return Json{{"patches", std::move(all)},
+              {"transition", transition_json()},
+              {"pinned", std::move(pinned)}};
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  Json threads = Json::array();
+  for (const livepatch::Blocker& b : livepatch::blocking()) {
+    threads.push_back({{"tid", b.tid},
+                       {"thread", b.thread},
+                       {"function", b.function},
+                       {"frame", hex(b.address)},
+                       {"depth", b.depth},
+                       {"certain", b.certain},
+                       {"reason", b.reason},
+                       {"syscall", b.syscall},
+                       {"asleep_ms", b.asleep_ms}});
+  }
+  return Json{{"transition", transition_json()}, {"threads", std::move(threads)}};
 }
 
 // --- hooks --------------------------------------------------------------------------------------
@@ -445,6 +530,8 @@ std::span<const Method> methods() {
       {name::events, false, false, events},
       {name::gc, true, false, gc},
       {name::wait, true, false, wait},
+      {name::patches, true, false, patches},
+      {name::blocking, true, false, blocking},
   };
   return all;
 }

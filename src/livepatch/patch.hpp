@@ -28,7 +28,7 @@ struct Func {
   std::string name;
   unsigned long position = 0;  // as given; 0 and 1 are the same function
   std::uintptr_t address = 0;  // of the new function; 0 for a nop
-  std::uint64_t size = 0;      // of the new function
+  std::vector<arch::CodeRange> code;  // of the new function
   bool immediate = false;
   bool nop = false;  // of an atomic replacement: puts the original back
   Object* object = nullptr;

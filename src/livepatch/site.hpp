@@ -68,8 +68,9 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object);
 // The site of a function, known or new; a new one has been analysed and prepared, nothing is changed.
 // EINVAL: not found, in the kernel's words; ENOTSUP or EBUSY: its entry cannot be redirected.
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position);
-// How many bytes of code the new function at an address has, and in which parts. 0: unknown.
-std::uint64_t code_size_at(std::uintptr_t address);
+// The code of the function that begins at an address: itself and its parts. Without a symbol that says
+// how long it is, the whole segment. Empty: there is no code.
+std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address);
 
 // --- what sits at the entries ------------------------------------------------------------------------
 
@@ -90,7 +91,8 @@ void add_pool_code(threads::RangeSet& ranges);
 // Adds the code of one version of the site's function; null: the original.
 void add_version(threads::RangeSet& ranges, const Site& site, const Func* version);
 
-// Gates of transitions that are over: those still passed lead back to the entry from now on.
+// Gates that no entry leads to any more: who is told by settle() that they are stale goes back to the
+// entry. Before gate::end().
 void retire_gates();
 // Frees what no thread can be in any more. Cheap if there is nothing.
 void collect();
@@ -99,9 +101,5 @@ void collect();
 void forget_sites(const elf::Range& extent);
 // All sites that have versions.
 std::vector<Site*> patched_sites();
-
-// ST-ftrace-1: no entry may be redirected while the engine is off. EBUSY: something is patched.
-Status set_redirecting(bool on);
-bool redirecting();
 
 }  // namespace molt::livepatch

@@ -37,6 +37,7 @@ namespace molt::module {
 enum Taint : unsigned {
   taint_proprietary = 1,  // P: licence that is not free
   taint_forced = 2,       // F: loaded in spite of its magic
+  taint_livepatch = 8,    // K: it replaces functions
 };
 std::string taint_text(unsigned taint);
 // Of the process beside those of its modules; R: a module was removed while it could still run.
@@ -65,6 +66,7 @@ struct Module {
   std::optional<elf::MappedFile> mapping;
   std::vector<std::string> hazards;
   bool permanent = false;  // init without exit
+  bool livepatch = false;  // marked: it may enable a patch
 
   // --- under Manager::mutex ---
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
@@ -143,6 +145,8 @@ struct Manager {
   std::vector<Thread*> threads;
   std::list<std::string> operations;
   const Observer* observer = nullptr;
+  const PatchHooks* patch_hooks = nullptr;
+  bool told_of_livepatch = false;
   bool locked = false;
   unsigned taint = 0;
   std::string poison;
@@ -216,6 +220,10 @@ Fate dispose(const ModulePtr& module, std::string& reason);
 // From GOING to the end of the name: exit(), notifiers, objects, references, memory. The caller
 // takes the module off the list.
 Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& reason);
+// Livepatches that concern the module, or that it is.
+Status patch_coming(Module& module);
+void patch_going(Module& module);
+void patch_failed(Module& module);
 void tell_formed(Module& module);
 void tell_gone(Module& module);
 
@@ -228,6 +236,7 @@ struct Prepared {
   std::string name, version, license, description, srcversion;
   std::vector<std::string> hazards;
   unsigned taint = 0;
+  bool livepatch = false;
 };
 Result<Prepared> prepare(const LoadRequest& request);
 // Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.

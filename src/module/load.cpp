@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/hash.hpp"
 #include "elf/hazards.hpp"
@@ -393,6 +394,10 @@ Result<Prepared> prepare(const LoadRequest& request) {
     log::line(p.name, "bad vermagic: process tainted.");
     p.taint |= taint_forced;
   }
+  if (text("livepatch") == "Y") {
+    p.livepatch = true;
+    p.taint |= taint_livepatch;
+  }
   for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
@@ -427,6 +432,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
   module->taint = prepared.taint;
+  module->livepatch = prepared.livepatch;
   module->path = request.path;
   module->file = prepared.file;
   module->hash = prepared.hash;
@@ -452,6 +458,12 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!is_free(module->license)) {
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
+  }
+  if (module->livepatch) {
+    Lock lock(manager().mutex);
+    bool first = !std::exchange(manager().told_of_livepatch, true);
+    lock.unlock();
+    if (first) log::line(module->name, "tainting process with TAINT_LIVEPATCH");
   }
   for (const std::string& hazard : module->hazards) {
     log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
@@ -494,8 +506,13 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (!ok) return give_up(ok);
-  // 8. (livepatch) 9. Notifiers may veto.
+  // 8. Livepatches of it. A replacement gets them when it has taken the old version's place.
+  if (beside == nullptr) {
+    if (ok = patch_coming(*module); !ok) return give_up(ok);
+  }
+  // 9. Notifiers may veto.
   if (ok = notify(*module, MOLT_MODULE_STATE_COMING); !ok) {
+    patch_going(*module);
     take_down(*module);
     return give_up(ok);
   }
@@ -507,6 +524,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (ok) {
     ok = run_init(*module);
     if (ok) return module;
+    patch_failed(*module);
     Lock lock(manager().mutex);
     --module->refcnt;
     init_reference = false;
@@ -516,6 +534,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     set_state(*module, MOLT_MODULE_STATE_GOING);
   }
   notify(*module, MOLT_MODULE_STATE_GOING);
+  patch_going(*module);
   tell_gone(*module);
   take_down(*module);
   stop_threads(*module, Deadline::in_ms(init_threads_ms), {});

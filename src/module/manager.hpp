@@ -169,6 +169,18 @@ struct Observer {
 };
 void set_observer(const Observer* observer);
 
+// Livepatches of modules that come and go (KERNEL.md P9). Called without locks, on the operation's
+// thread.
+struct PatchHooks {
+  // Before the notifiers; an error refuses the module, and nothing of it remains patched.
+  Status (*coming)(molt_module* module, bool is_livepatch);
+  // After exit and notifiers.
+  void (*going)(molt_module* module);
+  // Its init failed: a patch that it enabled goes first.
+  void (*failed)(molt_module* module);
+};
+void set_patch_hooks(const PatchHooks* hooks);
+
 enum class Until { live, gone, freed };
 // Waits for a module's state; name empty: until no operation is under way. -ETIMEDOUT, -ECANCELED.
 Status wait(std::string_view name, Until until, Deadline deadline, const Cancelled& cancelled);

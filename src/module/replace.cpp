@@ -208,6 +208,9 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   bool empty = drain(*old, deadline, request.cancelled, inside);
   bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
   report.old = go(old, empty && !old->permanent, !stopped, report.reason);
+  if (Status patched = patch_coming(*incoming); !patched) {
+    log::line(name, "livepatches were not applied to the new version: %s", patched.error().detail);
+  }
   tell_formed(*incoming);
   notify(*incoming, MOLT_MODULE_STATE_LIVE);
   {

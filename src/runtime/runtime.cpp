@@ -18,6 +18,7 @@
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 #include "threads/record.hpp"
 
@@ -28,6 +29,7 @@ namespace {
 
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
+  livepatch::before_fork();
   module::before_fork();
   hook::before_fork();
   log::before_fork();
@@ -36,21 +38,31 @@ void after_fork_parent() {
   log::after_fork();
   hook::after_fork(false);
   module::after_fork(false);
+  livepatch::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   hook::after_fork(true);
   module::after_fork(true);
+  livepatch::after_fork(true);
   control::after_fork_child();
 }
 
 // Before any constructor of the host that could register or call a hook.
+// What a failing init may leave of its patch has this long to be taken back.
+constexpr int take_back_ms = 2000;
+constexpr module::PatchHooks patch_hooks = {
+    livepatch::module_coming, livepatch::module_going,
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
+
 __attribute__((constructor(101))) void set_up() {
   barrier_setup();
   threads::setup();
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
+  module::set_patch_hooks(&patch_hooks);
+  livepatch::set_observer(control::patch_observer());
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }
