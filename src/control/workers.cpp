@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "control/thread.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::control {
 
@@ -46,7 +46,7 @@ int Workers::count() const {
 Status Workers::add_locked() {
   join_ended_locked();
   // Modules' code runs on it: as much stack as any thread of the host has.
-  auto thread = start_thread("molt-worker", default_stack, run, this);
+  auto thread = threads::start_thread("molt-worker", threads::default_stack, run, this);
   if (!thread) return pass(thread);
   threads_.push_back(*thread);
   ++idle_;

@@ -20,6 +20,7 @@
 #include "hook/registry.hpp"
 #include "livepatch/engine.hpp"
 #include "module/manager.hpp"
+#include "threads/census.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
@@ -32,16 +33,19 @@ void before_fork() {
   livepatch::before_fork();
   module::before_fork();
   hook::before_fork();
+  threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
+  threads::census_after_fork(false);
   hook::after_fork(false);
   module::after_fork(false);
   livepatch::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
+  threads::census_after_fork(true);
   hook::after_fork(true);
   module::after_fork(true);
   livepatch::after_fork(true);

@@ -11,29 +11,31 @@
 //     });
 //
 // Roles      The `molt-census` thread owns everything here. Other threads hand it a job and wait.
-//            Jobs run one at a time, in the order in which they come.
+//            Jobs run one at a time.
 // State      Per thread of the process: two descriptors (schedstat, syscall), stack bounds, the last
 //            run count that was seen and since when.
 // Invariants N1 The census thread has a descriptor table of its own, made empty before anything is
-//               opened in it (control/server.hpp, S1): the host's limit, its close-everything loops
-//               and its children never meet our descriptors.
+//               opened in it: the host's limit, its close-everything loops and its children never
+//               meet our descriptors.
 //            N2 A Thread stands for one thread of the kernel, not for a number: its descriptors
 //               refer to that thread for ever, and answer ESRCH once it has gone.
 //            N3 After refresh() succeeded every thread that existed when it began, and still does,
 //               is listed; a thread born meanwhile is listed or is found by the next one.
 //            N4 No code but the runtime's runs on the census thread, and it takes no lock that is
 //               held over module code. It blocks all signals.
-// Order      procfs can skip a thread while another dies. Two successive listings that are equal, and
-//            as long as the thread count read after them, have skipped none: a death between or
-//            during them that could hide a thread leaves the dead one in the first listing only.
+// Order      procfs can skip a thread while another dies. Of two listings that both began after a
+//            thread was born, and that are equal, none has skipped it: the death that hides it from
+//            the first leaves the dead one in the first listing only.
 // Progress   A job waits for the jobs before it. refresh() gives up (EAGAIN) if threads come and go
 //            faster than they can be listed, 64 times in a row.
-// Death      A thread that ends is dropped at the next refresh(). fork: the child has neither the
-//            thread nor its descriptors, forgets them (after_fork_child), and starts anew when asked.
+// Death      A thread that ends is dropped by the next listing that lacks it. fork: the child has
+//            neither the census thread nor its descriptors, forgets them, and starts anew when asked.
 //            If the census thread cannot be started, the error says so and nothing is proven.
-// Refuses    ENOSYS, EMFILE, EACCES where /proc is not there, is full or is forbidden.
-//            Threads born after the process gave up its dumpability (setuid, PR_SET_DUMPABLE) cannot
-//            be opened: they are listed, and every look at them is `unknown`.
+// Refuses    Errors of /proc where it is not mounted or forbidden. Threads born after the process gave
+//            up its dumpability (setuid, PR_SET_DUMPABLE) cannot be opened without privilege: they are
+//            listed, and every look at them is `unknown`. The same holds for threads beyond half of
+//            RLIMIT_NOFILE (soft): the limit counts in our table too; they are opened at each look
+//            (20 us).
 // Checked by tests/threads/census_test.cpp
 #pragma once
 
@@ -41,63 +43,97 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "threads/maps.hpp"
 
 namespace molt::threads {
 
 // What is known of one thread. The census thread's alone.
 struct Thread {
   int tid = 0;
-  bool is_worker = false;  // the kernel's own (io_uring, vhost): never runs user code
-  bool is_main = false;    // runs on the stack that the kernel made at exec
-  int open_error = 0;      // why its files could not be opened; 0: they are
+  std::uint64_t serial = 0;  // unique in the life of the process
+  std::size_t slot = 0;      // dense; reused once the thread is gone
+  bool is_worker = false;    // the kernel's own (io_uring, vhost): never runs user code
+  bool is_gone = false;      // its descriptors have answered ESRCH
+  bool is_spare = false;     // opened for one look at a time: the table is full
+  bool was_asked = false;    // whether is_worker is known
+  int open_error = 0;        // why its files could not be opened; 0: they are
   Fd schedstat;
   Fd syscall;
-  Fd status;  // opened only where schedstat counts nothing
 
-  // [stack_low, stack_high): where this thread's own stack lies; 0, 0 if that could not be found
-  // out, as for threads that have no glibc descriptor.
-  std::uintptr_t stack_low = 0;
-  std::uintptr_t stack_high = 0;
-  // The thread pointer (glibc); 0 if unknown.
-  std::uintptr_t thread_pointer = 0;
+  // Where this thread's own stack lies; empty while that cannot be found out, as for threads that
+  // have no glibc descriptor.
+  Extent stack;
 
   // The last run count that was seen, and when it was seen first: so long, at least, the thread has
   // slept.
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
-
-  std::uint64_t seen = 0;  // number of the listing that had it last
 };
 
 class Census {
  public:
   // Lists the threads until nobody was missed (N3); opens what is new, drops what has gone.
   [[nodiscard]] Status refresh();
-  // As of the last refresh(), ascending by tid; the census thread itself is not among them.
+  // One listing. N3 holds if two in a row left `changes()` as it was.
+  [[nodiscard]] Status list();
+  // Counts listings that differed from the one before.
+  std::uint64_t changes() const { return changes_; }
+  // As of the last listing, in the kernel's order; the census thread itself is not among them.
   const std::vector<Thread*>& threads() const { return list_; }
-  // Null if the last refresh() had none of that number.
+  // Null if the last listing had none of that number.
   Thread* find(int tid) const;
-  // How often refresh() had to list.
-  std::uint64_t listings() const { return listings_; }
+  // One more than the greatest slot in use.
+  std::size_t slots() const { return slots_.size(); }
+
+  // Opens the thread's files if they are not: for what did not fit into the table. close() again if
+  // `is_spare`.
+  [[nodiscard]] bool open(Thread& thread);
+  void close_spare(Thread& thread);
+  // Finds the thread's own stack, if that is not known yet.
+  void find_stack(Thread& thread);
+  // Whether it is one of the kernel's own; asked once.
+  bool is_worker(Thread& thread);
+
+  Maps& maps() { return maps_; }
+  // Bytes of other threads' memory are copied to here. Wiped by wipe(): a copy of a code address
+  // must not look like a pointer to that code.
+  std::byte* scratch() { return scratch_.get(); }
+  static constexpr std::size_t scratch_bytes = 256 * 1024;
+  void note_scratch(std::size_t bytes) {
+    if (bytes > scratch_used_) scratch_used_ = bytes;
+  }
+  void wipe();
+  // For tests: as on a kernel that keeps no run counts.
+  void never_count() { counts_runs_ = false; }
+  bool counts_runs() const { return counts_runs_; }
 
  private:
   friend struct CensusKeeper;
-  Status open_directory();
-  Status list_once(std::vector<int>& tids);
-  Status thread_count(std::size_t& count);
-  void adopt(const std::vector<int>& tids);
-  void open_thread(Thread& thread);
+  [[nodiscard]] Status set_up();
+  [[nodiscard]] Status read_directory();
+  void adopt();
+  void drop(Thread& thread);
+  bool read_first(Thread& thread);
 
-  Fd directory_, stat_;
-  std::vector<std::unique_ptr<Thread>> owned_;
+  Fd directory_;
+  Maps maps_;
+  std::unique_ptr<std::byte[]> scratch_;
+  std::size_t scratch_used_ = 0;
+  std::vector<int> tids_, previous_;
+  std::vector<std::unique_ptr<Thread>> slots_;
+  std::vector<std::size_t> free_slots_;
   std::vector<Thread*> list_;
-  std::uint64_t listings_ = 0;
+  std::uint64_t next_serial_ = 1;
+  std::uint64_t changes_ = 0;
+  std::uintptr_t robust_offset_ = 0;
+  std::uintptr_t main_stack_top_ = 0;
+  std::size_t open_descriptors_ = 0;
   int own_tid_ = 0;
+  bool counts_runs_ = true;
 };
 
 // Starts the census thread and opens what is there, if that was not done yet. Any thread; blocks for
@@ -105,13 +141,11 @@ class Census {
 // (Refuses). Everything below does it by itself.
 [[nodiscard]] Status start_census();
 
-// Runs job on the census thread and waits for it. Any thread but the census thread itself, on which
-// it is called directly. Not from a signal handler. The error is that of start_census(); job then did
-// not run. `job` must not run module code, wait for another thread, or open descriptors that it does
-// not close.
+// Runs job on the census thread and waits for it; called on the census thread, directly. Not from a
+// signal handler. The error is that of start_census(); job then did not run. `job` must not run
+// module code, wait for another thread, or leave descriptors open.
 [[nodiscard]] Status inspect(const std::function<void(Census&)>& job);
 
-// Whether the calling thread is the census thread.
 bool on_census_thread();
 
 // pthread_atfork handlers: no job may be half-way handed over in the child.

@@ -13,7 +13,8 @@ namespace molt::arch {
 // Opaque; null where memory was short, which harms nobody.
 struct NamedCode;
 
-// `name` is copied; what gdb shows for PCs in the range.
+// `name` is copied: what gdb shows for PCs in the range. A debugger that is attached stops the process
+// here for a moment.
 NamedCode* name_code(CodeRange range, const char* name);
 void forget_code(NamedCode* code);
 

@@ -5,7 +5,7 @@
 // State      Blocks of 64 KiB, each within reach of what it was reserved for: code pages, read-only
 //            and executable, and one page of cells, read-write and never executable (W1 of text.hpp).
 // Invariants P1 A block is never unmapped: its addresses stay ours.
-//            P2 A free slot is filled with int3: who jumps there by mistake is seen.
+//            P2 A slot that was freed is filled with int3: who jumps there by mistake is seen.
 //            P3 A slot is written before anything points to it, and freed only by a caller who has
 //               proven that no thread is in it and none can enter.
 // Refuses    ENOMEM "no near memory", when no gap within 2 GiB is left.
@@ -32,6 +32,12 @@ class CodePool {
  public:
   static constexpr std::size_t block_size = 64 * 1024;
 
+  CodePool() = default;
+  CodePool(const CodePool&) = delete;
+  CodePool& operator=(const CodePool&) = delete;
+  // For tests. The runtime's pool lives as long as the process (P1).
+  ~CodePool();
+
   // Makes sure that a block within reach of [near.begin, near.end) exists: early, before the space
   // around it fills up.
   Status reserve(CodeRange near);
@@ -52,7 +58,8 @@ class CodePool {
 
  private:
   struct Block;
-  Block* block_for(CodeRange near, std::size_t size);
+  Result<Block*> make_block(CodeRange near);
+  Block* block_of(CodeAddress address);
   std::vector<Block*> blocks_;
 };
 

@@ -25,7 +25,8 @@
 //     2        site+1: xx        (90 f9: nop, stc; 66 f9: stc. Carry means nothing here)   S
 //     3        site:   eb        the one that counts                                      S
 //     after    padding: e9 ....   site: eb xx
-//     undone   3, then 2, in reverse.
+//     undone   3, then 2, in reverse. The padding keeps its jump until release(): a thread may have
+//              taken the short jump and not yet the long one. The cell then leads to the original.
 //
 //   A thread that has executed the first NOP and is at site+1 executes stc (or cmc) and goes on in the
 //   old version. The landing is `jmp *cell`: retargeting is one aligned 8-byte store to the cell.
@@ -83,22 +84,27 @@ struct Redirect {
   std::size_t copy_size = 0;
   CodeSlot landing;
   CodeAddress* cell = nullptr;
+  bool padding_written = false;  // stays so when the redirect is removed: a thread may be there
 
   // Old code in the pool: counts with the function itself.
   CodeRange copy_range() const { return {original, original + copy_size}; }
+  // Where a thread may still be after remove: nobody, before release().
+  std::array<CodeRange, 3> lingering() const {
+    return {copy_range(), landing.range(), {entry.padding, entry.padding + 5}};
+  }
 };
 
 // Makes the displaced copy and the landing, and checks the mapping. Nothing of the function is
 // changed. On failure nothing is kept.
 Status prepare(CodePool& pool, TextWriter& writer, const Entry& entry, Redirect& redirect);
-// Frees what prepare() made. The redirect is absent, and no thread is in the copy or landing: the
-// caller has proof.
-void release(CodePool& pool, TextWriter& writer, Redirect& redirect);
+// Frees what prepare() made and gives the padding back. The redirect is absent, and no thread is in
+// lingering(): the caller has proof. `unmapped`: the function itself has gone from memory.
+void release(CodePool& pool, TextWriter& writer, Redirect& redirect, bool unmapped = false);
 
 enum class Change : std::uint8_t {
   install,     // absent -> short_jump where the entry is prepared, else straight
   retarget,    // to another target, form kept
-  straighten,  // short_jump -> straight, same target; for when nothing presses
+  straighten,  // short_jump -> straight, same target or another; for when nothing presses
   remove,      // -> absent
 };
 
@@ -110,8 +116,7 @@ struct Edit {
   CodeAddress target = 0;
 };
 
-// Does all of them or none, each redirect at most once. `error`: which one and why; the errors of
-// Witness are handed on. EBUSY: bytes are not what was left there (R2), nothing was written.
+// Does all of them or none, each redirect at most once. Errors of the Witness are handed on. EBUSY: bytes are not what was left there (R2), nothing was written.
 Status commit(TextWriter& writer, std::span<const Edit> edits, Witness& witness);
 
 // Whether commit() of these would write an int3.

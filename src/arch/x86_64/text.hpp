@@ -20,8 +20,10 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "arch/x86_64/code.hpp"
+#include "arch/x86_64/maps.hpp"
 #include "base/fd.hpp"
 #include "base/result.hpp"
 
@@ -53,7 +55,11 @@ class TextWriter {
 
  private:
   TextWriter() = default;
+  const Mapping* find(CodeAddress address) const;
+  Status replace_pages(CodeAddress address, std::span<const std::byte> bytes);
+
   Fd mem_;
+  std::vector<Mapping> maps_;  // in order of address
 };
 
 }  // namespace molt::arch
