@@ -58,6 +58,8 @@ std::ptrdiff_t word_offset() {
   return reinterpret_cast<char*>(own_word()) - static_cast<char*>(__builtin_thread_pointer());
 }
 
+const std::uint32_t* word_of_self() { return own_word(); }
+
 Status setup() {
   void* head = robust_list_of(0);
   if (head == nullptr) {

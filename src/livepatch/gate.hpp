@@ -66,6 +66,7 @@ inline std::uint32_t decided(std::uint32_t generation, Side side) {
 
 // Where the word is, from the thread pointer: negative.
 std::ptrdiff_t word_offset();
+const std::uint32_t* word_of_self();
 
 // --- the agent ----------------------------------------------------------------------------------
 

@@ -160,8 +160,8 @@ std::vector<int> thread_ids() {
   std::vector<int> tids;
   static_cast<void>(threads::inspect([&](threads::Census& census) {
     if (!census.refresh()) return;
-    for (const threads::Thread* thread : census.threads()) {
-      if (!thread->is_worker) tids.push_back(thread->tid);
+    for (threads::Thread* thread : census.threads()) {
+      if (!census.is_worker(*thread)) tids.push_back(thread->tid);
     }
   }));
   return tids;

@@ -52,8 +52,8 @@ class ThreadWitness final : public arch::Witness {
     Status verdict;
     Status asked = threads::inspect([&](threads::Census& census) {
       if (verdict = census.refresh(); !verdict) return;
-      for (const threads::Thread* thread : census.threads()) {
-        if (thread->is_worker || !blocks_sigtrap(thread->tid)) continue;
+      for (threads::Thread* thread : census.threads()) {
+        if (census.is_worker(*thread) || !blocks_sigtrap(thread->tid)) continue;
         verdict = fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
                        "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
                        "would kill it; let it unblock SIGTRAP, or build with "

@@ -44,7 +44,7 @@ std::atomic<const Armed*> g_armed{nullptr};
 // count behind: then sets are leaked from there on, never freed under somebody.
 std::atomic<unsigned> g_checking{0};
 std::vector<const Armed*> g_disarmed;
-std::uintptr_t g_main_thread_pointer = 0;
+const std::uint32_t* g_main_word = nullptr;  // of the thread that runs on the kernel's stack
 std::uintptr_t g_main_stack_end = 0;
 
 void arm(const Armed* armed) {
@@ -59,9 +59,10 @@ void arm(const Armed* armed) {
 // library puts on top of it, or, of the main thread, where the kernel's part begins. 0: `sp` is not on
 // it, as far as one can see.
 std::uintptr_t stack_end(std::uintptr_t sp) {
-  const auto thread_pointer = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
   const std::uintptr_t end =
-      thread_pointer == g_main_thread_pointer ? g_main_stack_end : thread_pointer;
+      gate::word_of_self() == g_main_word
+          ? g_main_stack_end
+          : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
   constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
   if (sp >= end || end - sp > most) return 0;
   stack_t alternate;
@@ -106,11 +107,11 @@ void find_main_stack() {
   if (g_main_stack_end != 0) return;
   static_cast<void>(threads::inspect([](threads::Census& census) {
     if (!census.refresh()) return;
-    for (const threads::Thread* thread : census.threads()) {
-      if (!thread->is_main) continue;
-      g_main_thread_pointer = thread->thread_pointer;
-      g_main_stack_end = thread->stack_high;
-    }
+    threads::Thread* main = census.find(getpid());
+    if (main == nullptr) return;
+    census.find_stack(*main);
+    g_main_word = gate::word_of(getpid());
+    g_main_stack_end = main->stack.end;
   }));
 }
 
@@ -384,8 +385,9 @@ Status take_census(Transition& t) {
   Status verdict;
   Status asked = threads::inspect([&](threads::Census& census) {
     if (verdict = census.refresh(); !verdict) return;
-    for (const threads::Thread* thread : census.threads()) {
-      if (!thread->is_worker) gate::mark(thread->tid, t.generation, gate::other(t.target));
+    for (threads::Thread* thread : census.threads()) {
+      if (census.is_worker(*thread)) continue;
+      gate::mark(thread->tid, t.generation, gate::other(t.target));
     }
   });
   if (!asked) return asked;
@@ -410,7 +412,7 @@ Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_s
   // The census thread runs nothing but this, so it can change over at any time.
   gate::force(gettid(), t.generation, t.target);
   for (threads::Thread* thread : census.threads()) {
-    if (thread->is_worker) continue;
+    if (census.is_worker(*thread)) continue;
     ++a.threads;
     threads::Finding finding;
     finding.tid = thread->tid;
