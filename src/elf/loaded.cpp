@@ -1,9 +1,9 @@
 #include "elf/loaded.hpp"
 
 #include "base/fd.hpp"
+#include "elf/visit.hpp"
 
 #include <fcntl.h>
-#include <link.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -16,28 +16,12 @@ namespace molt::elf {
 
 namespace {
 
-constexpr std::uintptr_t page_mask = 4095;
-
-// dl_iterate_phdr with a callable; it stops when the callable returns true.
-template <class F>
-bool find_object(F&& wanted) {
-  return dl_iterate_phdr([](dl_phdr_info* info, std::size_t,
-                            void* data) -> int { return (*static_cast<F*>(data))(*info) ? 1 : 0; },
-                         &wanted) != 0;
-}
-
 LoadedObject describe(const dl_phdr_info& info) {
   LoadedObject object;
-  object.extent.begin = UINTPTR_MAX;
-  for (const auto* segment = info.dlpi_phdr; segment != info.dlpi_phdr + info.dlpi_phnum;
-       ++segment) {
-    if (segment->p_type != PT_LOAD) continue;
-    const std::uintptr_t begin = info.dlpi_addr + segment->p_vaddr;
-    const std::uintptr_t end = begin + segment->p_memsz;
-    const Range pages = {begin & ~page_mask, (end + page_mask) & ~page_mask};
-    object.extent.begin = std::min(object.extent.begin, pages.begin);
-    object.extent.end = std::max(object.extent.end, pages.end);
-    if ((segment->p_flags & PF_X) == 0) continue;
+  object.extent = extent_of(info);
+  for (const Elf64_Phdr& segment : segments_of(info)) {
+    if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0) continue;
+    const Range pages = pages_of(info, segment);
     if (object.text_count == LoadedObject::most_text) {
       object.text.back().end = pages.end;
     } else {
@@ -175,7 +159,7 @@ bool same_path(std::string_view written, std::string_view path) {
 std::optional<LoadedObject> object_at(const void* address) {
   const auto wanted = reinterpret_cast<std::uintptr_t>(address);
   std::optional<LoadedObject> found;
-  find_object([&](const dl_phdr_info& info) {
+  visit_objects([&](const dl_phdr_info& info, bool) {
     LoadedObject object = describe(info);
     if (!object.extent.contains(wanted)) return false;
     found = object;
@@ -191,7 +175,7 @@ std::optional<Range> extent_of(const void* address) {
 }
 
 bool in_link_map(std::string_view path) {
-  return find_object([&](const dl_phdr_info& info) {
+  return visit_objects([&](const dl_phdr_info& info, bool) {
     return info.dlpi_name != nullptr && path == info.dlpi_name;
   });
 }
@@ -203,6 +187,26 @@ std::optional<MappedFile> mapped_file_at(const void* address) {
     if (!line.range.contains(wanted)) continue;
     if (line.file.inode == 0) break;
     return line.file;
+  }
+  return std::nullopt;
+}
+
+std::optional<MappingAt> mapping_at(const void* address) {
+  const auto wanted = reinterpret_cast<std::uintptr_t>(address);
+  MapsReader maps;
+  for (MapsLine line; maps.next(line) == MapsReader::Next::line;) {
+    if (!line.range.contains(wanted)) continue;
+    MappingAt found{line.range, line.file, {}};
+    if (!line.complete || line.file.inode == 0) return found;
+    std::string_view rest = line.path;
+    constexpr std::string_view deleted = " (deleted)";
+    if (rest.ends_with(deleted)) rest.remove_suffix(deleted.size());
+    while (!rest.empty()) {
+      const bool newline = rest.starts_with("\\012");
+      found.path += newline ? '\n' : rest.front();
+      rest.remove_prefix(newline ? 4 : 1);
+    }
+    return found;
   }
   return std::nullopt;
 }

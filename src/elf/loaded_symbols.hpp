@@ -38,7 +38,7 @@ struct NamedObject {
   bool is_program = false;
   std::vector<Elf64_Phdr> segments;
 
-  std::string_view name() const;  // the path's last part; "[vdso]" for the kernel's
+  std::string_view name() const;  // the path's last part
 };
 
 // The object of that name: "" for the program itself, else its full path, soname or file name; a name

@@ -3,12 +3,12 @@
 // Roles      Whoever must find what a name means asks read_symbols() for a table of the object once,
 //            asks the table as often as it likes, and drops it: nothing stays open or mapped.
 // State      A copy of the symbols and names, an index by name and one by address: about the size
-//            of the file's .symtab and .strtab and 16 bytes a symbol. Never changes once made.
+//            of the file's .symtab and .strtab and 25 bytes a symbol. Never changes once made.
 // Invariants S1 A table belongs to the very file that was asked about: whatever is read from
 //               elsewhere (a debug file) has the same build-id, or it is not used.
 //            S2 A position means something only in a complete table (.symtab, of the file or of its
-//               debug file). Lesser sources leave out symbols, so they answer only for names that
-//               the asker says are unique.
+//               debug file, with static symbols in it: `strip -x` takes them out). Lesser sources
+//               leave out symbols, so they answer only for names that the asker says are unique.
 //            S3 Files are read, never mapped: one that is truncated meanwhile is an error, not a
 //               SIGBUS in the host. Whatever a file says, no byte outside of it is used.
 // Refuses    Names that are not there, ambiguous, or at no such position, in the kernel's words.
@@ -37,8 +37,8 @@ namespace molt::elf {
 // Best first. What was read says Symbols::source(), and each symbol.
 enum class SymbolSource : std::uint8_t {
   none,
-  symtab,         // .symtab of the file itself: complete
-  debug_file,     // .symtab of its separate debug file: complete
+  symtab,         // .symtab of the file itself
+  debug_file,     // .symtab of its separate debug file
   gnu_debugdata,  // the small table that some distributions leave in: functions only
   dynsym,         // what other objects may bind to
 };
@@ -91,9 +91,8 @@ class Symbols {
   bool empty() const { return count_ == 0; }
   // The best source used. gnu_debugdata stands for it together with .dynsym.
   SymbolSource source() const { return source_; }
-  bool complete() const {
-    return source_ == SymbolSource::symtab || source_ == SymbolSource::debug_file;
-  }
+  // Are all symbols of the object there, as far as a file can tell (S2)?
+  bool complete() const { return complete_; }
   // Why no better source was used, one line: "stripped; no debug file /usr/lib/debug/...". "" if
   // the table is complete.
   const std::string& shortcomings() const { return shortcomings_; }
@@ -101,23 +100,29 @@ class Symbols {
 
  private:
   friend class SymbolsBuilder;
-  struct Entry;
+  struct Entry;    // a symbol
+  struct Section;  // where a section is
+  struct Place;    // a symbol in the order of addresses
 
-  [[nodiscard]] const Entry& entry(std::uint32_t index) const;
+  const Entry* entries() const;
+  std::string_view text(std::uint32_t offset) const;
+  std::string_view name(const Entry& entry) const;
   [[nodiscard]] FoundSymbol describe(std::uint32_t index, std::uint32_t position) const;
+  // Calls f(index, position) for each symbol that a name means, until it returns false.
   template <class F>
   void for_each_of(std::string_view name, F&& f) const;
 
   Bytes entries_;     // Entry[count_], in the order of the table
   Bytes names_;       // what the entries' names are offsets into
-  Bytes heads_;       // index by name: the first entry of each bucket, a power of two of them
-  Bytes next_;        // and the next entry of the same bucket, in the order of the table
-  Bytes by_address_;  // entries of addresses, ascending
-  std::vector<std::string> sections_;
+  Bytes heads_;       // by name: the first entry of each bucket; a power of two of them
+  Bytes next_;        // the next entry of the same bucket, in the order of the table
+  Bytes by_address_;  // Place[addresses_], ascending
+  Bytes sections_;    // Section[]
   std::uint64_t bias_ = 0;
   std::size_t count_ = 0;
   std::size_t addresses_ = 0;
   SymbolSource source_ = SymbolSource::none;
+  bool complete_ = false;
   std::string shortcomings_;
   std::string object_;
 };
