@@ -193,7 +193,7 @@ Status enable(molt_module* owner, const molt_patch* given) {
   auto made = copy(owner, given);
   if (!made) return pass(made);
   PatchPtr patch = std::move(*made);
-  Token token;
+  Token token(__builtin_frame_address(0));
   if (!token) return token.status();
   Engine& e = engine();
 

@@ -53,7 +53,7 @@ Patch::~Patch() {
 
 // --- the token ----------------------------------------------------------------------------------------
 
-Token::Token() {
+Token::Token(const void* own_frame) {
   Engine& e = engine();
   Lock lock(e.mutex);
   while (e.token != 0) {
@@ -71,16 +71,18 @@ Token::Token() {
     return;
   }
   e.token = gettid();
+  e.own_frame = own_frame;
   lock.unlock();
   e.step.lock();
   held_ = true;
 }
 
-Token::Token(std::try_to_lock_t) {
+Token::Token(std::try_to_lock_t, const void* own_frame) {
   Engine& e = engine();
   Lock lock(e.mutex);
   if (e.token != 0 || !e.cut_off.empty()) return;
   e.token = gettid();
+  e.own_frame = own_frame;
   lock.unlock();
   e.step.lock();
   held_ = true;
@@ -182,7 +184,7 @@ void disable(const PatchPtr& patch) {
 }  // namespace
 
 Status set_enabled(std::string_view name, bool enabled) {
-  Token token;
+  Token token(__builtin_frame_address(0));
   if (!token) return token.status();
   PatchPtr patch = find_patch(name);
   if (!patch) return no_patch(name);
@@ -207,7 +209,7 @@ Status set_enabled(std::string_view name, bool enabled) {
 }
 
 Status force(std::string_view name) {
-  Token token;
+  Token token(__builtin_frame_address(0));
   if (!token) return token.status();
   PatchPtr patch = find_patch(name);
   if (!patch) return no_patch(name);
@@ -233,18 +235,22 @@ Status wait(Deadline deadline, const Cancelled& cancelled) {
   Engine& e = engine();
   bool tried = false;
   for (;;) {
+    change_over_self();
     std::uint32_t seen = e.changes.load(std::memory_order_acquire);
     std::string patch;
     bool has_worker;
     {
       Lock lock(e.mutex);
-      if (!e.transition.active()) return {};
-      patch = e.transition.patch->name;
+      if (!e.transition.active()) {
+        if (!e.finishing) return {};
+      } else {
+        patch = e.transition.patch->name;
+      }
       has_worker = e.worker;
     }
     // In the child of a fork nobody else works on it.
     if (!has_worker && !tried) {
-      Token token(std::try_to_lock);
+      Token token(std::try_to_lock, __builtin_frame_address(0));
       if (token && e.transition.active()) {
         tried = true;
         if (!try_complete(true)) ensure_worker();
@@ -315,6 +321,7 @@ void after_fork(bool child) {
   if (child) {
     gate::after_fork_child();
     e.worker = false;
+    e.worker_tid = 0;
     if (e.token != 0 && t_has_token) {
       e.token = gettid();
     } else if (e.token != 0) {

@@ -137,6 +137,18 @@ Mark mark(int tid, std::uint32_t generation, Side from) {
   return word_of(tid) == word ? Mark::marked : Mark::gone;
 }
 
+bool is_held_self(std::uint32_t generation, Side target) {
+  const std::uint32_t value = load(own_word());
+  return generation_of(value) == generation && side_of(value) != target;
+}
+
+void leave_self(std::uint32_t generation, Side target) {
+  std::uint32_t* word = own_word();
+  const std::uint32_t value = load(word);
+  if (value & switching_bit) return;  // the agent is looking; its answer counts
+  if (is_held_self(generation, target)) swap(word, value, decided(generation, target));
+}
+
 Turned force(int tid, std::uint32_t generation, Side target) {
   return try_switch(tid, generation, target, [] { return true; });
 }

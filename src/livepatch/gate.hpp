@@ -108,6 +108,11 @@ enum class Turned {
 template <class MayLeave>
 Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may_leave);
 
+// The calling thread changes over: it knows itself that nothing of it is in the way.
+void leave_self(std::uint32_t generation, Side target);
+// Whether it is on the other side.
+bool is_held_self(std::uint32_t generation, Side target);
+
 // force: whatever its stack holds.
 Turned force(int tid, std::uint32_t generation, Side target);
 

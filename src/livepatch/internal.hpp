@@ -51,6 +51,7 @@ struct Engine {
   std::mutex mutex;
   std::atomic<std::uint32_t> changes{0};
   int token = 0;             // thread that has it; 0: free
+  const void* own_frame = nullptr;  // of the token's holder: where the runtime was entered
   bool in_callback = false;  // of the token's holder
   std::list<PatchPtr> patches;  // in the order of enabling
   Transition transition;
@@ -61,6 +62,8 @@ struct Engine {
   void (*poke)(int tid) = nullptr;
   std::string cut_off;  // why nothing can be done any more (fork)
   bool worker = false;
+  std::atomic<int> worker_tid{0};
+  bool finishing = false;  // a transition is over, its patches are about to be released
   bool worker_hurry = false;
   int delay_release_ms = 0;
 
@@ -73,10 +76,11 @@ using Lock = std::unique_lock<std::mutex>;
 // The right to change patches (L1).
 class Token {
  public:
-  // Waits for other operations. Check before use.
-  Token();
+  // Waits for other operations. Check before use. The caller's __builtin_frame_address(0): what lies
+  // deeper on its stack is the runtime's own.
+  explicit Token(const void* own_frame);
   // Does not wait.
-  explicit Token(std::try_to_lock_t);
+  Token(std::try_to_lock_t, const void* own_frame);
   ~Token();
   Token(const Token&) = delete;
   Token& operator=(const Token&) = delete;
@@ -114,6 +118,8 @@ Status patch_object(Object& object);
 Status unpatch_object(Object& object);
 // Census, first try. The patch is enabled from here on, or not.
 void start_transition();
+// The calling thread, if it is on the other side and in none of the old functions.
+void change_over_self();
 void cancel_transition();
 void reverse_transition();
 // One try; whether the transition is over.

@@ -141,7 +141,7 @@ Status resolve(Object& object) {
 }
 
 Status module_coming(molt_module* module, bool is_livepatch) {
-  Token token;
+  Token token(__builtin_frame_address(0));
   if (!token) return token.status();
   Engine& e = engine();
   const std::string name = module->name;
@@ -181,7 +181,7 @@ void module_going(molt_module* module) {
     const auto known = e.alive.find(name);
     if (known == e.alive.end() || known->second != module) return;
   }
-  Token token;
+  Token token(__builtin_frame_address(0));
   if (!token) return;
   {
     Lock lock(e.mutex);

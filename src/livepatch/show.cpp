@@ -126,7 +126,7 @@ std::string holders_text(const Transition& t) {
 
 std::vector<Blocker> blocking() {
   {
-    Token token(std::try_to_lock);
+    Token token(std::try_to_lock, __builtin_frame_address(0));
     if (token && engine().transition.active()) try_complete(false);
   }
   Lock lock(engine().mutex);

@@ -70,7 +70,7 @@ class ThreadWitness final : public arch::Witness {
     for (const arch::CodeRange& range : ranges) set.add(range.begin, range.end);
     threads::ProofOptions options;
     options.deadline = Deadline::in_ms(patient_ms_);
-    options.own_frame = __builtin_frame_address(0);
+    options.own_frame = engine().own_frame;
     auto proof = threads::prove_out(set, options);
     if (!proof) return pass(proof);
     if (proof->out()) return {};
@@ -403,7 +403,7 @@ void collect() {
   set.add(slow.begin, slow.end);
   threads::ProofOptions options;
   options.deadline = Deadline{0};  // one look
-  options.own_frame = __builtin_frame_address(0);
+  options.own_frame = engine().own_frame;
   options.may_sample = false;
   auto proof = threads::prove_out(set, options);
   if (!proof || !proof->out()) return;

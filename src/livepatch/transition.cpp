@@ -21,6 +21,7 @@
 #include "base/barrier.hpp"
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
+#include "livepatch/own_frames.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -195,7 +196,7 @@ void forget_nops(Patch& patch) {
 bool complete() {
   Engine& e = engine();
   Transition& t = e.transition;
-  const PatchPtr patch = t.patch;
+  PatchPtr patch = t.patch;
   const bool patching = t.patching();
   std::vector<PatchPtr> replaced;
   if (patching && patch->replace) {
@@ -258,6 +259,7 @@ bool complete() {
   {
     Lock lock(e.mutex);
     t = Transition{};
+    e.finishing = true;
   }
   const char* unproven = forced        ? "its transition was forced"
                          : never_asked ? "it is immediate"
@@ -275,6 +277,13 @@ bool complete() {
     patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
   }
   collect();
+  // Who waits for the end shall find the modules free.
+  replaced.clear();
+  patch.reset();
+  {
+    Lock lock(e.mutex);
+    e.finishing = false;
+  }
   announce();
   return true;
 }
@@ -409,10 +418,14 @@ struct Attempt {
 Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_sample,
                 const void* own_frame, int asker, threads::Census& census) {
   Attempt a;
-  // The census thread runs nothing but this, so it can change over at any time.
+  // The runtime's own two threads are in no old code that matters to anybody.
   gate::force(gettid(), t.generation, t.target);
   for (threads::Thread* thread : census.threads()) {
     if (census.is_worker(*thread)) continue;
+    if (thread->tid == engine().worker_tid) {
+      gate::force(thread->tid, t.generation, t.target);
+      continue;
+    }
     ++a.threads;
     threads::Finding finding;
     finding.tid = thread->tid;
@@ -472,7 +485,8 @@ bool try_complete(bool may_sample) {
     publish_old_code(t);
   }
   const threads::RangeSet ranges = old_code(t);
-  const void* own_frame = __builtin_frame_address(0);
+  change_over_self();
+  const void* own_frame = e.own_frame;
   const int asker = gettid();
   Attempt a;
   Status verdict;
@@ -491,6 +505,32 @@ bool try_complete(bool may_sample) {
   announce();
   if (!asked || !verdict || t.left != 0) return false;
   return complete();
+}
+
+void change_over_self() {
+  std::uint32_t generation;
+  gate::Side target;
+  {
+    Lock lock(engine().mutex);
+    const Transition& t = engine().transition;
+    if (!t.active() || !t.sealed) return;
+    generation = t.generation;
+    target = t.target;
+  }
+  if (!gate::is_held_self(generation, target)) return;
+  // As in self_check(): the set is not freed meanwhile, and is the right one or none.
+  g_checking.fetch_add(1, std::memory_order_seq_cst);
+  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
+  const bool leaves = armed != nullptr && armed->generation == generation &&
+                      armed->target == target && own_frames_are_out(armed->ranges);
+  g_checking.fetch_sub(1, std::memory_order_release);
+  if (!leaves) return;
+  // A reversal changes the target under the lock, before the agent looks at words again.
+  Lock lock(engine().mutex);
+  const Transition& t = engine().transition;
+  if (t.active() && t.generation == generation && t.target == target) {
+    gate::leave_self(generation, target);
+  }
 }
 
 void cancel_transition() {
@@ -553,6 +593,10 @@ void poke_holders() {
 void* work(void*) {
   prctl(PR_SET_NAME, "molt-patch");
   Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    e.worker_tid = gettid();
+  }
   std::int64_t pause_ms = first_retry_ms;
   for (;;) {
     bool hurry = false;
@@ -560,6 +604,7 @@ void* work(void*) {
       Lock lock(e.mutex);
       if (!e.transition.active() && e.pinned.empty()) {
         e.worker = false;
+        e.worker_tid = 0;
         return nullptr;
       }
       if (!e.transition.active()) pause_ms = 1000;
@@ -577,7 +622,7 @@ void* work(void*) {
       futex_wait(e.changes, seen, until);
     }
     {
-      Token token(std::try_to_lock);
+      Token token(std::try_to_lock, __builtin_frame_address(0));
       if (token && e.transition.active()) {
         try_complete(e.transition.tries >= tries_before_sampling);
       }
@@ -649,7 +694,7 @@ std::size_t collect_pinned() {
     }
     threads::ProofOptions options;
     options.deadline = Deadline{0};  // one look
-    options.own_frame = __builtin_frame_address(0);
+    options.own_frame = engine().own_frame;
     options.may_sample = false;
     if (!ranges.empty()) {
       auto proof = threads::prove_out(ranges, options);

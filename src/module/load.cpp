@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/hash.hpp"
+#include "base/last_error.hpp"
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
 #include "elf/loaded.hpp"
@@ -331,8 +332,12 @@ Status check_exports(const Module& module, const Module* beside) {
 
 Status run_init(Module& module) {
   int (*init)(void) = module.descriptor->init;
+  succeed();
   int result = init ? init() : 0;
   if (result == 0) return {};
+  // What it was that failed for init, if it was one of ours.
+  std::string why = last_error();
+  if (!why.empty()) why = ": " + why;
   if (result > 0) {
     log::line(
         "", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
@@ -344,7 +349,8 @@ Status run_init(Module& module) {
   if (result < -largest_errno) {
     return fail(EINVAL, "%s: init answered %d, which is no errno", module.name.c_str(), result);
   }
-  return fail(-result, "%s: init failed: %s", module.name.c_str(), errno_name(-result));
+  return fail(-result, "%s: init failed: %s%s", module.name.c_str(), errno_name(-result),
+              why.c_str());
 }
 
 void set_state(Module& module, molt_module_state state) {

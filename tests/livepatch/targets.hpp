@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#define LP_TARGET extern "C" __attribute__((noipa, used))
+#define LP_TARGET extern "C" __attribute__((noipa, used, visibility("default")))
 
 // Set by the test, read by old and new versions alike.
 struct Shared {

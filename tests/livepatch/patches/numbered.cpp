@@ -40,12 +40,12 @@ static int start() {
   }
   if (sleeper) {
     funcs[n++] = molt::replacement("lp_sleeper", new_sleeper, 0,
-                                   immediate_sleeper ? MOLT_PATCH_FUNC_IMMEDIATE : 0u);
+                                   immediate_sleeper * MOLT_PATCH_FUNC_IMMEDIATE);
   }
   static molt_patch_object objects[2] = {};
   objects[0].funcs = funcs;
   static molt_patch patch = {sizeof(molt_patch), 0, objects, nullptr};
-  patch.flags = (replace ? MOLT_PATCH_REPLACE : 0u) | (immediate ? MOLT_PATCH_IMMEDIATE : 0u);
+  patch.flags = replace * MOLT_PATCH_REPLACE | immediate * MOLT_PATCH_IMMEDIATE;
   if (int error = molt_patch_enable(&molt_this_module, &patch)) return error;
   return init_ret;
 }
