@@ -18,8 +18,8 @@ namespace molt {
 
 // One function of a list; member functions are given as free ones that take `this`.
 template <class F>
-inline molt_patch_func replacement(const char* old_name, F* new_function, unsigned long position = 0,
-                                   unsigned flags = 0) {
+inline molt_patch_func replacement(const char* old_name, F* new_function,
+                                   unsigned long position = 0, unsigned flags = 0) {
   return {old_name, position, reinterpret_cast<molt_fn>(new_function), flags, 0};
 }
 
@@ -31,21 +31,27 @@ inline molt_patch_func replacement(const char* old_name, F* new_function, unsign
 #define MOLT_REPLACE(...) molt::replacement(__VA_ARGS__)
 
 // Lists with their terminating entries, in static memory.
-#define MOLT_FUNCS_(...)                                                                   \
-  [] {                                                                                     \
-    static const molt_patch_func list[] = {__VA_ARGS__, {nullptr, 0, nullptr, 0, 0}};      \
-    return list;                                                                           \
+#define MOLT_FUNCS_(...)                                                              \
+  [] {                                                                                \
+    static const molt_patch_func list[] = {__VA_ARGS__, {nullptr, 0, nullptr, 0, 0}}; \
+    return list;                                                                      \
   }()
-#define MOLT_PROGRAM(...) molt_patch_object{nullptr, MOLT_FUNCS_(__VA_ARGS__), {}}
-#define MOLT_OBJECT(name_, ...) molt_patch_object{name_, MOLT_FUNCS_(__VA_ARGS__), {}}
+#define MOLT_PROGRAM(...)                 \
+  molt_patch_object {                     \
+    nullptr, MOLT_FUNCS_(__VA_ARGS__), {} \
+  }
+#define MOLT_OBJECT(name_, ...)         \
+  molt_patch_object {                   \
+    name_, MOLT_FUNCS_(__VA_ARGS__), {} \
+  }
 
 #define MOLT_PATCH(...) MOLT_PATCH_WITH(0u, __VA_ARGS__)
 // The first argument is flags: MOLT_PATCH_REPLACE, MOLT_PATCH_IMMEDIATE.
-#define MOLT_PATCH_WITH(flags_, ...)                                                       \
-  MOLT_LIVEPATCH_MODULE                                                                    \
-  extern "C" int molt_module_init(void) {                                                  \
-    static const molt_patch_object objects[] = {__VA_ARGS__, {nullptr, nullptr, {}}};      \
-    static const molt_patch patch = {sizeof(molt_patch), flags_, objects, nullptr};        \
-    return molt_patch_enable(&molt_this_module, &patch);                                   \
-  }                                                                                        \
+#define MOLT_PATCH_WITH(flags_, ...)                                                  \
+  MOLT_LIVEPATCH_MODULE                                                               \
+  extern "C" int molt_module_init(void) {                                             \
+    static const molt_patch_object objects[] = {__VA_ARGS__, {nullptr, nullptr, {}}}; \
+    static const molt_patch patch = {sizeof(molt_patch), flags_, objects, nullptr};   \
+    return molt_patch_enable(&molt_this_module, &patch);                              \
+  }                                                                                   \
   extern "C" void molt_module_exit(void) {}

@@ -302,9 +302,10 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const bool is_of_patch = event == "patched" || event == "unpatched";
   const bool is_known = is_of_patch || event == "live" || event == "gone" || event == "freed";
   if (!is_known || (has_event && name.empty())) {
-    return refuse(Asked::request,
-                  fail(EINVAL, "`for` is live, gone, freed, patched or unpatched, and needs a `name`")
-                      .value());
+    return refuse(
+        Asked::request,
+        fail(EINVAL, "`for` is live, gone, freed, patched or unpatched, and needs a `name`")
+            .value());
   }
   if (is_of_patch) return wait_for_patch(name, event == "patched", timeout_ms, caller);
   const auto until = event == "live"   ? module::Until::live
@@ -328,9 +329,8 @@ Json patch_json(const livepatch::PatchInfo& patch) {
     for (const livepatch::FunctionInfo& f : object.functions) {
       functions.push_back({{"name", f.name}, {"position", f.position}});
     }
-    objects.push_back({{"name", object.name},
-                       {"patched", object.patched},
-                       {"functions", std::move(functions)}});
+    objects.push_back(
+        {{"name", object.name}, {"patched", object.patched}, {"functions", std::move(functions)}});
   }
   return {{"name", patch.name},
           {"enabled", patch.enabled},
@@ -345,10 +345,10 @@ Json patch_json(const livepatch::PatchInfo& patch) {
 Json transition_json() {
   const auto t = livepatch::transition();
   if (!t) return nullptr;
-  return {{"patch", t->patch},     {"target", t->patching ? "patched" : "unpatched"},
-          {"forced", t->forced},   {"threads", t->threads},
-          {"done", t->done},       {"left", t->left},
-          {"tries", t->tries},     {"age_ms", t->age_ms}};
+  return {{"patch", t->patch},   {"target", t->patching ? "patched" : "unpatched"},
+          {"forced", t->forced}, {"threads", t->threads},
+          {"done", t->done},     {"left", t->left},
+          {"tries", t->tries},   {"age_ms", t->age_ms}};
 }
 
 Reply patches(Arguments& arguments, const Caller&) {

@@ -68,8 +68,8 @@ Status check_states(const Patch& patch) {
     for (const molt_patch_state* old : installed->states) {
       const auto same = std::find_if(patch.states.begin(), patch.states.end(),
                                      [&](const auto* s) { return s->id == old->id; });
-      const bool fits = same != patch.states.end() ? (*same)->version >= old->version
-                                                   : !patch.replace;
+      const bool fits =
+          same != patch.states.end() ? (*same)->version >= old->version : !patch.replace;
       if (fits) continue;
       return fail(EINVAL, "%s: state %lu is installed by %s in version %u%s", patch.name.c_str(),
                   old->id, installed->name.c_str(), old->version,
@@ -116,9 +116,8 @@ void add_nops(Patch& patch) {
         mine = std::prev(patch.objects.end());
       }
       for (const auto& func : old->funcs) {
-        const bool is_known =
-            std::any_of((*mine)->funcs.begin(), (*mine)->funcs.end(),
-                        [&](const auto& f) { return f->same_function(*func); });
+        const bool is_known = std::any_of((*mine)->funcs.begin(), (*mine)->funcs.end(),
+                                          [&](const auto& f) { return f->same_function(*func); });
         if (is_known) continue;
         auto nop = std::make_unique<Func>();
         nop->name = func->name;
@@ -206,8 +205,9 @@ Status enable(molt_module* owner, const molt_patch* given) {
     if (!marked->second) {
       lock.unlock();
       say("module %s is not marked as a livepatch module", owner->name);
-      return fail(EINVAL, "module %s is not marked as a livepatch module; add "
-                          "MOLT_LIVEPATCH_MODULE to it",
+      return fail(EINVAL,
+                  "module %s is not marked as a livepatch module; add "
+                  "MOLT_LIVEPATCH_MODULE to it",
                   owner->name);
     }
     for (const PatchPtr& other : e.patches) {

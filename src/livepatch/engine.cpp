@@ -325,8 +325,9 @@ void after_fork(bool child) {
     if (e.token != 0 && t_has_token) {
       e.token = gettid();
     } else if (e.token != 0) {
-      e.cut_off = "a fork cut off an operation on patches, in a callback of another thread; this "
-                  "process keeps its patches as they are";
+      e.cut_off =
+          "a fork cut off an operation on patches, in a callback of another thread; this "
+          "process keeps its patches as they are";
       e.token = 0;
       e.in_callback = false;
     }

@@ -86,12 +86,12 @@ std::optional<TransitionInfo> transition();
 struct Blocker {
   int tid = 0;
   std::string thread;
-  std::string function;  // the old function that it is in; "" if that is not known
+  std::string function;        // the old function that it is in; "" if that is not known
   std::uintptr_t address = 0;  // what was found on its stack
   std::size_t depth = 0;       // how far down, in bytes
   bool certain = false;        // else it may be a leftover
   std::string reason;
-  std::string syscall;         // what it sleeps in
+  std::string syscall;  // what it sleeps in
   std::int64_t asleep_ms = 0;
 };
 // Looks anew.

@@ -27,6 +27,9 @@ std::atomic<pid_t> g_agent_process{0};
 // From the head of a thread's robust list to its word; the same in every thread of the C library.
 std::ptrdiff_t g_from_robust_list = 0;
 
+// Scans since the agent asked last; a signal handler may lose one.
+__thread unsigned t_checks __attribute__((tls_model("initial-exec"))) = 0;
+
 std::uint32_t* own_word() { return &molt_gate_word; }
 
 void* robust_list_of(int tid) {
@@ -63,15 +66,17 @@ const std::uint32_t* word_of_self() { return own_word(); }
 Status setup() {
   void* head = robust_list_of(0);
   if (head == nullptr) {
-    return fail(ENOSYS, "get_robust_list is not allowed in this process: its threads cannot be "
-                        "reached without stopping them, so nothing can be patched");
+    return fail(ENOSYS,
+                "get_robust_list is not allowed in this process: its threads cannot be "
+                "reached without stopping them, so nothing can be patched");
   }
   g_from_robust_list = reinterpret_cast<char*>(own_word()) - static_cast<char*>(head);
   // The ways that everything below depends on, tried on our own word.
   std::uint32_t value = 0;
   if (!read_word(own_word(), value) || !write_word(own_word(), value)) {
-    return fail_errno(errno, "process_vm_readv on this process itself is not allowed, so nothing can "
-                             "be patched");
+    return fail_errno(errno,
+                      "process_vm_readv on this process itself is not allowed, so nothing can "
+                      "be patched");
   }
   if (!operate(own_word(), FUTEX_OP_OR, 0, 0)) return fail_errno(errno, "futex operations fail");
   return {};
@@ -96,9 +101,7 @@ void turn(Side target) {
   heavy_barrier();  // pairs with settle(): word written, control read again
 }
 
-void end() {
-  g_control.store(0, std::memory_order_seq_cst);
-}
+void end() { g_control.store(0, std::memory_order_seq_cst); }
 
 std::uint32_t generation() { return generation_of(g_control.load(std::memory_order_acquire)); }
 
@@ -194,9 +197,13 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
     }
     if (value & pending_bit) {
       SelfCheck check = g_self_check.load(std::memory_order_acquire);
-      const bool leaves = check != nullptr && check(generation, side_of(control), sp);
+      const Own own = check ? check(generation, side_of(control), sp) : Own::unknown;
+      if (own == Own::stays && ++t_checks < most_checks) {
+        return side_of(value) == Side::patched ? Settled::stays_patched : Settled::stays_unpatched;
+      }
+      t_checks = 0;
       // Fails if a reversal took PENDING away, or the agent closed the gate meanwhile.
-      swap(word, value, leaves ? control : value & ~pending_bit);
+      swap(word, value, own == Own::leaves ? control : value & ~pending_bit);
       continue;
     }
     return Settled::decided;

@@ -26,7 +26,8 @@
 //            try_switch(): SWITCHING set (locked, by the kernel), then the look. Of a thread asleep
 //            its context switch is the partner; of a running one the look proves nothing.
 // Progress   A thread waits for the agent's look at itself alone (microseconds), and never for
-//            another thread. PENDING costs one scan of its own stack for each try of the agent.
+//            another thread. PENDING costs at most `most_checks` scans of its own stack for each try of
+//            the agent: a busy thread has many nested calls for each outermost one, where it can leave.
 // Death      Another thread's word is reached through the kernel (futex operations,
 //            process_vm_readv), which answers EFAULT where the memory has gone with its thread. Each
 //            operation is framed by get_robust_list(): the thread lived until after it. fork: the
@@ -48,14 +49,13 @@
 namespace molt::livepatch::gate {
 
 enum class Side : std::uint32_t { unpatched = 0, patched = 1 };
-inline Side other(Side side) {
-  return side == Side::patched ? Side::unpatched : Side::patched;
-}
+inline Side other(Side side) { return side == Side::patched ? Side::unpatched : Side::patched; }
 
 inline constexpr std::uint32_t side_bit = 1;
 inline constexpr std::uint32_t pending_bit = 2;
 inline constexpr std::uint32_t switching_bit = 4;
 inline constexpr unsigned generation_shift = 3;
+inline constexpr unsigned most_checks = 64;
 
 inline std::uint32_t generation_of(std::uint32_t word) { return word >> generation_shift; }
 inline Side side_of(std::uint32_t word) { return static_cast<Side>(word & side_bit); }
@@ -73,9 +73,13 @@ const std::uint32_t* word_of_self();
 // Whether words of other threads can be reached in this process. Once, before the first transition.
 Status setup();
 
-// Whether a thread may change over now, by its own stack from `sp` up. Async-signal-safe. `target` and
-// `generation` must be those that it was made for, else false.
-using SelfCheck = bool (*)(std::uint32_t generation, Side target, std::uintptr_t sp);
+enum class Own {
+  leaves,   // nothing old on its stack
+  stays,    // something old was seen there
+  unknown,  // not its own stack, or of another generation or target
+};
+// What the calling thread's stack says, from `sp` up. Async-signal-safe.
+using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp);
 void set_self_check(SelfCheck check);
 
 // A new transition from one side to the other; its generation. From here on trampolines of that
@@ -125,8 +129,10 @@ void after_fork_child();
 // --- the thread ---------------------------------------------------------------------------------
 
 enum class Settled {
-  decided,  // compare again
-  stale,    // the trampoline is of a transition that is over: go back to the function's entry
+  decided,          // compare again
+  stays_unpatched,  // old code was seen on this very stack, so the agent sees it too: no need to
+  stays_patched,    // compare
+  stale,  // the trampoline is of a transition that is over: go back to the function's entry
 };
 // Called by a trampoline with the stack pointer that the function would be entered with.
 Settled settle(std::uint32_t generation, std::uintptr_t sp);
@@ -172,8 +178,8 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return Turned::done;
   }
   if (may_leave()) {
-    const bool ok = target == Side::patched ? set_bits(word, side_bit)
-                                            : clear_bits_and_wake(word, side_bit);
+    const bool ok =
+        target == Side::patched ? set_bits(word, side_bit) : clear_bits_and_wake(word, side_bit);
     if (!ok) return Turned::gone;
     open(pending_bit);
     return Turned::switched;

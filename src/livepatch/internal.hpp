@@ -50,10 +50,10 @@ struct Engine {
   // Everything below; never held while a callback, a look at threads or a change of code is under way.
   std::mutex mutex;
   std::atomic<std::uint32_t> changes{0};
-  int token = 0;             // thread that has it; 0: free
+  int token = 0;                    // thread that has it; 0: free
   const void* own_frame = nullptr;  // of the token's holder: where the runtime was entered
-  bool in_callback = false;  // of the token's holder
-  std::list<PatchPtr> patches;  // in the order of enabling
+  bool in_callback = false;         // of the token's holder
+  std::list<PatchPtr> patches;      // in the order of enabling
   Transition transition;
   std::vector<Pinned> pinned;
   std::map<std::string, molt_module*, std::less<>> alive;  // modules that may be patched

@@ -117,11 +117,11 @@ void unbind(Object& object) {
 
 Status resolve(Object& object) {
   Result<elf::NamedObject> loaded =
-      object.is_program() ? elf::find_loaded("")
-                          : elf::find_loaded_at(object.binding.descriptor != nullptr
-                                                    ? reinterpret_cast<std::uintptr_t>(
-                                                          object.binding.descriptor)
-                                                    : object.binding.extent.begin);
+      object.is_program()
+          ? elf::find_loaded("")
+          : elf::find_loaded_at(object.binding.descriptor != nullptr
+                                    ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
+                                    : object.binding.extent.begin);
   if (!loaded) return pass(loaded);
   auto in = symbols_of(*loaded);
   if (!in) return pass(in);

@@ -26,8 +26,8 @@ struct Patch;
 
 struct Func {
   std::string name;
-  unsigned long position = 0;  // as given; 0 and 1 are the same function
-  std::uintptr_t address = 0;  // of the new function; 0 for a nop
+  unsigned long position = 0;         // as given; 0 and 1 are the same function
+  std::uintptr_t address = 0;         // of the new function; 0 for a nop
   std::vector<arch::CodeRange> code;  // of the new function
   bool immediate = false;
   bool nop = false;  // of an atomic replacement: puts the original back
@@ -47,9 +47,9 @@ struct Func {
 // The loaded object that an Object stands for.
 struct Binding {
   bool loaded = false;
-  std::string module;                // the Molt module's name; "": the program or a plain library
+  std::string module;  // the Molt module's name; "": the program or a plain library
   molt_module* descriptor = nullptr;
-  elf::Range extent;                 // all its pages
+  elf::Range extent;  // all its pages
 };
 
 struct Object {
@@ -80,7 +80,7 @@ struct Patch {
   std::vector<molt_patch_state*> states;
 
   bool enabled = false;
-  bool forced = false;      // parts of it may be in use: no proof was asked for
+  bool forced = false;  // parts of it may be in use: no proof was asked for
   bool on_list = false;
 
   bool has_immediate() const;

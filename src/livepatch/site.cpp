@@ -42,6 +42,8 @@ void set_up() {
   sites().set_up = true;
 }
 
+constexpr int running_patience_ms = 100;
+
 // --- what the arch layer asks about threads --------------------------------------------------------
 
 class ThreadWitness final : public arch::Witness {
@@ -54,11 +56,12 @@ class ThreadWitness final : public arch::Witness {
       if (verdict = census.refresh(); !verdict) return;
       for (threads::Thread* thread : census.threads()) {
         if (census.is_worker(*thread) || !blocks_sigtrap(thread->tid)) continue;
-        verdict = fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
-                       "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
-                       "would kill it; let it unblock SIGTRAP, or build with "
-                       "-fpatchable-function-entry=7,5",
-                       thread->tid, threads::thread_name(thread->tid).c_str());
+        verdict =
+            fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
+                 "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
+                 "would kill it; let it unblock SIGTRAP, or build with "
+                 "-fpatchable-function-entry=7,5",
+                 thread->tid, threads::thread_name(thread->tid).c_str());
         return;
       }
     });
@@ -71,6 +74,9 @@ class ThreadWitness final : public arch::Witness {
     threads::ProofOptions options;
     options.deadline = Deadline::in_ms(patient_ms_);
     options.own_frame = engine().own_frame;
+    // It runs, and cannot come back in: a look at itself takes it no time.
+    options.last_means = threads::LastMeans::signal;
+    options.last_means_after = Deadline::in_ms(running_patience_ms);
     auto proof = threads::prove_out(set, options);
     if (!proof) return pass(proof);
     if (proof->out()) return {};
@@ -106,9 +112,16 @@ arch::GateVerdict resolve_at_gate(arch::GateRecord* record) {
   const auto sp = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
   const gate::Settled settled = gate::settle(gate->generation, sp);
   errno = saved;
-  // Of a stale gate both ways lead back to the entry (retire_gates).
-  return settled == gate::Settled::decided ? arch::GateVerdict::again
-                                           : arch::GateVerdict::take_new;
+  switch (settled) {
+    case gate::Settled::decided:
+      return arch::GateVerdict::again;
+    case gate::Settled::stays_unpatched:
+      return arch::GateVerdict::take_old;
+    case gate::Settled::stays_patched:
+    case gate::Settled::stale:  // both ways lead back to the entry (retire_gates)
+      break;
+  }
+  return arch::GateVerdict::take_new;
 }
 static_assert(std::is_standard_layout_v<SiteGate> && offsetof(SiteGate, record) == 0);
 
@@ -125,8 +138,9 @@ std::size_t unowned_before(const elf::Symbols& symbols, std::uint64_t address) {
   auto at = symbols.at(address - 1);
   if (!at || at->symbol.size == 0) return 0;
   const std::uint64_t end = at->symbol.address + at->symbol.size;
-  return end <= address ? static_cast<std::size_t>(std::min<std::uint64_t>(address - end, most_padding))
-                        : 0;
+  return end <= address
+             ? static_cast<std::size_t>(std::min<std::uint64_t>(address - end, most_padding))
+             : 0;
 }
 
 std::size_t unowned_after(const elf::Symbols& symbols, std::uint64_t end,
@@ -153,11 +167,12 @@ arch::CodeRange segment_of(const elf::NamedObject& object, std::uintptr_t addres
 // Where compilers put pieces of a function: never called by its name, entered by jumps.
 std::vector<arch::CodeRange> parts_of(const elf::Symbols& symbols, const std::string& name) {
   std::vector<arch::CodeRange> parts;
-  const char* suffixes[] = {".cold",   ".cold.0", ".cold.1", ".cold.2",      ".part.0",
+  const char* suffixes[] = {".cold",   ".cold.0", ".cold.1",      ".cold.2",     ".part.0",
                             ".part.1", ".part.2", ".part.0.cold", ".part.1.cold"};
   for (const char* suffix : suffixes) {
     for (const elf::FoundSymbol& part : symbols.find_all(name + suffix)) {
-      if (part.is_function() && part.size > 0) parts.push_back({part.address, part.address + part.size});
+      if (part.is_function() && part.size > 0)
+        parts.push_back({part.address, part.address + part.size});
     }
   }
   return parts;
@@ -353,9 +368,8 @@ void add_pool_code(threads::RangeSet& ranges) {
     ranges.add(counted.begin, counted.end);
   }
   for (const Sites::Retired& retired : sites().retired) {
-    const arch::CodeRange range = retired.gate != nullptr
-                                      ? arch::gate_counted(retired.slot.address)
-                                      : retired.slot.range();
+    const arch::CodeRange range =
+        retired.gate != nullptr ? arch::gate_counted(retired.slot.address) : retired.slot.range();
     ranges.add(range.begin, range.end);
   }
 }

@@ -26,7 +26,7 @@
 namespace molt::livepatch {
 namespace {
 
-constexpr int prologue_patience_ms = 1000;
+constexpr int prologue_patience_ms = 3000;
 constexpr std::int64_t first_retry_ms = 1;
 constexpr std::int64_t longest_retry_ms = 100;
 constexpr std::int64_t sample_ns = 2'000'000;
@@ -60,10 +60,9 @@ void arm(const Armed* armed) {
 // library puts on top of it, or, of the main thread, where the kernel's part begins. 0: `sp` is not on
 // it, as far as one can see.
 std::uintptr_t stack_end(std::uintptr_t sp) {
-  const std::uintptr_t end =
-      gate::word_of_self() == g_main_word
-          ? g_main_stack_end
-          : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
+  const std::uintptr_t end = gate::word_of_self() == g_main_word
+                                 ? g_main_stack_end
+                                 : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
   constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
   if (sp >= end || end - sp > most) return 0;
   stack_t alternate;
@@ -74,34 +73,36 @@ std::uintptr_t stack_end(std::uintptr_t sp) {
 }
 
 // Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
-bool scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
+gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
   constexpr std::size_t words = 512;
   std::uintptr_t buffer[words];
   for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end;) {
     const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
     iovec to{buffer, bytes}, from{reinterpret_cast<void*>(at), bytes};
-    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(bytes)) return false;
+    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(bytes)) {
+      return gate::Own::unknown;
+    }
     for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
-      if (ranges.contains(buffer[i])) return false;
+      if (ranges.contains(buffer[i])) return gate::Own::stays;
     }
     at += bytes;
   }
-  return true;
+  return gate::Own::leaves;
 }
 
-bool self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
+gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
-  return true;
+  return gate::Own::leaves;
 #endif
   g_checking.fetch_add(1, std::memory_order_seq_cst);
   const Armed* armed = g_armed.load(std::memory_order_seq_cst);
-  bool leaves = false;
+  gate::Own own = gate::Own::unknown;
   if (armed != nullptr && armed->generation == generation && armed->target == target) {
     const std::uintptr_t end = stack_end(sp);
-    leaves = end != 0 && scan_own_stack(armed->ranges, sp, end);
+    if (end != 0) own = scan_own_stack(armed->ranges, sp, end);
   }
   g_checking.fetch_sub(1, std::memory_order_release);
-  return leaves;
+  return own;
 }
 
 void find_main_stack() {
@@ -146,9 +147,7 @@ threads::RangeSet old_code(const Transition& t) {
   return ranges;
 }
 
-void publish_old_code(const Transition& t) {
-  arm(new Armed{t.generation, t.target, old_code(t)});
-}
+void publish_old_code(const Transition& t) { arm(new Armed{t.generation, t.target, old_code(t)}); }
 
 const char* direction(gate::Side side) {
   return side == gate::Side::patched ? "patching" : "unpatching";
@@ -265,13 +264,15 @@ bool complete() {
                          : never_asked ? "it is immediate"
                                        : nullptr;
   for (const PatchPtr& other : replaced) {
-    retire(other, unproven != nullptr         ? unproven
-                  : other->has_immediate()    ? "it is immediate"
-                                              : nullptr);
+    retire(other, unproven != nullptr      ? unproven
+                  : other->has_immediate() ? "it is immediate"
+                                           : nullptr);
   }
   if (!patching) {
     const bool immediate_functions = patch->has_immediate();
-    retire(patch, unproven != nullptr ? unproven : immediate_functions ? "it is immediate" : nullptr);
+    retire(patch, unproven != nullptr   ? unproven
+                  : immediate_functions ? "it is immediate"
+                                        : nullptr);
   } else if (forced) {
     Lock lock(e.mutex);
     patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
@@ -351,8 +352,8 @@ Status patch_object(Object& object) {
     changes.push_back({func->site, func->site->top(), func.get(), gated});
   }
   if (Status ok = lead(leads, t.generation, prologue_patience_ms); !ok) {
-    say("failed to register redirect for function '%s' (%d)",
-        object.funcs.front()->name.c_str(), -ok.error().code);
+    say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
+        -ok.error().code);
     return ok;
   }
   Lock lock(e.mutex);
@@ -371,8 +372,9 @@ Status unpatch_object(Object& object) {
   if (!ok) return ok;
   Lock lock(engine().mutex);
   object.patched = false;
-  std::erase_if(engine().transition.changes,
-                [&](const Change& c) { return c.patched != nullptr && c.patched->object == &object; });
+  std::erase_if(engine().transition.changes, [&](const Change& c) {
+    return c.patched != nullptr && c.patched->object == &object;
+  });
   return {};
 }
 
@@ -469,7 +471,8 @@ bool try_complete(bool may_sample) {
     if (!t.patching()) {
       std::vector<Lead> missing;
       for (const Change& c : t.changes) {
-        if (c.gated && c.site->gate == nullptr) missing.push_back({c.site, c.unpatched, c.patched, true});
+        if (c.gated && c.site->gate == nullptr)
+          missing.push_back({c.site, c.unpatched, c.patched, true});
       }
       if (Status ok = lead(missing, t.generation, prologue_patience_ms); !ok) {
         Lock lock(e.mutex);

@@ -105,7 +105,8 @@ Status Census::list() {
   // The kernel counts the threads in the directory's links. A listing that was cut short is another
   // one than the next in any case; the count makes that show at once.
   struct stat status;
-  const bool complete = fstat(directory_.get(), &status) == 0 && status.st_nlink == tids_.size() + 2;
+  const bool complete =
+      fstat(directory_.get(), &status) == 0 && status.st_nlink == tids_.size() + 2;
   if (complete && tids_ == previous_) {
     for (Thread* thread : list_) {
       if (thread->is_gone) return adopt(), ++changes_, Status();
@@ -157,9 +158,9 @@ void Census::adopt() {
       next = at + 1;
       // The number may have gone to another thread by now.
       std::uint64_t runs;
-      const bool alive = old[at]->is_gone
-                             ? false
-                             : !old[at]->schedstat || read_run_count(old[at]->schedstat.get(), runs);
+      const bool alive =
+          old[at]->is_gone ? false
+                           : !old[at]->schedstat || read_run_count(old[at]->schedstat.get(), runs);
       if (alive && old[at]->open_error == 0) {
         list_.push_back(old[at]);
         continue;

@@ -59,8 +59,8 @@ class Scan {
 
   struct Interrupted {
     std::uintptr_t sp;
-    std::uintptr_t frame;       // of the signal
-    Extent alternate;           // the alternate stack in force
+    std::uintptr_t frame;  // of the signal
+    Extent alternate;      // the alternate stack in force
   };
   static constexpr std::size_t most_interrupted = 16;
   std::span<const Interrupted> interrupted() const { return {interrupted_, interrupted_count_}; }

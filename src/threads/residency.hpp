@@ -124,7 +124,7 @@ struct Proof {
   std::vector<Finding> holders;  // those not proven out; empty: nobody is inside, and none can be
   std::size_t looked_at = 0;     // threads
   std::size_t rounds = 0;
-  std::size_t sampled = 0;   // decided by a sample
+  std::size_t sampled = 0;    // decided by a sample
   std::size_t signalled = 0;  // decided by the last means
   bool cancelled = false;
 

@@ -18,7 +18,7 @@ namespace molt::threads {
 namespace {
 
 constexpr std::size_t page = 4096;
-constexpr std::size_t ring_bytes = 32 * page;  // of two: what perf_event wants
+constexpr std::size_t ring_bytes = 32 * page;       // of two: what perf_event wants
 constexpr std::uint32_t stack_bytes = 65528 - 512;  // a record is shorter than 64 KiB in all
 constexpr std::uint64_t period_ns = 20'000;
 constexpr std::size_t most_at_once = 16;
@@ -45,8 +45,8 @@ class Event {
     attr.exclude_kernel = 1;
     attr.exclude_hv = 1;
     attr.wakeup_events = 1;
-    fd_.reset(static_cast<int>(
-        ::syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC)));
+    fd_.reset(
+        static_cast<int>(::syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC)));
     if (!fd_) return false;
     void* memory =
         mmap(nullptr, page + ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);

@@ -24,8 +24,8 @@ struct Case {
 };
 
 inline std::vector<Case> cases_of(const Function& function) {
-  static constexpr long inputs[][2] = {{0, 0},  {1, 2},      {5, 3},        {-7, 12},  {1000, -1},
-                                       {63, 9}, {1 << 20, 5}, {0x7fffff, 31}};
+  static constexpr long inputs[][2] = {{0, 0},     {1, 2},  {5, 3},       {-7, 12},
+                                       {1000, -1}, {63, 9}, {1 << 20, 5}, {0x7fffff, 31}};
   std::vector<Case> cases;
   for (auto [a, b] : inputs) cases.push_back({a, b, function.call(a, b)});
   return cases;

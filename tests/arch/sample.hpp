@@ -87,9 +87,7 @@ class SampleFile {
   SampleFile(const SampleFile&) = delete;
   SampleFile& operator=(const SampleFile&) = delete;
 
-  std::string flavour() const {
-    return path_.substr(path_.rfind('/') + 1);
-  }
+  std::string flavour() const { return path_.substr(path_.rfind('/') + 1); }
 
   std::vector<Function> functions;
 

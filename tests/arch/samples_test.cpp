@@ -43,9 +43,9 @@ bool has(const std::string& text, const char* part) { return text.find(part) != 
 // The ones written in assembly do not follow the compiler's flags.
 bool in_assembly(const std::string& name) {
   static const std::set<std::string> names = {
-      "jrcxz_first",   "loop_early",  "short_jumps",        "jumps_at_once",
-      "long_nop",      "crosses_line", "immediate_to_memory", "compares_memory",
-      "crosses_page",  "crosses_cache_line", "prepared_crosses_line", "prepared_crosses_page",
+      "jrcxz_first",      "loop_early",         "short_jumps",           "jumps_at_once",
+      "long_nop",         "crosses_line",       "immediate_to_memory",   "compares_memory",
+      "crosses_page",     "crosses_cache_line", "prepared_crosses_line", "prepared_crosses_page",
       "short_with_front", "right_behind"};
   return names.contains(name);
 }
@@ -235,8 +235,8 @@ TEST_P(Samples, RedirectingUnderLoadIsNeverWrong) {
 
 INSTANTIATE_TEST_SUITE_P(Files, Samples, testing::ValuesIn(sample_files()), [](const auto& info) {
   std::string name = std::filesystem::path(info.param).stem();
-  std::ranges::replace_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); },
-                          '_');
+  std::ranges::replace_if(
+      name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
   return name;
 });
 

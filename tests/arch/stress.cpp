@@ -71,8 +71,7 @@ int main(int argc, char** argv) {
   if (auto made = prepare(pool, writer, *entry, redirect); !made) return 2;
   auto slot = pool.allocate(entry->referenced, jump_size);
   std::byte code[jump_size];
-  std::size_t size =
-      write_jump(slot->address, reinterpret_cast<CodeAddress>(version_a), code);
+  std::size_t size = write_jump(slot->address, reinterpret_cast<CodeAddress>(version_a), code);
   if (!slot || !pool.publish(writer, *slot, std::span(code).first(size))) return 2;
 
   auto cases = cases_of(function);

@@ -97,7 +97,8 @@ TEST(Look, RunnerIsUnknown) {
   std::atomic<std::uint32_t> stop{0};
   {
     Victim victim([&] {
-      while (stop.load(std::memory_order_relaxed) == 0) {}
+      while (stop.load(std::memory_order_relaxed) == 0) {
+      }
     });
     const Finding f = look_once(victim.tid(), code.range());
     EXPECT_EQ(f.verdict, Verdict::unknown);
@@ -205,7 +206,8 @@ void look_at_handler(Where where, bool inside) {
   Code code;
   Gate handler_gate;
   g_handler_gate = &handler_gate;
-  struct sigaction action {}, before;
+  struct sigaction action {
+  }, before;
   action.sa_handler = sleep_in_handler;
   action.sa_flags = where == Where::own_stack ? 0 : SA_ONSTACK;
   sigaction(SIGUSR1, &action, &before);
@@ -223,7 +225,8 @@ void look_at_handler(Where where, bool inside) {
       if (inside) {
         code.spin(&stop);
       } else {
-        while (__atomic_load_n(&stop, __ATOMIC_RELAXED) == 0) {}
+        while (__atomic_load_n(&stop, __ATOMIC_RELAXED) == 0) {
+        }
       }
       stack_t none{};
       none.ss_flags = SS_DISABLE;

@@ -25,8 +25,8 @@ using molt::threads::RangeSet;
 class Code {
  public:
   Code() {
-    page_ = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                 0);
+    page_ =
+        mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     // sub $8,%rsp; call *%rdi; add $8,%rsp; ret. At 0x100: jmp to itself. At 0x200: the first of
     // these with the function's argument in rsi.
     const unsigned char call[] = {0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0x48, 0x89,

@@ -43,7 +43,8 @@ const char* name_of(const molt_patch_target* target) {
 
 int pre_patch(const molt_patch_target* target) {
   const int result = fail_obj.get() == name_of(target) ? pre_ret.get() : 0;
-  molt_log(&molt_this_module, "pre_patch %s [%s] ret=%d", name_of(target), state_of(target), result);
+  molt_log(&molt_this_module, "pre_patch %s [%s] ret=%d", name_of(target), state_of(target),
+           result);
   return result;
 }
 template <int which>
@@ -82,7 +83,7 @@ const molt_patch_func program_funcs[] = {
     {nullptr, 0, nullptr, 0, 0}};
 
 #ifdef OK_STATES
-molt_patch_state states[] = {OK_STATES {0, 0, nullptr}};
+molt_patch_state states[] = {OK_STATES{0, 0, nullptr}};
 #else
 molt_patch_state states[] = {{0, 0, nullptr}};
 #endif

@@ -100,9 +100,7 @@ static int start() {
   return molt_thread_start(&molt_this_module, "ok_worker", run, nullptr, MOLT_THREAD_STOPPABLE,
                            &worker);
 }
-static void finish() {
-  tell("exit");
-}
+static void finish() { tell("exit"); }
 
 MOLT_MODULE("ok_target", "1.0", "Apache-2.0", "has functions to be replaced")
 MOLT_INIT(start)

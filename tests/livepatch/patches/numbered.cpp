@@ -18,7 +18,8 @@ static int new_outer(int depth) {
   const int first = lp_inner();
   const int nested_one = depth > 0 ? lp_outer(depth - 1) : first;
   asm volatile("");
-  return first == LP_VERSION && nested_one == LP_VERSION && lp_inner() == LP_VERSION ? LP_VERSION : -1;
+  return first == LP_VERSION && nested_one == LP_VERSION && lp_inner() == LP_VERSION ? LP_VERSION
+                                                                                     : -1;
 }
 static int new_sleeper() {
   lp_wait_while_held();
