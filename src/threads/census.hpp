@@ -108,7 +108,7 @@ class Census {
   }
   void wipe();
   // For tests: as on a kernel that keeps no run counts.
-  void never_count() { counts_runs_ = false; }
+  void count_runs(bool on) { counts_runs_ = on; }
   bool counts_runs() const { return counts_runs_; }
 
  private:

@@ -21,10 +21,21 @@ static_assert(batch * (batch_bytes + 64) <= Census::scratch_bytes);
 // A thread that wakes while it is looked at is looked at once more; then it counts as running.
 constexpr int most_tries = 2;
 
-void note_runs(Thread& thread, std::uint64_t runs, std::int64_t now) {
-  if (runs == thread.runs) return;
+// Broken on purpose, for the stress that must see it (tests/threads).
+#ifdef MOLT_MUTATE_NO_RUN_COUNT
+constexpr bool mutate_no_run_count = true;
+#else
+constexpr bool mutate_no_run_count = false;
+#endif
+#ifdef MOLT_MUTATE_NO_ARGUMENTS
+constexpr bool mutate_no_arguments = true;
+#else
+constexpr bool mutate_no_arguments = false;
+#endif
+
+void note_runs(Thread& thread, std::uint64_t runs) {
   thread.runs = runs;
-  thread.runs_since_ns = now;
+  thread.runs_since_ns = now_ns();
 }
 
 // vfork, or a clone that suspends the parent: the child runs on the parent's stack, or at least in
@@ -79,12 +90,11 @@ bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
 // Everything but the stack.
 void scan_registers(const Snapshot& s, Scan& scan) {
   scan.word(s.pc, "it is in the code", true);
-#ifndef MOLT_MUTATE_NO_ARGUMENTS
   // glibc's vfork keeps its return address in one.
+  if (mutate_no_arguments) return;
   for (const std::uint64_t argument : s.arguments) {
     scan.word(argument, "an address in a register", s.number == SYS_vfork);
   }
-#endif
 }
 
 // What can only be said after the stack was found clean.
@@ -134,14 +144,12 @@ Finding look_by_switches(Census& census, Thread& thread, const RangeSet& ranges)
   const bool slept = take_snapshot(census, thread, second, again) && again.sp == s.sp &&
                      again.pc == s.pc && again.number == s.number &&
                      read_switch_count(thread.tid, after) && after == before;
-#ifndef MOLT_MUTATE_NO_RUN_COUNT
-  if (!slept && second.activity != Activity::gone) {
+  if (!slept && second.activity != Activity::gone && !mutate_no_run_count) {
     f = Finding{};
     f.tid = thread.tid;
     f.activity = Activity::running;
     is_unknown(f, "it woke while it was looked at");
   }
-#endif
   return f;
 }
 
@@ -198,13 +206,9 @@ bool settle(Thread& thread) {
     thread.is_gone = errno == ESRCH;
     return false;
   }
-#ifdef MOLT_MUTATE_NO_RUN_COUNT
-  return true;
-#else
-  if (runs == thread.runs) return true;
-  note_runs(thread, runs, now_ns());
-  return false;
-#endif
+  const bool slept = runs == thread.runs || mutate_no_run_count;
+  if (runs != thread.runs) note_runs(thread, runs);
+  return slept;
 }
 
 void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,

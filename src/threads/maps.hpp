@@ -30,8 +30,8 @@ class Maps {
   Extent writable_around(std::uintptr_t address);
   // What was read as text is no longer believed.
   void forget() { text_is_fresh_ = false; }
-  // For tests.
-  void never_query() { can_query_ = false; }
+  // For tests: as on a kernel that answers no questions about one address.
+  void query(bool on) { can_query_ = on; }
 
  private:
   Extent query(std::uintptr_t address);

@@ -239,8 +239,8 @@ Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns) {
   return finding;
 }
 
-Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options) {
-  const void* frame = options.own_frame ? options.own_frame : __builtin_frame_address(0);
+Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options, const void* caller) {
+  const void* frame = options.own_frame ? options.own_frame : caller;
   Prover prover(ranges, options, {gettid(), frame});
   if (ranges.empty()) return prover.proof;
   std::int64_t pause = first_pause_ns;

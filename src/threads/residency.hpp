@@ -110,12 +110,13 @@ enum class LastMeans : std::uint8_t {
 };
 
 struct ProofOptions {
-  Deadline deadline;                // looks again until then; passed already: one look at each
+  Deadline deadline{};              // looks again until then; passed already: one look at each
   std::function<bool()> cancelled;  // asked between rounds; may be empty
   LastMeans last_means = LastMeans::none;
-  Deadline last_means_after;  // not before
-  // The asking thread's own stack is scanned from this frame on; frames below it are the runtime's
-  // own. Null: from prove_out's caller on.
+  Deadline last_means_after{};  // not before
+  // The asking thread's own stack is scanned from this frame on, its return address included, its
+  // locals not: frames below it are the runtime's own, and may well hold addresses in the ranges.
+  // Null: the caller's.
   const void* own_frame = nullptr;
   bool may_sample = true;
 };
@@ -133,7 +134,8 @@ struct Proof {
 
 // Looks at every thread until all are proven out, the deadline has passed or it was cancelled. Any
 // thread; blocks; not from a signal handler. The error means that nothing was proven: no census.
-[[nodiscard]] Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options);
+[[nodiscard]] Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options,
+                                      const void* caller = __builtin_frame_address(0));
 
 const char* to_text(Verdict verdict);
 // "futex", "epoll_wait", ...; empty for what has no name here. Static text.

@@ -33,7 +33,9 @@ inline std::vector<Case> cases_of(const Function& function) {
 
 class Callers : public molt::arch::Witness {
  public:
-  Callers(const std::vector<const Function*>& functions, int threads) {
+  // `yields`: threads lose the processor between calls, seldom inside of one, where all wait for them.
+  Callers(const std::vector<const Function*>& functions, int threads, bool yields = true)
+      : yield(yields) {
     for (const Function* function : functions) work_.push_back({function, cases_of(*function)});
     for (int i = 0; i < threads; ++i) {
       threads_.push_back(std::make_unique<Thread>());
@@ -56,25 +58,24 @@ class Callers : public molt::arch::Witness {
   molt::Status no_thread_within(std::span<const molt::arch::CodeRange>) override {
     ++proofs;
     if (refuse_proof) return molt::fail(EBUSY, "not proven");
-    wait_for_calls(2);
-    return {};
-  }
-  // Each thread has come back at least `n` times.
-  void wait_for_calls(std::uint64_t n) {
+    // The entries are closed, and the barrier that goes with it is behind us: who is outside now comes
+    // to an int3, who is inside is gone when the number changes.
     for (auto& thread : threads_) {
-      std::uint64_t from = thread->calls.load(std::memory_order_acquire);
-      while (thread->calls.load(std::memory_order_acquire) < from + n) sched_yield();
+      std::uint64_t steps = thread->steps.load(std::memory_order_acquire);
+      while (steps % 2 == 1 && thread->steps.load(std::memory_order_acquire) == steps) sched_yield();
     }
+    return {};
   }
 
   std::uint64_t calls() const {
     std::uint64_t all = 0;
-    for (auto& thread : threads_) all += thread->calls.load(std::memory_order_relaxed);
-    return all;
+    for (auto& thread : threads_) all += thread->steps.load(std::memory_order_relaxed);
+    return all / 2;
   }
   std::atomic<std::uint64_t> wrong{0}, old_results{0}, new_results{0};
   int proofs = 0, trap_questions = 0;
   bool refuse_proof = false;
+  const bool yield;
 
  private:
   struct Work {
@@ -83,15 +84,19 @@ class Callers : public molt::arch::Witness {
   };
   struct alignas(64) Thread {
     std::thread runs;
-    std::atomic<std::uint64_t> calls{0};
+    std::atomic<std::uint64_t> steps{0};  // odd: in a function
   };
 
   void run(Thread& thread, std::size_t start) {
     std::uint64_t olds = 0, news = 0;
     for (std::size_t i = start; !stop_.load(std::memory_order_relaxed); ++i) {
+      if (yield && i % 64 == 0) sched_yield();
       const Work& work = work_[i % work_.size()];
       const Case& one = work.cases[i / work_.size() % work.cases.size()];
+      std::uint64_t steps = thread.steps.load(std::memory_order_relaxed);
+      thread.steps.store(steps + 1, std::memory_order_seq_cst);
       long result = work.function->call(one.a, one.b);
+      thread.steps.store(steps + 2, std::memory_order_release);
       if (result == one.old_result) {
         ++olds;
       } else if (work.function->recursive || result == version_a(one.a, one.b) ||
@@ -101,8 +106,6 @@ class Callers : public molt::arch::Witness {
         std::fprintf(stderr, "%s(%ld, %ld) = %ld, not %ld\n", work.function->name.c_str(), one.a,
                      one.b, result, one.old_result);
       }
-      thread.calls.store(thread.calls.load(std::memory_order_relaxed) + 1,
-                         std::memory_order_release);
     }
     old_results.fetch_add(olds, std::memory_order_relaxed);
     new_results.fetch_add(news, std::memory_order_relaxed);

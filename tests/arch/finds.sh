@@ -3,7 +3,7 @@
 # the 30 s budget.
 ulimit -c 0
 program=$1 mode=$2
-output=$("$program" "$mode" 30 2>&1)
+output=$("$program" "$mode" 30 crowd 2>&1)
 code=$?
 printf '%s\n' "$output"
 if [ "$code" -ge 128 ] || { [ "$code" -eq 1 ] && grep -q VIOLATION <<<"$output"; }; then

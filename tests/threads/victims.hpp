@@ -4,11 +4,16 @@
 #include <gtest/gtest.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -25,15 +30,14 @@ using molt::threads::RangeSet;
 class Code {
  public:
   Code() {
-    page_ =
-        mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    // sub $8,%rsp; call *%rdi; add $8,%rsp; ret. At 0x100: jmp to itself. At 0x200: the first of
-    // these with the function's argument in rsi.
+    page_ = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                 0);
+    // sub $8,%rsp; mov %rdi,%rax; mov %rsi,%rdi; call *%rax; add $8,%rsp; ret
     const unsigned char call[] = {0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0x48, 0x89,
                                   0xf7, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x08, 0xc3};
     std::memcpy(page_, call, sizeof call);
-    // at 0x100: while (*rdi == 0); ret
-    const unsigned char spin[] = {0x83, 0x3f, 0x00, 0x74, 0xfb, 0xc3};
+    // movl $1,(%rsi); 1: cmpl $0,(%rdi); je 1b; ret
+    const unsigned char spin[] = {0xc7, 0x06, 0x01, 0, 0, 0, 0x83, 0x3f, 0x00, 0x74, 0xfb, 0xc3};
     std::memcpy(static_cast<char*>(page_) + 0x100, spin, sizeof spin);
   }
   ~Code() { munmap(page_, 4096); }
@@ -44,9 +48,9 @@ class Code {
   void call(void (*f)(void*), void* argument) const {
     reinterpret_cast<void (*)(void (*)(void*), void*)>(page_)(f, argument);
   }
-  // Runs in the page until the word is not 0.
-  void spin(const std::uint32_t* word) const {
-    reinterpret_cast<void (*)(const std::uint32_t*)>(static_cast<char*>(page_) + 0x100)(word);
+  // Runs in the page, after it has said so, until `stop` is not 0.
+  void spin(std::atomic<std::uint32_t>& stop, std::atomic<std::uint32_t>& inside) const {
+    reinterpret_cast<void (*)(void*, void*)>(static_cast<char*>(page_) + 0x100)(&stop, &inside);
   }
   std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(page_); }
   std::uintptr_t end() const { return begin() + 4096; }
@@ -84,6 +88,34 @@ class Gate {
   std::atomic<std::uint32_t> word_{0};
   std::atomic<int> waiting_{0};
 };
+
+// A thread of the test that says its number, and ends when its function does.
+class Victim {
+ public:
+  explicit Victim(std::function<void()> f) {
+    thread_ = std::thread([this, f = std::move(f)] {
+      pthread_setname_np(pthread_self(), "victim");
+      tid_.store(gettid(), std::memory_order_release);
+      f();
+    });
+    until([&] { return tid() != 0; });
+  }
+  ~Victim() { thread_.join(); }
+  int tid() const { return tid_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<int> tid_{0};
+  std::thread thread_;
+};
+
+// Runs f in a forked child, and says what it answered; 255 if it died.
+inline int in_child(const std::function<int()>& f) {
+  const pid_t child = fork();
+  if (child == 0) _exit(f());
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
 
 // Whether the kernel says that the thread is asleep in that system call.
 inline bool sleeps_in(int tid, long number) {

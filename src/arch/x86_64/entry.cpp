@@ -96,7 +96,7 @@ bool Analysis::padding_before() const {
       at = instruction.end();
     }
     if (at == query_.address) return true;
-    if (query_.patchable || query_.before <= most_padding) return false;
+    if (query_.patchable || query_.before < most_padding) return false;
   }
   return false;
 }

@@ -95,8 +95,15 @@ std::size_t write_gate(CodeAddress at, const GateWords& words, GateRecord& recor
     return code.size() - 1;
   };
   // G4: slow() came here through the word under the stack pointer.
-  auto wipe = [&] { code.bytes({0x48, 0xc7, 0x44, 0x24, 0xf8, 0, 0, 0, 0}); };
+  auto wipe = [&] {
+#ifndef MOLT_MUTATE_KEEP_STALE
+    code.bytes({0x48, 0xc7, 0x44, 0x24, 0xf8, 0, 0, 0, 0});  // movq $0, -8(%rsp)
+#endif
+  };
 
+#ifdef MOLT_MUTATE_CLOBBER_R11
+  code.bytes({0x45, 0x31, 0xdb});  // xor %r11d, %r11d
+#endif
   std::size_t other = compare(words.take_new);
   far.jump(record.new_code);
   code.patch_rel8(other, code.here());

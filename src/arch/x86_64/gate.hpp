@@ -11,7 +11,7 @@
 //                jmp *slow(%rip)
 //
 // slow() (gate_slow.cpp) saves everything that could carry an argument or that a caller compiled with
-// -fipa-ra could count on - all integer registers, the flags, x87, vector and mask registers as far as
+// -fipa-ra could count on - all integer registers, x87, vector and mask registers as far as
 // XCR0 says that they exist -, calls record->resolve(record), restores it all, and goes on as resolve
 // says: into the old version, into the new one, or to `start` again.
 //
@@ -19,8 +19,8 @@
 //            a thread.
 // State      The stub's bytes never change once published. One record for each stub.
 // Invariants G1 No register, no vector register and no stack slot above the return address changes
-//               between the call and the version's first instruction. The fast path does change the
-//               arithmetic flags: the ABI gives them no meaning at a call, and gcc's -fipa-ra counts
+//               between the call and the version's first instruction. The arithmetic flags do
+//               change: the ABI gives them no meaning at a call, and gcc's -fipa-ra counts
 //               them as changed by every function (they are a fixed register).
 //            G2 No return address is replaced or added: a version returns to its caller.
 //            G3 Whether a thread takes the old version is decided by the word as it is *after* slow()

@@ -6,13 +6,20 @@
 // to record->resolve(record) and on to one of the record's exits, with every register as it was.
 // %rbx and %r12 to %r15 are the callee's to keep and stay where they are.
 //
-// Frame, from %rbp:   8 record, later the exit   0 old %rbp   -8 flags   -16 ... -80 rax rcx rdx rsi
-// rdi r8 r9 r10 r11   below, 64-byte aligned: x87, vector and mask registers.
+// Frame, from %rbp:   8 record, later the exit   0 old %rbp   -8 ... -72 rax rcx rdx rsi rdi r8 r9 r10
+// r11   below, 64-byte aligned: x87, vector and mask registers. The flags are gone already (gate.hpp, G1);
+// the direction flag is clear, as the ABI has it at a call.
 
 #include "arch/x86_64/gate.hpp"
 
 static_assert(offsetof(molt::arch::GateRecord, resolve) == 0 &&
               offsetof(molt::arch::GateRecord, exits) == 32);
+
+#ifdef MOLT_MUTATE_NO_STATE
+#define RESTORE "        nop\n"
+#else
+#define RESTORE "        xrstor (%rsp)\n"
+#endif
 
 asm(R"(
         .text
@@ -28,8 +35,6 @@ molt_gate_slow:
         .cfi_offset %rbp, -24
         movq %rsp, %rbp
         .cfi_def_cfa %rbp, 24
-        pushfq
-        cld
         pushq %rax
         pushq %rcx
         pushq %rdx
@@ -74,11 +79,10 @@ molt_gate_slow:
         xorl %edx, %edx
         testl %eax, %eax
         je 1f
-        xrstor (%rsp)
-        jmp 2f
+)" RESTORE R"(        jmp 2f
 1:      fxrstor (%rsp)
 2:
-        leaq -80(%rbp), %rsp
+        leaq -72(%rbp), %rsp
         popq %r11
         popq %r10
         popq %r9
@@ -88,7 +92,6 @@ molt_gate_slow:
         popq %rdx
         popq %rcx
         popq %rax
-        popfq
         popq %rbp
         .cfi_def_cfa %rsp, 16
         .cfi_restore %rbp

@@ -14,6 +14,8 @@ Flow flow_of(const ZydisDecodedInstruction& decoded, bool relative) {
     case ZYDIS_MNEMONIC_JECXZ:
     case ZYDIS_MNEMONIC_JRCXZ:
       return Flow::counted;
+    case ZYDIS_MNEMONIC_XBEGIN:
+      return Flow::next;
     case ZYDIS_MNEMONIC_UD0:
     case ZYDIS_MNEMONIC_UD1:
     case ZYDIS_MNEMONIC_UD2:
@@ -66,7 +68,10 @@ bool decode(CodeAddress address, std::span<const std::byte> bytes, Instruction& 
     out.has_target = true;
     out.condition = static_cast<std::uint8_t>(decoded.opcode & 0xf);
     // xbegin; and with an operand-size prefix AMD and Intel disagree on where a branch leads.
-    out.fixed_here = out.flow == Flow::next || (decoded.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+    out.fixed_here = out.flow == Flow::next;
+    for (int i = 0; i < decoded.raw.prefix_count; ++i) {
+      if (decoded.raw.prefixes[i].value == 0x66) out.fixed_here = true;
+    }
   }
   if (decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) out.fixed_here = true;
   for (const auto& imm : decoded.raw.imm) {

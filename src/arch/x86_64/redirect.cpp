@@ -201,6 +201,7 @@ Status Commit::close([[maybe_unused]] Witness& witness) {
       each(Step::Way::trap, [&](Step& step) { return writer_.write_byte(step.site(), int3); });
   if (!wrote) return wrote;
 #endif
+  if (!any(Step::Way::trap)) return {};
   if (!serialise_cores()) return fail(EIO, "the cores can no longer be serialised");
 
 #ifndef MOLT_MUTATE_NO_PROOF

@@ -21,7 +21,7 @@
 // Prepared (xx is F9, or F5 behind an endbr64):
 //
 //     before   padding: nop x5    site: 90 90, or 66 90
-//     1        padding: e9 rel32 to the landing, in any order: nobody executes it          S
+//     1        padding: e9 rel32 to the landing, in any order: nobody executes it
 //     2        site+1: xx        (90 f9: nop, stc; 66 f9: stc. Carry means nothing here)   S
 //     3        site:   eb        the one that counts                                      S
 //     after    padding: e9 ....   site: eb xx

@@ -105,7 +105,14 @@ Status TextWriter::check(CodeRange range) {
   return {};
 }
 
+#ifdef MOLT_FAULTS
+int fail_write_after = -1;  // so many more writes work, then one does not
+#endif
+
 Status TextWriter::write(CodeAddress address, std::span<const std::byte> bytes) {
+#ifdef MOLT_FAULTS
+  if (fail_write_after >= 0 && fail_write_after-- == 0) return fail(EIO, "as the test wants it");
+#endif
   if (mem_) {
     std::size_t done = 0;
     std::byte before[page_size];

@@ -49,6 +49,8 @@ class TextWriter {
   // has changed.
   Status write(CodeAddress address, std::span<const std::byte> bytes);
   Status write_byte(CodeAddress address, std::byte byte) { return write(address, {&byte, 1}); }
+  // Whether /proc/self/mem is the way in.
+  bool direct() const { return static_cast<bool>(mem_); }
 
   TextWriter(TextWriter&&) noexcept = default;
   TextWriter& operator=(TextWriter&&) noexcept = default;

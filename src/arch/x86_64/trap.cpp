@@ -24,6 +24,7 @@ namespace {
 struct Site {
   std::atomic<CodeAddress> address{0};
   std::atomic<CodeAddress> destination{0};
+  std::atomic<std::uint32_t> changes{0};  // of destination, counted on either side of each
 };
 
 // Open addressing in tables of doubling size; a full one stays and the next is begun. Type-stable:
@@ -51,6 +52,14 @@ Site* find(CodeAddress address) {
     }
   }
   return nullptr;
+}
+
+// The count changes before and after, so that a handler that saw the byte of one time and the
+// destination of another knows it.
+void set(Site& site, CodeAddress destination) {
+  site.changes.fetch_add(1, std::memory_order_acq_rel);
+  site.destination.store(destination, std::memory_order_release);
+  site.changes.fetch_add(1, std::memory_order_acq_rel);
 }
 
 // The host's action, as it was when ours was put over it. Two, so that a handler never reads one that
@@ -98,21 +107,20 @@ void pass_to_host(int signal, siginfo_t* info, void* context) {
   auto& rip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
   CodeAddress site = static_cast<CodeAddress>(rip) - 1;
   Site* known = info->si_code > 0 ? find(site) : nullptr;
-  if (known != nullptr) {
+  while (known != nullptr) {
+    std::uint32_t changes = known->changes.load(std::memory_order_acquire);
     CodeAddress to = known->destination.load(std::memory_order_acquire);
+    // S2: delivered late. With the int3 gone the entry is whole again.
+    if (to == 0 && *reinterpret_cast<const volatile unsigned char*>(site) != 0xcc) to = site;
     if (to != 0) {
       forwarded.fetch_add(1, std::memory_order_relaxed);
       rip = static_cast<greg_t>(to);
       errno = saved;
       return;
     }
-    // S2: delivered late. With the int3 gone the entry is whole again.
-    if (*reinterpret_cast<const volatile unsigned char*>(site) != 0xcc) {
-      forwarded.fetch_add(1, std::memory_order_relaxed);
-      rip = static_cast<greg_t>(site);
-      errno = saved;
-      return;
-    }
+    // An int3 without a destination is somebody else's, if all of that was seen at one time.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (known->changes.load(std::memory_order_relaxed) == changes) break;
   }
   pass_to_host(signal, info, context);
   errno = saved;
@@ -155,7 +163,7 @@ Status trap_prepare() {
 
 Status trap_arm(CodeAddress address, CodeAddress destination) {
   if (Site* site = find(address)) {
-    site->destination.store(destination, std::memory_order_release);
+    set(*site, destination);
     return {};
   }
   Table* table = newest.load(std::memory_order_relaxed);
@@ -176,7 +184,7 @@ Status trap_arm(CodeAddress address, CodeAddress destination) {
 }
 
 void trap_disarm(CodeAddress address) {
-  if (Site* site = find(address)) site->destination.store(0, std::memory_order_release);
+  if (Site* site = find(address)) set(*site, 0);
 }
 
 CodeRange trap_handler_range() {

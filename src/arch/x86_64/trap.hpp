@@ -5,6 +5,8 @@
 // Invariants S1 A site's destination is set before its int3 is written and cleared after it is gone.
 //            S2 A site stays in the table for ever: a trap that is delivered late, when the int3 has
 //               gone, finds the site without a destination and executes the entry again.
+//            S2b Byte and destination are read again if the site was changed between the two: an int3 of
+//               the next change must not pass for somebody else's.
 //            S3 The handler stays installed once it was: a late trap must never meet the default
 //               action. Whatever is not ours goes to what the host had installed.
 // Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
