@@ -36,6 +36,12 @@ Runner declare_replace(CLI::App& verb);
 // verbs_list.cpp
 Runner declare_list(CLI::App& verb);
 Runner declare_info(CLI::App& verb);
+// verbs_patch.cpp
+Runner declare_apply(CLI::App& verb);
+Runner declare_revert(CLI::App& verb);
+Runner declare_status(CLI::App& verb);
+Runner declare_blocking(CLI::App& verb);
+Runner declare_force(CLI::App& verb);
 // verbs_hook.cpp
 Runner declare_hook_list(CLI::App& verb);
 Runner declare_hook_order(CLI::App& verb);
