@@ -399,7 +399,8 @@ MOLT_API int molt_thread_start(struct molt_module* owner, const char* name, void
 MOLT_API bool molt_thread_should_stop(void);
 /* Inside such a thread: sleeps at most timeout_ms, returns early and true when asked to stop. */
 MOLT_API bool molt_thread_sleep(int timeout_ms);
-/* Asks a thread to stop and waits until it has left the module; frees the handle. */
+/* Asks a thread to stop and waits until it has left the module; frees the handle. Of the calling
+ * thread itself: asks only. */
 MOLT_API void molt_thread_stop(struct molt_thread* thread);
 
 enum { MOLT_NOTIFY_OK = 0 };

@@ -65,6 +65,13 @@ void note_pinned(Session& session, const std::string& name, const Json& reply, c
                            name, reply.value("reason", "no reason given")));
 }
 
+void note_warnings(Session& session, const Json& reply) {
+  for (const Json& warning : reply.value("warnings", Json::array())) {
+    session.note(demangled(
+        fmt::format("{}: {}", reply.at("name").get<std::string>(), warning.get<std::string>())));
+  }
+}
+
 std::string describe_load(const Json& reply) {
   if (reply.value("already", false)) return "already loaded";
   return reply.value("shared", false) ? "loaded, together with another request for it" : "loaded";
@@ -102,7 +109,9 @@ Json load_file(Session& session, const LoadWords& words, const std::string& file
   Json parameters = request_for_file(session.options(), file, words.args);
   if (words.force) parameters["force"] = true;
   if (words.probe) parameters["probe"] = true;
-  return call_with_file(session, wire::method::load, file, std::move(parameters));
+  Json reply = call_with_file(session, wire::method::load, file, std::move(parameters));
+  note_warnings(session, reply);
+  return reply;
 }
 
 // Keeps what fits; what says that it does not fit is no failure.
@@ -272,6 +281,7 @@ Runner declare_replace(CLI::App& verb) {
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
       Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
+      note_warnings(session, reply);
       note_pinned(
           session,
           fmt::format("{} {}", reply.at("name").get<std::string>(), reply.value("from", "")), reply,

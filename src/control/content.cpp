@@ -60,9 +60,9 @@ Text joined(const std::vector<Text>& names) {
   return list;
 }
 
-Text callbacks_text(const std::vector<hook::CallbackInfo>& callbacks) {
+Text callbacks_text(const std::vector<hooks::CallbackInfo>& callbacks) {
   std::vector<Text> each;
-  for (const hook::CallbackInfo& c : callbacks) {
+  for (const hooks::CallbackInfo& c : callbacks) {
     each.push_back(c.module + ":" + std::to_string(c.order));
   }
   return joined(each);
@@ -239,30 +239,30 @@ std::vector<Attribute> resident_attributes(const Object&) {
 
 std::vector<Text> hook_names() {
   std::vector<Text> names;
-  for (hook::HookInfo& h : hook::list()) names.push_back(std::move(h.name));
+  for (hooks::HookInfo& h : hooks::list()) names.push_back(std::move(h.name));
   return names;
 }
 
-bool hook_is_there(const Object& object) { return hook::find(object.subject()).has_value(); }
+bool hook_is_there(const Object& object) { return hooks::find(object.subject()).has_value(); }
 
-template <Text (*text)(const hook::HookInfo&)>
+template <Text (*text)(const hooks::HookInfo&)>
 Result<Text> show(const Object& object, const Text&) {
-  auto info = hook::find(object.subject());
+  auto info = hooks::find(object.subject());
   if (!info) return pass(info);
   return text(*info);
 }
 
-Text signature(const hook::HookInfo& h) { return h.signature; }
-Text rule(const hook::HookInfo& h) { return h.rule; }
-Text on_exception(const hook::HookInfo& h) { return h.on_exception; }
-Text attached(const hook::HookInfo& h) { return callbacks_text(h.callbacks); }
-Text order(const hook::HookInfo& h) { return joined(h.order.modules); }
+Text signature(const hooks::HookInfo& h) { return h.signature; }
+Text rule(const hooks::HookInfo& h) { return h.rule; }
+Text on_exception(const hooks::HookInfo& h) { return h.on_exception; }
+Text attached(const hooks::HookInfo& h) { return callbacks_text(h.callbacks); }
+Text order(const hooks::HookInfo& h) { return joined(h.order.modules); }
 
 Status store_order(const Object& object, const Text&, const Text& value) {
-  hook::Order wanted;
+  hooks::Order wanted;
   wanted.modules = split(value);
   wanted.given = !wanted.modules.empty();
-  return hook::set_order(object.subject(), wanted);
+  return hooks::set_order(object.subject(), wanted);
 }
 
 std::vector<Attribute> hook_attributes(const Object&) {

@@ -47,7 +47,7 @@ void stop();
 int delay_release_ms();
 void set_delay_release_ms(int ms);
 
-// In a forked child, after module::after_fork() and hook::after_fork(): the child has no server,
+// In a forked child, after module::after_fork() and hooks::after_fork(): the child has no server,
 // sees the modules that it has, and may start a server of its own. Takes no locks.
 void after_fork_child();
 

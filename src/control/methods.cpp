@@ -32,7 +32,7 @@ tl::unexpected<Failure> refuse(Asked asked, const Result<T>& failed) {
   return refuse(asked, failed.error());
 }
 
-hook::Cancelled cancelled_by(const Caller& caller) {
+hooks::Cancelled cancelled_by(const Caller& caller) {
   if (caller.cancelled == nullptr) return {};
   return [flag = caller.cancelled] { return flag->load(std::memory_order_relaxed); };
 }
@@ -94,7 +94,7 @@ Reply get_info(Arguments& arguments, const Caller&) {
               {"poisoned", module::poisoned()},
               {"membarrier", barrier_asymmetric()},
               {"modules", module::list().size()},
-              {"hooks", hook::count()},
+              {"hooks", hooks::count()},
               {"threads", stat.threads},
               {"operation", module::operation()}};
 }
@@ -125,12 +125,21 @@ tl::unexpected<Failure> no_file() {
 }
 
 // Not a failure for who wants it loaded: the very same file is live.
-Reply already_loaded(const std::string& name) {
+Reply already_loaded(const std::string& name, const std::string& args) {
+  Json warnings = Json::array();
+  if (!args.empty()) {
+    warnings.push_back("loaded already; the parameters '" + args +
+                       "' were not applied: `molt set` changes those that are writable");
+  }
   std::string taint;
   for (const module::ModuleInfo& m : module::list()) {
     if (m.name == name) taint = m.taint;
   }
-  return Json{{"name", name}, {"already", true}, {"shared", false}, {"taint", taint}};
+  return Json{{"name", name},
+              {"already", true},
+              {"shared", false},
+              {"taint", taint},
+              {"warnings", std::move(warnings)}};
 }
 
 Reply load(Arguments& arguments, const Caller& caller) {
@@ -151,11 +160,13 @@ Reply load(Arguments& arguments, const Caller& caller) {
     return Json{{"name", report->name},
                 {"already", false},
                 {"shared", report->shared},
-                {"taint", report->taint}};
+                {"taint", report->taint},
+                {"warnings", report->warnings}};
   }
   if (report.error().code == EEXIST) {
     const auto name = module::name_in_file(caller.file);
-    if (name && module::same_content(*name, caller.file)) return already_loaded(*name);
+    if (name && module::same_content(*name, caller.file))
+      return already_loaded(*name, request.args);
   }
   return refuse(Asked::load, report);
 }
@@ -203,7 +214,8 @@ Reply replace(Arguments& arguments, const Caller& caller) {
               {"state_bytes", report->state_bytes},
               {"pause_us", report->pause_us},
               {"old", module::to_text(report->old)},
-              {"reason", report->reason}};
+              {"reason", report->reason},
+              {"warnings", report->warnings}};
 }
 
 Reply list(Arguments& arguments, const Caller&) {
@@ -236,7 +248,7 @@ Reply info(Arguments& arguments, const Caller&) {
                           {"description", p.description}});
   }
   Json callbacks = Json::array();
-  for (const hook::CallbackInfo& c : detail->callbacks) {
+  for (const hooks::CallbackInfo& c : detail->callbacks) {
     callbacks.push_back({{"hook", c.module}, {"order", c.order}});
   }
   Json imports = Json::array();
@@ -383,16 +395,16 @@ Reply blocking(Arguments& arguments, const Caller&) {
 
 // --- hooks --------------------------------------------------------------------------------------
 
-Json order_json(const hook::Order& order) {
+Json order_json(const hooks::Order& order) {
   return order.given ? Json(order.modules) : Json(nullptr);
 }
 
 Reply hook_list(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   Json hooks = Json::array();
-  for (const hook::HookInfo& h : hook::list()) {
+  for (const hooks::HookInfo& h : hooks::list()) {
     Json callbacks = Json::array();
-    for (const hook::CallbackInfo& c : h.callbacks) {
+    for (const hooks::CallbackInfo& c : h.callbacks) {
       callbacks.push_back({{"module", c.module}, {"order", c.order}});
     }
     hooks.push_back({{"name", h.name},
@@ -411,14 +423,14 @@ Reply hook_order(Arguments& arguments, const Caller&) {
   const bool is_for_all = !arguments.has("hook");
   const std::string name = arguments.text_or("hook", "");
   bool is_load_order = false;
-  hook::Order order;
+  hooks::Order order;
   order.modules = arguments.texts("modules", is_load_order);
   order.given = !is_load_order;
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   if (name.empty() && !is_for_all) {
     return refuse(Asked::request, fail(EINVAL, "`hook` is empty; leave it out for all").value());
   }
-  if (Status done = hook::set_order(name, order); !done) return refuse(Asked::hook, done);
+  if (Status done = hooks::set_order(name, order); !done) return refuse(Asked::hook, done);
   return Json{{"hook", is_for_all ? Json(nullptr) : Json(name)}, {"order", order_json(order)}};
 }
 

@@ -10,7 +10,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 struct Pool {
@@ -139,4 +139,4 @@ const molt_hook_core* hook_of(const molt_entry* entry) {
   return chain ? chain->core : nullptr;
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

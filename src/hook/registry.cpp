@@ -12,7 +12,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Owner paused;
 
@@ -360,6 +360,10 @@ void end_pause(Owner* owner) {
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
 }
 
+int held_up(const Owner* owner) {
+  return lineage_of(owner)->held_up.load(std::memory_order_relaxed);
+}
+
 namespace {
 
 // One look at everything that can show a thread inside.
@@ -506,6 +510,7 @@ void after_fork(bool child) {
     barrier_setup();
     // A hand-over by a thread that the child does not have: the old version goes on.
     for (Lineage* lineage : r.lineages) {
+      lineage->held_up.store(0, std::memory_order_relaxed);
       if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
       Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
       lineage->current.store(from, std::memory_order_seq_cst);
@@ -518,9 +523,9 @@ void after_fork(bool child) {
   r.mutex.unlock();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" std::uint64_t molt_fingerprint(const char* signature) {
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -532,7 +537,7 @@ extern "C" std::uint64_t molt_fingerprint(const char* signature) {
 }
 
 extern "C" int molt_hook_register(molt_hook* hook) {
-  const molt_hook_info* info = hook->info;
+  const molt_hook_info* info = hook != nullptr ? hook->info : nullptr;
   if (info == nullptr || info->size != sizeof(molt_hook_info) || info->name == nullptr ||
       info->signature == nullptr || info->name[0] == '\0' ||
       info->fingerprint != molt_fingerprint(info->signature)) {
@@ -574,7 +579,7 @@ extern "C" int molt_hook_register(molt_hook* hook) {
 extern "C" void molt_hook_unregister(molt_hook* hook) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
-  molt_hook_core* core = hook->core;
+  molt_hook_core* core = hook != nullptr ? hook->core : nullptr;
   if (core == nullptr) return;
   core->instances.erase(std::remove(core->instances.begin(), core->instances.end(), hook),
                         core->instances.end());

@@ -29,7 +29,7 @@
 #include "base/futex.hpp"
 #include "base/result.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 // One module version's right to be called; opaque outside this layer. Type-stable (I3).
 using Owner = molt_owner;
@@ -62,9 +62,13 @@ void revoke(Owner* owner);
 bool in_force(const Owner* owner);
 
 // Callers that reach the lineage of `owner` wait until change() or end_pause(). The calling thread,
-// and threads that are already inside `owner`, do not: they skip, and go on in it, respectively.
+// and threads that are already inside `owner`, do not: they skip, and go on in it, respectively. Of
+// what is inside on no thread (asynchronous callbacks) nobody knows whose call is on its behalf: who
+// pauses must let go from time to time (module/replace.cpp).
 void begin_pause(Owner* owner);
 void end_pause(Owner* owner);
+// How many callers a pause has held up that have not got on since.
+int held_up(const Owner* owner);
 // Waits until no thread is inside `owner`, which was taken out of force or paused; during a pause not
 // even one that was inside gets in again after it. False: the
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
@@ -101,4 +105,4 @@ std::size_t count();
 void before_fork();
 void after_fork(bool child);
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

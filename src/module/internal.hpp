@@ -61,18 +61,21 @@ struct Module {
   void* handle = nullptr;
   molt_module* descriptor = nullptr;
   molt_core_module core{this};
-  hook::Owner* owner = nullptr;
+  hooks::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
   std::optional<elf::MappedFile> mapping;
-  std::vector<std::string> hazards;
-  bool permanent = false;  // init without exit
-  bool livepatch = false;  // marked: it may enable a patch
+  std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
+  std::vector<std::string> effects;   // what outlasts it
+  std::vector<std::string> warnings;  // what whoever asked for the load should know
+  bool permanent = false;             // init without exit
+  bool livepatch = false;             // marked: it may enable a patch
 
   // --- under Manager::mutex ---
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
   int refcnt = 0;  // as the kernel stores it: the base while not going, and 1 for each reference
   bool base_held = false;
-  int inside = 0;  // calls of the core into it (parameters, notifiers) under way
+  int inside = 0;         // calls of the core into it (parameters) under way
+  int parameters_by = 0;  // the thread that reads or sets parameters; 0: none
   bool enabled = true;
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
@@ -109,6 +112,7 @@ struct Flight {
   FileIdentity file;
   std::string hash;  // known once the file was read
   std::string name;  // known once the note was read
+  std::string args;
   int tid = 0;
   unsigned joined = 0;
   bool done = false;
@@ -201,13 +205,18 @@ bool stop_threads(Module& module, Deadline deadline, const Cancelled& cancelled)
 // Whether the calling thread was started for this module.
 const Module* thread_owner();
 void forget_threads_after_fork();
+// One line in the event log, told to whoever asked for the load as well.
+[[gnu::format(printf, 2, 3)]] void warn(Module& module, const char* format, ...);
 // --- params.cpp ---
+// A dry run's part of apply_args().
+void name_unknown_params(Module& module, const std::string& args);
 Status apply_args(Module& module, const std::string& args);
 // --- unload.cpp ---
 // After this nothing can be inside: waits for core calls and hook callers. False: who is inside.
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
-           std::vector<hook::Inside>& inside);
-std::string name_them(const std::vector<hook::Inside>& inside);
+           std::vector<hooks::Inside>& inside);
+bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled);
+std::string name_them(const std::vector<hooks::Inside>& inside);
 void call_exit(Module& module);
 // Notifiers and offers of the module.
 void take_down(Module& module);
@@ -234,7 +243,7 @@ struct Prepared {
   Bytes content;
   std::string hash;
   std::string name, version, license, description, srcversion;
-  std::vector<std::string> hazards;
+  std::vector<std::string> hazards, effects;
   unsigned taint = 0;
   bool livepatch = false;
 };
@@ -245,6 +254,10 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 // Undoes bring_up() of a module whose init() had succeeded.
 void bring_down(const ModulePtr& module);
 Result<FileIdentity> identify(int fd);
+
+// --- replace.cpp ---
+// Whether `incoming` takes over the state of `old`.
+Status state_compatible(const Module& old, const Module& incoming, bool force);
 
 // A call of the core into module code other than an operation's own: holds the memory, not the
 // reference count. False: the module is on its way out.
@@ -258,5 +271,38 @@ class InsideScope {
  private:
   Module& module_;
 };
+
+// The right to call a module's parameter functions: one thread at a time has it (molt.h promises it
+// to them). Takes the lock held, and leaves it held. False: this thread has it already, from a
+// parameter function that asks for a parameter of its own module.
+class ParametersScope {
+ public:
+  ParametersScope(Lock& lock, Module& module);
+  ~ParametersScope();
+  ParametersScope(const ParametersScope&) = delete;
+  ParametersScope& operator=(const ParametersScope&) = delete;
+  explicit operator bool() const { return mine_; }
+
+ private:
+  Module& module_;
+  bool mine_;
+};
+
+// Notes, for this thread, that the core calls a function of this module (null: of the host).
+class CallScope {
+ public:
+  explicit CallScope(const Module* module);
+  ~CallScope();
+  CallScope(const CallScope&) = delete;
+  CallScope& operator=(const CallScope&) = delete;
+
+ private:
+  friend bool called_by_core(const Module& module);
+  const Module* const module_;
+  const CallScope* const outer_;
+};
+bool called_by_core(const Module& module);
+// Whether this thread runs code of the module: it would wait for itself, or return into nothing.
+bool self_inside(const Module& module);
 
 }  // namespace molt::module

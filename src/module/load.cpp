@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -14,8 +16,10 @@
 #include "base/last_error.hpp"
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
+#include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
 #include "module/internal.hpp"
+#include "module/preview.hpp"
 
 namespace molt::module {
 namespace {
@@ -24,6 +28,8 @@ constexpr int default_wait_ms = 30'000;  // KERNEL.md M5.4
 constexpr std::uint64_t largest_file = 1ull << 30;
 // How long a module that did not come to life may keep its own threads.
 constexpr int init_threads_ms = 1000;
+// How long who looked at it meanwhile may be in its parameters.
+constexpr int core_calls_ms = 10'000;
 
 Deadline deadline_of(int timeout_ms) {
   return Deadline::in_ms(timeout_ms < 0 ? default_wait_ms : timeout_ms);
@@ -118,6 +124,11 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
   if (!flight->outcome) return pass(flight->outcome);
   LoadReport report = flight->report;
   report.shared = true;
+  if (request.args != flight->args) {
+    report.warnings.push_back(
+        "loaded for another request at the same time, with its parameters ('" + flight->args +
+        "') and not with these");
+  }
   return report;
 }
 
@@ -177,13 +188,44 @@ std::string undefined_in(std::string_view error) {
   return std::string(rest.substr(0, rest.find_first_of(" ,\n")));
 }
 
+// Whether [begin, end) lies in the object; an empty list may be nowhere.
+bool lies_in(const elf::Range& extent, const void* begin, const void* end) {
+  const auto first = reinterpret_cast<std::uintptr_t>(begin);
+  const auto last = reinterpret_cast<std::uintptr_t>(end);
+  if (first == last) return true;
+  return first < last && first >= extent.begin && last <= extent.end;
+}
+
+template <class T>
+bool list_lies_in(const elf::Range& extent, const T* begin, const T* end) {
+  const auto bytes =
+      reinterpret_cast<std::uintptr_t>(end) - reinterpret_cast<std::uintptr_t>(begin);
+  return lies_in(extent, begin, end) && bytes % sizeof(T) == 0;
+}
+
+// All that is read through the descriptor is the module's own; its functions may be others'.
+bool descriptor_is_sound(const molt_module& d, const elf::Range& extent) {
+  for (const char* text : {d.magic, d.name, d.version, d.license, d.description}) {
+    if (text != nullptr && !lies_in(extent, text, text + 1)) return false;
+  }
+  return (d.state == nullptr || lies_in(extent, d.state, d.state + 1)) &&
+         list_lies_in(extent, d.callbacks, d.callbacks_end) &&
+         list_lies_in(extent, d.params, d.params_end) &&
+         list_lies_in(extent, d.exports, d.exports_end) &&
+         list_lies_in(extent, d.imports, d.imports_end);
+}
+
 Status check_descriptor(Module& module, bool force) {
   const molt_module& d = *module.descriptor;
+  auto extent = elf::extent_of(&d);
+  if (!extent || !lies_in(*extent, &d, &d + 1)) {
+    return fail(ENOEXEC, "%s: its descriptor is not in it; rebuild it", module.name.c_str());
+  }
   if (d.abi != MOLT_ABI || d.size < sizeof(molt_module)) {
     return fail(ENOEXEC, "%s: built for interface %u of Molt, this process has %u; rebuild it",
                 module.name.c_str(), d.abi, MOLT_ABI);
   }
-  if (d.name == nullptr || module.name != d.name ||
+  if (!descriptor_is_sound(d, *extent) || d.name == nullptr || module.name != d.name ||
       (!force && (d.magic == nullptr || std::strcmp(d.magic, MOLT_MAGIC) != 0))) {
     return fail(ENOEXEC, "%s: its descriptor and its note disagree; rebuild it",
                 module.name.c_str());
@@ -204,6 +246,14 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   if (module.handle == nullptr) {
     std::string text = error ? error : "dlopen failed";
     store_forget(module.stored);
+    if (text.find("static TLS") != std::string::npos) {
+      // No one can tell beforehand how much is left; the dynamic loader has mapped nothing.
+      return fail(ENOEXEC,
+                  "%s: this process has no room left for initial-exec thread-local variables, "
+                  "which earlier loads of this kind have used up for good; compile it without "
+                  "-ftls-model=initial-exec, or restart the process",
+                  module.name.c_str());
+    }
     if (std::string symbol = undefined_in(text); !symbol.empty()) {
       log::line(module.name, "Unknown symbol %s (err -%d)", symbol.c_str(), ENOENT);
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
@@ -328,6 +378,34 @@ Status check_exports(const Module& module, const Module* beside) {
   return {};
 }
 
+Status check_hooks(const Module& module) {
+  const molt_module& d = *module.descriptor;
+  Status ok = hooks::check(d.callbacks, d.callbacks_end);
+  if (ok) return ok;
+  return fail(ok.error().code, "%s: %s", module.name.c_str(), ok.error().detail);
+}
+
+// A dry run: what a load checks before it runs anything of the module. Takes references as a load
+// does, for the caller to drop.
+Status would_fit(Module& module, std::span<const std::byte> content, const LoadRequest& request,
+                 const Module* beside) {
+  auto image = elf::Image::parse(content);
+  if (!image) return pass(image);
+  auto preview = Preview::of(*image);
+  if (!preview) return {};
+  module.descriptor = preview->descriptor();
+  Status ok = bind_imports(module, request);
+  if (ok) ok = check_hooks(module);
+  if (ok) {
+    Lock lock(manager().mutex);
+    ok = check_exports(module, beside);
+  }
+  if (ok && beside != nullptr) ok = state_compatible(*beside, module, request.force);
+  if (ok) name_unknown_params(module, request.args);
+  module.descriptor = nullptr;
+  return ok;
+}
+
 // --- init ---------------------------------------------------------------------------------------
 
 Status run_init(Module& module) {
@@ -361,6 +439,16 @@ void set_state(Module& module, molt_module_state state) {
 
 }  // namespace
 
+void warn(Module& module, const char* format, ...) {
+  char text[900];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  log::line(module.name, "%s", text);
+  module.warnings.push_back(text);
+}
+
 Result<FileIdentity> identify(int fd) {
   struct stat info;
   if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
@@ -372,12 +460,16 @@ Result<FileIdentity> identify(int fd) {
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
+  auto named = [&](const Error& error) {
+    return fail(error.code, "%s: %s", request.path.c_str(), error.detail);
+  };
   auto content = read_file(request.fd);
-  if (!content) return pass(content);
+  if (!content) return named(content.error());
   auto image = elf::Image::parse(*content);
-  if (!image) {
-    log::line("", "%s", image.error().detail);
-    return pass(image);
+  Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
+  if (!loadable) {
+    log::line("", "%s", loadable.error().detail);
+    return named(loadable.error());
   }
   auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
   Prepared p;
@@ -405,6 +497,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
     p.taint |= taint_livepatch;
   }
   for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
+  for (const elf::Hazard& effect : elf::lasting_effects(*image)) p.effects.push_back(effect.text);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -437,6 +530,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->description = prepared.description;
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
+  module->effects = prepared.effects;
   module->taint = prepared.taint;
   module->livepatch = prepared.livepatch;
   module->path = request.path;
@@ -456,7 +550,13 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (request.dry_run) {
+    Status ok = would_fit(*module, prepared.content, request, beside);
+    drop_providers(*module);
     if (beside == nullptr) unreserve(module);
+    if (!ok) return pass(ok);
+    for (const auto* texts : {&module->hazards, &module->effects}) {
+      module->warnings.insert(module->warnings.end(), texts->begin(), texts->end());
+    }
     return module;
   }
 
@@ -472,8 +572,9 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     if (first) log::line(module->name, "tainting process with TAINT_LIVEPATCH");
   }
   for (const std::string& hazard : module->hazards) {
-    log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
+    warn(*module, "cannot be unmapped once loaded: %s", hazard.c_str());
   }
+  for (const std::string& effect : module->effects) warn(*module, "%s", effect.c_str());
 
   bool init_reference = true;
   auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
@@ -496,8 +597,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = hook::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
-  auto owner = hook::create(module->name, d.callbacks, d.callbacks_end);
+  if (ok = check_hooks(*module); !ok) return give_up(ok);
+  auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;
 
@@ -544,6 +645,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   tell_gone(*module);
   take_down(*module);
   stop_threads(*module, Deadline::in_ms(init_threads_ms), {});
+  await_core_calls(*module, Deadline::in_ms(core_calls_ms), {});
   return give_up(ok);
 }
 
@@ -556,7 +658,7 @@ void bring_down(const ModulePtr& module) {
     announce_change();
   }
   Deadline deadline = Deadline::in_ms(init_threads_ms);
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, {}, inside) && stop_threads(*module, deadline, {});
   std::string reason;
   go(module, empty && !module->permanent, !empty, reason);
@@ -586,11 +688,11 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   auto up = bring_up(request, *prepared, nullptr);
   if (!up) return pass(up);
   const ModulePtr& module = *up;
-  LoadReport report{module->name, taint_text(module->taint), false};
+  LoadReport report{module->name, taint_text(module->taint), false, module->warnings};
   if (request.dry_run) return report;
 
   // 13. LIVE: the callbacks come into force in one step.
-  if (Status ok = hook::change(nullptr, module->owner); !ok) {
+  if (Status ok = hooks::change(nullptr, module->owner); !ok) {
     bring_down(module);
     unreserve(module);
     return pass(ok);
@@ -616,6 +718,7 @@ Result<LoadReport> load(const LoadRequest& request) {
   auto flight = std::make_shared<Flight>();
   flight->file = *identity;
   flight->tid = gettid();
+  flight->args = request.args;
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);

@@ -105,6 +105,37 @@ InsideScope::~InsideScope() {
   announce_change();
 }
 
+ParametersScope::ParametersScope(Lock& lock, Module& module)
+    : module_(module), mine_(module.parameters_by != gettid()) {
+  if (!mine_) return;
+  while (module.parameters_by != 0) wait_for_change(lock, {}, {});
+  module.parameters_by = gettid();
+}
+ParametersScope::~ParametersScope() {
+  if (!mine_) return;
+  Lock lock(manager().mutex);
+  module_.parameters_by = 0;
+  announce_change();
+}
+
+namespace {
+thread_local const CallScope* t_call = nullptr;
+}  // namespace
+
+CallScope::CallScope(const Module* module) : module_(module), outer_(t_call) { t_call = this; }
+CallScope::~CallScope() { t_call = outer_; }
+
+bool called_by_core(const Module& module) {
+  for (const CallScope* call = t_call; call != nullptr; call = call->outer_) {
+    if (call->module_ == &module) return true;
+  }
+  return false;
+}
+
+bool self_inside(const Module& module) {
+  return hooks::self_inside(module.owner) || thread_owner() == &module || called_by_core(module);
+}
+
 Status operations_allowed() {
   Manager& m = manager();
   Lock lock(m.mutex);
@@ -262,7 +293,7 @@ Status set_enabled(std::string_view name, bool enabled) {
     module->busy = enabled ? "enable" : "disable";
   }
   Status changed =
-      enabled ? hook::change(nullptr, module->owner) : hook::change(module->owner, nullptr);
+      enabled ? hooks::change(nullptr, module->owner) : hooks::change(module->owner, nullptr);
   {
     Lock lock(manager().mutex);
     module->busy = nullptr;
@@ -362,11 +393,14 @@ Result<ModuleDetail> info(std::string_view name, bool values) {
   detail.imports = module->imports;
   detail.requests = module->requests;
   detail.hazards = module->hazards;
+  detail.hazards.insert(detail.hazards.end(), module->effects.begin(), module->effects.end());
   detail.exceptions = module->exceptions.load(std::memory_order_relaxed);
   if (module->state == MOLT_MODULE_STATE_GOING) return detail;
 
   InsideScope inside(lock, *module);
+  ParametersScope parameters(lock, *module);
   lock.unlock();
+  CallScope call(module.get());
   const molt_module& d = *module->descriptor;
   if (d.state != nullptr) detail.state_version = d.state->version;
   for (const molt_export* e = d.exports; e != d.exports_end; ++e) {
@@ -377,7 +411,7 @@ Result<ModuleDetail> info(std::string_view name, bool values) {
   }
   for (const molt_param* p = d.params; p != d.params_end; ++p) {
     ParamInfo param{p->name, p->type, "", p->description, (p->flags & MOLT_WRITABLE) != 0};
-    if (values && p->get != nullptr) {
+    if (values && parameters && p->get != nullptr) {
       char text[1024];
       if (p->get(p->value, text, sizeof text) >= 0) param.value = text;
     }
@@ -423,6 +457,7 @@ void after_fork(bool child) {
         module->busy = "an operation that fork cut off";
       }
       module->inside = 0;
+      module->parameters_by = 0;
     }
     m.flights.clear();
     m.waiting.clear();
@@ -489,7 +524,7 @@ extern "C" int molt_module_get_state(const molt_module* descriptor) {
 
 extern "C" molt_module* molt_module_find_get(const char* name) {
   Lock lock(manager().mutex);
-  ModulePtr module = find(name);
+  ModulePtr module = find(name ? name : "");
   if (!module || module->state != MOLT_MODULE_STATE_LIVE) return nullptr;
   ++module->refcnt;
   return module->descriptor;

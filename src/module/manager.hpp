@@ -32,7 +32,7 @@
 
 namespace molt::module {
 
-using Cancelled = hook::Cancelled;
+using Cancelled = hooks::Cancelled;
 
 struct LoadRequest {
   int fd = -1;       // borrowed; read from offset 0
@@ -48,6 +48,7 @@ struct LoadReport {
   std::string name;
   std::string taint;
   bool shared = false;  // joined a load that was under way
+  std::vector<std::string> warnings;
 };
 // Error codes: molt.h, molt_load().
 Result<LoadReport> load(const LoadRequest& request);
@@ -89,6 +90,7 @@ struct ReplaceReport {
   std::int64_t pause_us = 0;
   Fate old = Fate::unmapped;
   std::string reason;
+  std::vector<std::string> warnings;
 };
 Result<ReplaceReport> replace(const ReplaceRequest& request);
 
@@ -134,7 +136,7 @@ struct ModuleDetail {
   ModuleInfo module;
   std::string description, license, srcversion, path, store;
   std::vector<ParamInfo> parameters;
-  std::vector<hook::CallbackInfo> callbacks;  // module: the hook's name
+  std::vector<hooks::CallbackInfo> callbacks;  // module: the hook's name
   std::vector<std::string> exports;
   std::vector<ImportInfo> imports;
   unsigned state_version = 0;

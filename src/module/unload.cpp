@@ -35,10 +35,10 @@ std::string still_there(const Module& module) {
 
 }  // namespace
 
-std::string name_them(const std::vector<hook::Inside>& inside) {
+std::string name_them(const std::vector<hooks::Inside>& inside) {
   std::string text;
   std::size_t shown = 0;
-  for (const hook::Inside& i : inside) {
+  for (const hooks::Inside& i : inside) {
     if (shown++ == 4) {
       text += " and " + std::to_string(inside.size() - 4) + " more";
       break;
@@ -55,8 +55,12 @@ std::string name_them(const std::vector<hook::Inside>& inside) {
 }
 
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
-           std::vector<hook::Inside>& inside) {
-  if (!hook::drain(module.owner, deadline, cancelled, inside)) return false;
+           std::vector<hooks::Inside>& inside) {
+  return hooks::drain(module.owner, deadline, cancelled, inside) &&
+         await_core_calls(module, deadline, cancelled);
+}
+
+bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled) {
   Lock lock(manager().mutex);
   while (module.inside != 0) {
     if (!wait_for_change(lock, deadline, cancelled)) return false;
@@ -114,7 +118,7 @@ void keep_resident(const ModulePtr& module, bool pinned, std::string reason) {
 }  // namespace
 
 std::string cannot_free(const Module& module) {
-  if (module.owner != nullptr && hook::entered(module.owner)) return "a thread is inside it";
+  if (module.owner != nullptr && hooks::entered(module.owner)) return "a thread is inside it";
   Lock lock(manager().mutex);
   if (module.inside != 0) return "the core is inside it";
   if (int threads = thread_count(module)) {
@@ -133,7 +137,7 @@ Fate dispose(const ModulePtr& module, std::string& reason) {
     return Fate::resident;
   }
   if (module->owner != nullptr) {
-    hook::destroy(module->owner);
+    hooks::destroy(module->owner);
     module->owner = nullptr;
   }
   Fate fate = free_memory(module, reason);
@@ -185,8 +189,8 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     module = find(request.name);
     if (!module) return fail(ENOENT, "no module %s is loaded", request.name.c_str());
     if (Status ok = removable(*module, request.resident); !ok) return pass(ok);
-    if (hook::self_inside(module->owner) || thread_owner() == module.get()) {
-      return fail(EDEADLK, "%s: a module cannot unload itself from its own callback or thread",
+    if (self_inside(*module)) {
+      return fail(EDEADLK, "%s: a module cannot unload itself from code of its own",
                   module->name.c_str());
     }
     if (request.dry_run) return report;
@@ -200,15 +204,15 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
   // 2. Nobody new enters; those inside finish, or it is live again.
   std::int64_t from = now_ns();
   if (enabled) {
-    if (Status ok = hook::change(module->owner, nullptr); !ok) hook::revoke(module->owner);
+    if (Status ok = hooks::change(module->owner, nullptr); !ok) hooks::revoke(module->owner);
   }
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, request.cancelled, inside);
   report.drain_us = (now_ns() - from) / 1000;
   bool stopped = empty && stop_threads(*module, deadline, request.cancelled);
   if (!stopped && !request.resident) {
     if (enabled) {
-      if (Status ok = hook::change(nullptr, module->owner); !ok) {
+      if (Status ok = hooks::change(nullptr, module->owner); !ok) {
         log::line(module->name, "stays disabled: %s", ok.error().detail);
         enabled = false;
       }
@@ -264,7 +268,7 @@ GcReport gc(bool dry_run) {
         take_down(*module);
       }
       if (module->owner != nullptr) {
-        hook::destroy(module->owner);
+        hooks::destroy(module->owner);
         module->owner = nullptr;
       }
       if (free_memory(module, reason) == Fate::unmapped) {

@@ -32,33 +32,33 @@ namespace {
 void before_fork() {
   livepatch::before_fork();
   module::before_fork();
-  hook::before_fork();
+  hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
   threads::census_after_fork(false);
-  hook::after_fork(false);
+  hooks::after_fork(false);
   module::after_fork(false);
   livepatch::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
-  hook::after_fork(true);
+  hooks::after_fork(true);
   module::after_fork(true);
   livepatch::after_fork(true);
   control::after_fork_child();
 }
 
-// Before any constructor of the host that could register or call a hook.
 // What a failing init may leave of its patch has this long to be taken back.
 constexpr int take_back_ms = 2000;
 constexpr module::PatchHooks patch_hooks = {
     livepatch::module_coming, livepatch::module_going,
     [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
 
+// Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
   barrier_setup();
   threads::setup();
@@ -124,6 +124,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::LoadRequest request;
@@ -158,6 +159,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
@@ -167,6 +169,9 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE}) {
+    return answer(fail(EINVAL, "unknown replace flag %#x", flags));
+  }
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
@@ -176,8 +181,12 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   return 0;
 }
 
-extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
-extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+extern "C" int molt_disable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", false));
+}
+extern "C" int molt_enable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", true));
+}
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);
@@ -188,10 +197,10 @@ extern "C" int molt_gc() {
 extern "C" void molt_lock_loading() { module::lock_loading(); }
 
 extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
-  hook::Order order;
+  hooks::Order order;
   order.given = modules != nullptr;
   if (modules) order.modules = split(modules);
-  return answer(hook::set_order(hook ? hook : "", order));
+  return answer(hooks::set_order(hook ? hook : "", order));
 }
 
 extern "C" void molt_log(const molt_module* module, const char* format, ...) {

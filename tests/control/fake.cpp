@@ -22,7 +22,7 @@ struct World {
   std::list<module::ModuleDetail> modules;
   std::map<std::string, std::string> contents;  // of what was loaded from a file
   std::vector<module::ResidentInfo> residents;
-  std::vector<hook::HookInfo> hooks;
+  std::vector<hooks::HookInfo> hooks;
   const module::Observer* observer = nullptr;
   bool is_locked = false;
   std::string poisoned;
@@ -49,8 +49,8 @@ tl::unexpected<Error> no_module(std::string_view name) {
   return fail(ENOENT, "no module %.*s", static_cast<int>(name.size()), name.data());
 }
 
-hook::HookInfo* find_hook(std::string_view name) {
-  for (hook::HookInfo& h : world().hooks) {
+hooks::HookInfo* find_hook(std::string_view name) {
+  for (hooks::HookInfo& h : world().hooks) {
     if (h.name == name) return &h;
   }
   return nullptr;
@@ -175,7 +175,7 @@ void edit(const std::string& name, const std::function<void(module::ModuleDetail
 }
 
 void add_hook(const std::string& name) {
-  hook::HookInfo h;
+  hooks::HookInfo h;
   h.name = name;
   h.signature = "int(const char*)";
   h.rule = "first";
@@ -406,7 +406,7 @@ std::string poisoned() {
 
 }  // namespace molt::module
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Status set_order(std::string_view name, const Order& order) {
   Lock lock(world().mutex);
@@ -434,4 +434,4 @@ std::size_t count() {
   return world().hooks.size();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
