@@ -19,7 +19,9 @@ __thread std::uint32_t molt_gate_word
 namespace molt::livepatch::gate {
 namespace {
 
-// Of a transition: its generation and the side of newcomers, as a decided word; 0: none is under way.
+// Of a transition: its generation and the side of newcomers, as a decided word, and whether it is
+// closed; 0: none is under way.
+constexpr std::uint32_t closed_bit = switching_bit;
 std::atomic<std::uint32_t> g_control{0};
 std::atomic<std::uint32_t> g_last_generation{0};
 std::atomic<SelfCheck> g_self_check{nullptr};
@@ -98,8 +100,16 @@ void seal(Side target) { turn(target); }
 void turn(Side target) {
   const std::uint32_t generation = generation_of(g_control.load(std::memory_order_relaxed));
   g_control.store(decided(generation, target), std::memory_order_seq_cst);
-  heavy_barrier();  // pairs with settle(): word written, control read again
 }
+
+void close() {
+  g_control.fetch_or(closed_bit, std::memory_order_seq_cst);
+#ifndef MOLT_MUTATE_NO_BARRIER
+  heavy_barrier();  // pairs with settle(): word written, control read again
+#endif
+}
+
+void reopen() { g_control.fetch_and(~closed_bit, std::memory_order_seq_cst); }
 
 void end() { g_control.store(0, std::memory_order_seq_cst); }
 
@@ -156,6 +166,13 @@ Turned force(int tid, std::uint32_t generation, Side target) {
   return try_switch(tid, generation, target, [] { return true; });
 }
 
+bool is_held(int tid, std::uint32_t generation, Side target) {
+  std::uint32_t* word = word_of(tid);
+  std::uint32_t value = 0;
+  return word != nullptr && read_word(word, value) && generation_of(value) == generation &&
+         value != decided(generation, target);
+}
+
 int side_now(int tid, std::uint32_t generation) {
   std::uint32_t* word = word_of(tid);
   std::uint32_t value = 0;
@@ -181,11 +198,17 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
     if (generation_of(control) != generation) return Settled::stale;
     const std::uint32_t value = load(word);
 
+    const std::uint32_t rule = control & ~closed_bit;
     if (generation_of(value) != generation) {  // G4
-      if (!swap(word, value, control)) continue;
-      if (g_control.load(std::memory_order_seq_cst) == control) return Settled::decided;
-      swap(word, control, 0);  // if the agent has not found it already
-      continue;
+      if (!swap(word, value, rule)) continue;
+      const std::uint32_t now = g_control.load(std::memory_order_seq_cst);
+#ifndef MOLT_MUTATE_NO_RECHECK
+      if (now != control && ((now & closed_bit) || generation_of(now) != generation)) {
+        swap(word, rule, 0);  // G6
+        continue;
+      }
+#endif
+      return Settled::decided;
     }
     if (value & switching_bit) {
       if (getpid() != g_agent_process.load(std::memory_order_relaxed)) {
@@ -203,7 +226,7 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
       }
       t_checks = 0;
       // Fails if a reversal took PENDING away, or the agent closed the gate meanwhile.
-      swap(word, value, own == Own::leaves ? control : value & ~pending_bit);
+      swap(word, value, own == Own::leaves ? rule : value & ~pending_bit);
       continue;
     }
     return Settled::decided;

@@ -17,12 +17,15 @@
 //               all: settle() only makes the word decided, then the trampoline compares again.
 //            G4 Of a word of another generation: until the census is complete the thread is on the
 //               side that the transition starts from, afterwards it was born since, and is on the
-//               side that it aims at. The thread itself writes that down before it goes on, and looks
-//               again whether the rule has changed meanwhile.
+//               side that it aims at. The thread itself writes that down before it goes on. What it
+//               has written stands although the rule has changed meanwhile - it may be one that was
+//               there before, with old code on its stack - unless the transition is closed: then it
+//               was born since, and begins anew.
+//            G6 A transition is over only if, after it was closed, no word is on the other side.
 //            G5 The agent marks a thread of another generation only before the census is complete.
-// Order      settle(): word written (locked), then `control` read again. seal(), turn(): `control`
-//            written, heavy_barrier(), then the words read. Forbidden: the thread sees the old rule
-//            and the agent misses its word. Model: tests/models/gate.pml.
+// Order      settle(): word written (locked), then `control` read again. close(): `control` written,
+//            heavy_barrier(), then the words read. Forbidden: the thread sees the transition open and
+//            the agent misses its word. Model: tests/models/gate.pml.
 //            try_switch(): SWITCHING set (locked, by the kernel), then the look. Of a thread asleep
 //            its context switch is the partner; of a running one the look proves nothing.
 // Progress   A thread waits for the agent's look at itself alone (microseconds), and never for
@@ -89,6 +92,10 @@ std::uint32_t begin(Side from);
 void seal(Side target);
 // The transition goes the other way; the caller then clears what is pending (try_switch does).
 void turn(Side target);
+// G6: newcomers whose word is of an older rule begin anew from now on. Then look at all words, and
+// reopen() if one is on the other side.
+void close();
+void reopen();
 // Trampolines that are still passed lead back to the entry.
 void end();
 
@@ -120,6 +127,8 @@ bool is_held_self(std::uint32_t generation, Side target);
 // force: whatever its stack holds.
 Turned force(int tid, std::uint32_t generation, Side target);
 
+// Whether it has a word of this generation that is not decided for the target.
+bool is_held(int tid, std::uint32_t generation, Side target);
 // Its side in this generation, or -1 (word of another generation, or gone).
 int side_now(int tid, std::uint32_t generation);
 

@@ -18,7 +18,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include "base/barrier.hpp"
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/own_frames.hpp"
@@ -403,9 +402,6 @@ Status take_census(Transition& t) {
   });
   if (!asked) return asked;
   if (!verdict) return verdict;
-#ifndef MOLT_MUTATE_NO_BARRIER
-  heavy_barrier();
-#endif
   gate::seal(t.target);
   Lock lock(engine().mutex);
   t.sealed = true;
@@ -460,6 +456,22 @@ Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_s
   return a;
 }
 
+// G6. False: somebody has come that the last try did not see.
+bool close_transition(const Transition& t) {
+  gate::close();
+  bool is_held = false;
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    if (verdict = census.refresh(); !verdict) return;
+    for (threads::Thread* thread : census.threads()) {
+      is_held = is_held || gate::is_held(thread->tid, t.generation, t.target);
+    }
+  });
+  if (asked && verdict && !is_held) return true;
+  gate::reopen();
+  return false;
+}
+
 }  // namespace
 
 bool try_complete(bool may_sample) {
@@ -506,8 +518,10 @@ bool try_complete(bool may_sample) {
     t.holders = std::move(a.holders);
   }
   announce();
-  if (!asked || !verdict || t.left != 0) return false;
-  return complete();
+  if (!asked || !verdict || t.left != 0 || !close_transition(t)) return false;
+  if (complete()) return true;
+  gate::reopen();
+  return false;
 }
 
 void change_over_self() {

@@ -16,9 +16,12 @@ namespace {
 [[maybe_unused]] const char* new_fn_b() { return OK_NAME "-b"; }
 [[maybe_unused]] void new_slow() {}
 // Blocks like the original, by the same switch.
-[[maybe_unused]] void new_slow_that_blocks() {
-  if (ok_block_here()) molt_log(&molt_this_module, "new_slow(pnew) exit");
+#ifdef OK_SLOW_BLOCKS
+MOLT_IMPORT(bool(), ok_wait_while_blocked)
+void new_slow_that_blocks() {
+  if (ok_wait_while_blocked()) molt_log(&molt_this_module, "new_slow(pnew) exit");
 }
+#endif
 [[maybe_unused]] int new_uslow(int) {
   molt_log(&molt_this_module, "new_uslow");
   return 0;
@@ -97,7 +100,7 @@ int start() {
 #endif
                                               {nullptr, nullptr, {}}};
   static molt_patch patch = {sizeof(molt_patch), 0, objects, states};
-  patch.flags = replace ? MOLT_PATCH_REPLACE : 0u;
+  patch.flags = replace * MOLT_PATCH_REPLACE;
   const int result = molt_patch_enable(&molt_this_module, &patch);
   molt_log(&molt_this_module, "klp_enable_patch=%d", result);
   return result;

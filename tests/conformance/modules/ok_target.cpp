@@ -1,5 +1,6 @@
 // ok_target is what the ok_ patches replace functions of. Its worker thread sits in ok_slow while it
 // is told to block; ok_uslow waits on behalf of a thread of the host, interruptibly.
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 #include <molt/module.hpp>
@@ -9,6 +10,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <string_view>
+#include <thread>
 
 #include "control.hpp"
 
@@ -16,7 +18,7 @@ MOLT_PARAM(int, init_ret, 0, "what init answers", 0)
 
 static std::mutex mutex;
 static std::condition_variable changed;
-static bool blocked;
+static bool blocked, waiting, stopping;
 
 extern "C" {
 __attribute__((noipa, used)) const char* ok_fn_a() {
@@ -28,9 +30,11 @@ __attribute__((noipa, used)) const char* ok_fn_b() {
   return "orig-b";
 }
 
+// Old and new versions of ok_slow wait by the same switch.
 __attribute__((noipa, used)) bool ok_wait_while_blocked() {
   std::unique_lock lock(mutex);
   if (!blocked) return false;
+  waiting = true;
   changed.notify_all();
   changed.wait(lock, [] { return !blocked; });
   return true;
@@ -48,20 +52,17 @@ __attribute__((noipa, used)) int ok_uslow(int epoll) {
 }
 }
 
-static bool in_slow;
-static void run(void*) {
-  while (!molt_thread_should_stop()) {
-    {
-      std::unique_lock lock(mutex);
-      // tidy: sleep-ok bounded wait for a request to stop, which notifies nobody here
-      changed.wait_for(lock, std::chrono::milliseconds(5), [] { return blocked; });
-      in_slow = blocked;
-      changed.notify_all();
-    }
+MOLT_EXPORT(ok_wait_while_blocked)
+
+static void run() {
+  pthread_setname_np(pthread_self(), "ok_worker");
+  for (;;) {
     ok_slow();
-    std::lock_guard lock(mutex);
-    in_slow = false;
+    std::unique_lock lock(mutex);
+    waiting = false;
     changed.notify_all();
+    changed.wait(lock, [] { return blocked || stopping; });
+    if (stopping) return;
   }
 }
 
@@ -75,32 +76,49 @@ static int control(const char* verb) {
     tell("call");
     return 0;
   }
+  std::unique_lock lock(mutex);
   if (what == "block") {
-    std::unique_lock lock(mutex);
     blocked = true;
     changed.notify_all();
-    changed.wait(lock, [] { return in_slow; });
+    changed.wait(lock, [] { return waiting; });
     return 0;
   }
   if (what == "unblock") {
-    std::unique_lock lock(mutex);
     blocked = false;
     changed.notify_all();
-    changed.wait(lock, [] { return !in_slow; });
+    changed.wait(lock, [] { return !waiting; });
+    return 0;
+  }
+  if (what == "uslow") {
+    lock.unlock();
+    const int epoll = epoll_create1(EPOLL_CLOEXEC);
+    while (ok_uslow(epoll) == -EINTR) {
+    }
+    close(epoll);
     return 0;
   }
   return -EINVAL;
 }
 
-static molt_thread* worker;
+// Not the core's thread: nobody holds a reference for it, as nobody does for the recorded worker.
+static std::thread worker;
 
 static int start() {
   tell("init");
   if (init_ret != 0) return init_ret;
-  return molt_thread_start(&molt_this_module, "ok_worker", run, nullptr, MOLT_THREAD_STOPPABLE,
-                           &worker);
+  worker = std::thread(run);
+  return 0;
 }
-static void finish() { tell("exit"); }
+static void finish() {
+  tell("exit");
+  {
+    std::lock_guard lock(mutex);
+    stopping = true;
+    blocked = false;
+    changed.notify_all();
+  }
+  worker.join();
+}
 
 MOLT_MODULE("ok_target", "1.0", "Apache-2.0", "has functions to be replaced")
 MOLT_INIT(start)
