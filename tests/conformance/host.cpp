@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <molt/host.hpp>
@@ -483,6 +484,14 @@ class Scenario {
   }
   // SIGSTOP and SIGCONT to all of us, from outside.
   void stop_and_continue(const Words&) {
+    // Once the user waits: what comes before that interrupts nothing.
+    const std::string path =
+        "/proc/self/task/" + std::to_string(thread_called("ok_user")) + "/syscall";
+    eventually([&] {
+      long number = -1;
+      std::ifstream(path) >> number;
+      return number == SYS_epoll_wait || number == SYS_epoll_pwait;
+    });
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child == 0) {
