@@ -1,6 +1,7 @@
 // benches.hpp - what can be measured, and what a measurement is given.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ Compared measure_in_processes(const std::string& figure, const Options& options)
 struct Bench {
   const char* name;
   const char* what;
-  void (*run)(const Options& options, Report& report);
+  std::function<void(const Options& options, Report& report)> run;
 };
 
 std::vector<Figure> dispatch_figures();  // dispatch.cpp

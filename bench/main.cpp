@@ -1,5 +1,5 @@
-// molt-bench - measures Molt beside its rivals. `./run bench` builds and calls it; docs/benchmarks.md
-// says what the figures mean.
+// The command line of molt-bench, which measures Molt beside its rivals. `./run bench` builds and
+// calls it; docs/benchmarks.md says what the figures mean.
 
 #include <fnmatch.h>
 
@@ -9,6 +9,7 @@
 #include <set>
 
 #include "benches.hpp"
+#include "dispatch_loops.hpp"
 
 namespace {
 
@@ -52,7 +53,8 @@ std::vector<Bench> select(const std::vector<Bench>& all, const std::vector<std::
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int bench::run_program(int argc, char** argv, const DispatchLoops& in_program) {
+  far_loops_of_program = &in_program;
   bench::Options options;
   std::vector<std::string> patterns;
   std::string json, scenario;

@@ -29,6 +29,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -154,15 +155,28 @@ class param {
     } else {
       const char* end = text + std::strlen(text);
       const char* at = text + (text[0] == '+' && text[1] != '-');
-      std::from_chars_result result;
       if constexpr (std::is_integral_v<T>) {
-        // As in C and in the kernel: 0x10 is sixteen.
-        const bool is_hex = at[0] == '0' && (at[1] == 'x' || at[1] == 'X');
-        result = std::from_chars(at += is_hex ? 2 : 0, end, value, is_hex ? 16 : 10);
-        if (is_hex && *at == '-') return -EINVAL;
-      } else {
-        result = std::from_chars(at, end, value);
+        // As in C and in the kernel: 0x10 is sixteen. (Not by from_chars, whose table of digits is a
+        // unique symbol, which could never be unloaded.)
+        if (at[0] == '0' && (at[1] == 'x' || at[1] == 'X')) {
+          unsigned long long number = 0;
+          if ((at += 2) == end) return -EINVAL;
+          for (; at != end; ++at) {
+            const int letter = (*at | 32) - 'a';
+            const int digit = *at >= '0' && *at <= '9'    ? *at - '0'
+                              : letter >= 0 && letter < 6 ? letter + 10
+                                                          : -1;
+            if (digit < 0 || number >> 60 != 0) return -EINVAL;
+            number = number * 16 + static_cast<unsigned>(digit);
+          }
+          if (number > static_cast<unsigned long long>(std::numeric_limits<T>::max()))
+            return -EINVAL;
+          static_cast<param*>(self)->value_.store(static_cast<T>(number),
+                                                  std::memory_order_relaxed);
+          return 0;
+        }
       }
+      const std::from_chars_result result = std::from_chars(at, end, value);
       if (result.ec != std::errc{} || result.ptr != end || at == end) return -EINVAL;
     }
     static_cast<param*>(self)->value_.store(value, std::memory_order_relaxed);

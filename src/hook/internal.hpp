@@ -124,7 +124,10 @@ struct Registry {
   std::vector<molt_hook_core*> hooks;
   std::vector<Lineage*> lineages;
   std::vector<Owner*> attached;  // every owner with attachments, in load order
-  Order order;                   // of hooks without one of their own
+  // Every one ever made: they are used again, never freed (I3). One that was destroyed may be named
+  // by nothing else but a chain, and leak checkers do not look into chains' memory.
+  std::vector<Owner*> owners;
+  Order order;  // of hooks without one of their own
   std::uint64_t next_gen = 2;
   std::uint64_t next_load_sequence = 1;
   // Without membarrier gens stay closed for ever: every call takes the fenced walk.

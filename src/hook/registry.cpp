@@ -247,6 +247,7 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
       delete owner;
       return fail(ENOMEM, "no memory for per-CPU counters");
     }
+    r.owners.push_back(owner);
   }
   auto* attachments = new std::vector<Attachment>;
   for (molt_callback* c = begin; c != end; ++c) {

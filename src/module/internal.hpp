@@ -181,7 +181,9 @@ class OperationScope {
  private:
   std::list<std::string>::iterator at_;
 };
-// Poisoned or locked: why no operation may begin.
+// Poisoned or locked: why no operation may begin. Under the lock.
+Status operations_open(const Lock& lock);
+// The same, or no memory for one. Takes the lock.
 Status operations_allowed();
 
 // "1. Refuses with words": who stops a module from being removed. Under the lock. Threads that can

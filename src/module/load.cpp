@@ -10,8 +10,11 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
+#include <optional>
 #include <utility>
 
+#include "base/fd.hpp"
 #include "base/hash.hpp"
 #include "base/last_error.hpp"
 #include "elf/hazards.hpp"
@@ -94,6 +97,9 @@ Status deadlock(const std::string& name) {
 }
 
 // Waits for another's load and shares its result. Takes the lock held, leaves it released.
+//
+// Hundreds of threads may come here at once. Each takes the lock once on its way in, and none on its
+// way out (land() forgets them all), makes no system call but the wait, and takes next to no memory.
 Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request) {
   const Module* mine = thread_owner();
   bool of_this_load =
@@ -114,9 +120,11 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
     futex_wait(flight->word, 0, until);
     gave_up = deadline.passed() || (request.cancelled && request.cancelled());
   }
-  lock.lock();
-  manager().waiting.erase(gettid());
-  lock.unlock();
+  if (flight->word.load(std::memory_order_acquire) == 0) {
+    lock.lock();
+    manager().waiting.erase(gettid());
+    lock.unlock();
+  }
   if (flight->word.load(std::memory_order_acquire) == 0) {
     return fail(deadline.passed() ? EBUSY : ECANCELED, "%s: gave up waiting for another load of it",
                 request.path.c_str());
@@ -130,6 +138,15 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
         "') and not with these");
   }
   return report;
+}
+
+// The load is over: nobody joins it any more, and nobody waits for it. Under the lock.
+void land(const FlightPtr& flight) {
+  Manager& m = manager();
+  m.flights.erase(std::find(m.flights.begin(), m.flights.end(), flight));
+  for (auto at = m.waiting.begin(); at != m.waiting.end();) {
+    at = at->second == flight ? m.waiting.erase(at) : std::next(at);
+  }
 }
 
 // --- names --------------------------------------------------------------------------------------
@@ -449,12 +466,31 @@ void warn(Module& module, const char* format, ...) {
   module.warnings.push_back(text);
 }
 
-Result<FileIdentity> identify(int fd) {
-  struct stat info;
-  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+namespace {
+
+FileIdentity identity_of(const struct stat& info) {
   return FileIdentity{info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
                       info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec,
                       info.st_ctim.tv_sec * 1'000'000'000LL + info.st_ctim.tv_nsec};
+}
+
+tl::unexpected<Error> cannot_open(const std::string& path) {
+  return fail_errno(errno, "cannot open %s", path.c_str());
+}
+
+// Without opening it.
+Result<FileIdentity> identify(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return cannot_open(path);
+  return identity_of(info);
+}
+
+}  // namespace
+
+Result<FileIdentity> identify(int fd) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+  return identity_of(info);
 }
 
 Result<Prepared> prepare(const LoadRequest& request) {
@@ -708,12 +744,45 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
 
 }  // namespace
 
-Result<LoadReport> load(const LoadRequest& request) {
-  if (Status ok = operations_allowed(); !ok) return pass(ok);
-  auto identity = identify(request.fd);
+Result<LoadReport> load(const LoadRequest& asked) {
+  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
+  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
+  // the one that all wait for, wait for a grace period of milliseconds.
+  auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
   if (!identity) return pass(identity);
-  OperationScope scope("load " + request.path);
   Manager& m = manager();
+  // What another load of this file answers for all. Takes the lock held, and leaves it released if
+  // there was one.
+  auto answered = [&](Lock& lock) -> std::optional<Result<LoadReport>> {
+    for (const FlightPtr& other : m.flights) {
+      // Before memory is taken or the file is read again.
+      if (other->file == *identity) return join(lock, other, asked);
+    }
+    for (const ModulePtr& module : m.modules) {
+      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE) {
+        return already_loaded(module->name);
+      }
+    }
+    return std::nullopt;
+  };
+  {
+    Lock lock(m.mutex);
+    if (Status ok = operations_open(lock); !ok) return pass(ok);
+    if (!asked.dry_run) {
+      if (auto answer = answered(lock)) return *answer;
+    }
+  }
+  if (Status ok = memory_available(); !ok) return pass(ok);
+  LoadRequest request = asked;
+  Fd opened;
+  if (request.fd < 0) {
+    opened = Fd(open(request.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!opened) return cannot_open(request.path);
+    request.fd = opened.get();
+    identity = identify(request.fd);
+    if (!identity) return pass(identity);
+  }
+  OperationScope scope("load " + request.path);
 
   auto flight = std::make_shared<Flight>();
   flight->file = *identity;
@@ -722,21 +791,13 @@ Result<LoadReport> load(const LoadRequest& request) {
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);
-    for (const FlightPtr& other : m.flights) {
-      // Before memory is taken or the file is read again.
-      if (other->file == *identity) return join(lock, other, request);
-    }
-    for (const ModulePtr& module : m.modules) {
-      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE) {
-        return already_loaded(module->name);
-      }
-    }
+    if (auto answer = answered(lock)) return *answer;
     m.flights.push_back(flight);
   }
   Result<LoadReport> result = load_alone(request, flight);
   {
     Lock lock(m.mutex);
-    m.flights.erase(std::find(m.flights.begin(), m.flights.end(), flight));
+    land(flight);
     if (result) {
       flight->report = *result;
       if (ModulePtr module = find(result->name)) count_requests(*module, *flight);

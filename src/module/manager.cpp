@@ -136,9 +136,8 @@ bool self_inside(const Module& module) {
   return hooks::self_inside(module.owner) || thread_owner() == &module || called_by_core(module);
 }
 
-Status operations_allowed() {
+Status operations_open(const Lock&) {
   Manager& m = manager();
-  Lock lock(m.mutex);
   if (!m.poison.empty()) {
     return fail(ENOTRECOVERABLE,
                 "molt stopped operating in this process: %s; restart it when you can",
@@ -147,6 +146,12 @@ Status operations_allowed() {
   if (m.locked) {
     return fail(EPERM, "loading and unloading are locked in this process until it restarts");
   }
+  return {};
+}
+
+Status operations_allowed() {
+  Lock lock(manager().mutex);
+  if (Status ok = operations_open(lock); !ok) return ok;
   return memory_available();
 }
 

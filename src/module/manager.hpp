@@ -35,8 +35,8 @@ namespace molt::module {
 using Cancelled = hooks::Cancelled;
 
 struct LoadRequest {
-  int fd = -1;       // borrowed; read from offset 0
-  std::string path;  // for people
+  int fd = -1;       // borrowed; read from offset 0. -1: `path` is opened, once it is to be read
+  std::string path;  // with a descriptor: for people
   std::string args;
   bool force = false;
   bool probe = false;

@@ -110,6 +110,7 @@ extern "C" void molt_stop() { control::stop(); }
 extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (fd < 0) return answer(fail(EBADF, "%d is no descriptor", fd));
   module::LoadRequest request;
   request.fd = fd;
   request.path = "fd " + std::to_string(fd);
@@ -125,10 +126,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
   if (path == nullptr) return answer(fail(EINVAL, "no path given"));
-  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::LoadRequest request;
-  request.fd = fd.get();
   request.path = path;
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;

@@ -133,7 +133,10 @@ TEST_F(Errors, UnknownFlags) {
 
 TEST_F(Errors, NullPaths) {
   EXPECT_LT(molt_load(nullptr, nullptr, 0, -1), 0);
+  EXPECT_LT(molt_replace(nullptr, nullptr, nullptr, 0, -1), 0);
   EXPECT_LT(molt_unload(nullptr, 0, -1), 0);
+  EXPECT_LT(molt_disable(nullptr), 0);
+  EXPECT_LT(molt_enable(nullptr), 0);
 }
 
 TEST_F(Errors, HookWithOtherSignature) {

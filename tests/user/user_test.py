@@ -85,7 +85,7 @@ class User(unittest.TestCase):
         long = "abcdefgh" * 1250
         self.assertEqual(self.parameter("words", long), long)
         for name, value in (("whole", "2147483648"), ("whole", ""), ("whole", "5x"),
-                            ("whole", "0x"), ("whole", "0x-5"), ("whole", "+-5"),
+                            ("whole", "0x"), ("whole", "0x@"), ("whole", "0x-5"), ("whole", "+-5"),
                             ("natural", "-1"), ("flag", "maybe"), ("real", "1.5.")):
             path = f"modules/params/parameters/{name}"
             before = self.molt("get", path)

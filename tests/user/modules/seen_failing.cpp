@@ -11,8 +11,8 @@ static int get(const void*, char* text, std::size_t bytes) {
   is_read = true;
   is_read.notify_all();
   has_failed.wait(false);
-  usleep(
-      50'000);  // tidy: sleep-ok until the load has come to its end, if it does not wait for this
+  // tidy: sleep-ok until the load has come to its end, if it does not wait for this
+  usleep(50'000);
   return std::snprintf(text, bytes, "read");
 }
 MOLT_ITEM_("molt_params")
