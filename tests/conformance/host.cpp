@@ -495,8 +495,14 @@ class Scenario {
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child == 0) {
-      kill(getppid(), SIGSTOP);
-      kill(getppid(), SIGCONT);
+      // SIGCONT takes back a SIGSTOP that has not stopped anybody yet.
+      const pid_t host = getppid();
+      kill(host, SIGSTOP);
+      const std::string stat = "/proc/" + std::to_string(host) + "/stat";
+      for (std::string text; text.find(") T ") == std::string::npos;) {
+        std::getline(std::ifstream(stat), text);
+      }
+      kill(host, SIGCONT);
       _exit(0);
     }
     waitpid(child, nullptr, 0);
