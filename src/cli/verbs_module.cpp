@@ -1,5 +1,6 @@
 // Verbs that change which modules a process has.
 
+#include "cli/agent.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -169,7 +170,10 @@ Runner declare_load(CLI::App& verb) {
     words->take_apart();
     if (words->probe) {
       return run_on_targets(options, "load",
-                            {[words](Session& session) { return probe_files(session, *words); },
+                            {[words](Session& session) {
+                               attach_if_absent(session);
+                               return probe_files(session, *words);
+                             },
                              [&options](const Json& reply) { return show_probe(reply, options); }});
     }
     const auto show = [&options](const Json& reply) -> std::string {
@@ -180,9 +184,12 @@ Runner declare_load(CLI::App& verb) {
       }
       return options.verbose ? fmt::format("{}: {}\n", name, describe_load(reply)) : "";
     };
-    return run_on_targets(
-        options, "load",
-        {[words](Session& session) { return load_file(session, *words, words->files[0]); }, show});
+    return run_on_targets(options, "load",
+                          {[words](Session& session) {
+                             attach_if_absent(session);
+                             return load_file(session, *words, words->files[0]);
+                           },
+                           show});
   };
 }
 

@@ -24,6 +24,9 @@
 namespace molt {
 namespace {
 
+constexpr const char* agent_variable = "MOLT_AGENT";
+constexpr const char* preload_variable = "LD_PRELOAD";
+
 // --- fork -----------------------------------------------------------------------------------
 
 // Always in this order; nothing below takes a lock of something above.
@@ -51,6 +54,30 @@ __attribute__((constructor(101))) void set_up() {
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
+}
+
+// `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program
+// starts in turn gets neither. Threads may be started from here: the C library is set up, and no other
+// object of this one has a constructor that molt_start() would need.
+__attribute__((constructor)) void start_as_agent() {
+  const char* given = secure_getenv(agent_variable);
+  if (given == nullptr) return;
+  const std::string path = given;
+  unsetenv(agent_variable);
+  if (const char* list = getenv(preload_variable)) {
+    std::string rest = list;
+    if (rest.rfind(path, 0) == 0) rest.erase(0, path.size());
+    if (!rest.empty() && rest[0] == ':') rest.erase(0, 1);
+    if (rest.empty()) {
+      unsetenv(preload_variable);
+    } else {
+      setenv(preload_variable, rest.c_str(), 1);
+    }
+  }
+  if (molt_start(nullptr) != 0) {
+    const std::string why = std::string("molt: the program runs without it: ") + molt_last_error();
+    std::fputs((why + "\n").c_str(), stderr);
+  }
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }

@@ -18,7 +18,8 @@ declare -A sees=(
   [module]="module hook abi threads arch elf base"
   [control]="control module hook abi threads arch elf base"
   [runtime]="runtime control module hook abi threads arch elf base"
-  [cli]="cli abi base elf"
+  [attach]="attach abi arch base elf"
+  [cli]="cli attach abi arch base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.

@@ -1,0 +1,245 @@
+#include "attach/borrow.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace molt::attach {
+
+namespace {
+
+constexpr std::size_t red_zone = 128;
+constexpr std::size_t most_vectors = 16 << 10;
+constexpr double longest_us = 10e6;
+
+double now_us() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+}
+
+// What the kernel appends to the vector registers in a signal frame, and looks for on return. Without
+// it all but the oldest registers would be lost.
+struct VectorsMark {
+  std::uint32_t magic;
+  std::uint32_t extended_bytes;
+  std::uint64_t features;
+  std::uint32_t bytes;
+  std::uint32_t unused[7];
+};
+constexpr std::size_t vectors_mark_offset = 464;
+constexpr std::uint32_t vectors_magic = 0x46505853;      // FP_XSTATE_MAGIC1
+constexpr std::uint32_t vectors_end_magic = 0x46505845;  // FP_XSTATE_MAGIC2
+
+struct Stopped {
+  user_regs_struct registers;
+  std::uint64_t signal_mask = 0;
+  std::array<std::byte, most_vectors> vectors;
+  std::size_t vector_bytes = 0;
+};
+
+// The whole frame as it is to lie at `address`. Of fixed size: made while nobody waits for it.
+struct FrameBytes {
+  std::array<std::byte, vectors_offset + most_vectors + 64> bytes = {};
+  std::size_t size = 0;
+};
+void fill_frame(FrameBytes& to_fill, const Frame& frame, const Stopped& stopped,
+                [[maybe_unused]] std::uint64_t address) {
+  std::byte* const bytes = to_fill.bytes.data();
+  to_fill.size = vectors_offset + stopped.vector_bytes + sizeof vectors_end_magic;
+  std::memcpy(bytes, &frame, sizeof frame);
+
+  ucontext_t context = {};
+  context.uc_flags = 1 | 2 | 4;  // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+  auto& to = context.uc_mcontext.gregs;
+  const user_regs_struct& r = stopped.registers;
+  to[REG_R8] = static_cast<greg_t>(r.r8);
+  to[REG_R9] = static_cast<greg_t>(r.r9);
+  to[REG_R10] = static_cast<greg_t>(r.r10);
+  to[REG_R11] = static_cast<greg_t>(r.r11);
+  to[REG_R12] = static_cast<greg_t>(r.r12);
+  to[REG_R13] = static_cast<greg_t>(r.r13);
+  to[REG_R14] = static_cast<greg_t>(r.r14);
+  to[REG_R15] = static_cast<greg_t>(r.r15);
+  to[REG_RDI] = static_cast<greg_t>(r.rdi);
+  to[REG_RSI] = static_cast<greg_t>(r.rsi);
+  to[REG_RBP] = static_cast<greg_t>(r.rbp);
+  to[REG_RBX] = static_cast<greg_t>(r.rbx);
+  to[REG_RDX] = static_cast<greg_t>(r.rdx);
+  to[REG_RAX] = static_cast<greg_t>(r.rax);
+  to[REG_RCX] = static_cast<greg_t>(r.rcx);
+  to[REG_RSP] = static_cast<greg_t>(r.rsp);
+  to[REG_RIP] = static_cast<greg_t>(r.rip);
+  to[REG_EFL] = static_cast<greg_t>(r.eflags);
+  to[REG_CSGSFS] = static_cast<greg_t>(r.cs | r.ss << 48);
+#ifndef MOLT_MUTATE_NO_VECTORS
+  context.uc_mcontext.fpregs = reinterpret_cast<fpregset_t>(address + vectors_offset);
+#endif
+  std::memcpy(&context.uc_sigmask, &stopped.signal_mask, sizeof stopped.signal_mask);
+  // The rest of ucontext_t is glibc's own.
+  std::memcpy(bytes + context_offset, &context, offsetof(ucontext_t, uc_sigmask) + 8);
+
+  std::byte* vectors = bytes + vectors_offset;
+  std::memcpy(vectors, stopped.vectors.data(), stopped.vector_bytes);
+  VectorsMark mark = {};
+  // ptrace has put the features that this kernel saves there.
+  std::memcpy(&mark.features, vectors + vectors_mark_offset, sizeof mark.features);
+  mark.magic = vectors_magic;
+  mark.bytes = static_cast<std::uint32_t>(stopped.vector_bytes);
+  mark.extended_bytes = mark.bytes + sizeof vectors_end_magic;
+  std::memcpy(vectors + vectors_mark_offset, &mark, sizeof mark);
+  std::memcpy(vectors + stopped.vector_bytes, &vectors_end_magic, sizeof vectors_end_magic);
+}
+
+class Tracer {
+ public:
+  explicit Tracer(pid_t tid) : tid_(tid) {}
+  ~Tracer() { let_go(); }
+  Tracer(const Tracer&) = delete;
+  Tracer& operator=(const Tracer&) = delete;
+
+  Status seize() {
+    if (ptrace(PTRACE_SEIZE, tid_, 0, 0) == 0) {
+      seized_ = true;
+      return {};
+    }
+    if (errno == ESRCH) return fail(EAGAIN, "thread %d has ended", tid_);
+    return fail_errno(errno, "thread %d cannot be traced", tid_);
+  }
+
+  // Stops it. False: it is doing something else, and was left to it. On a busy machine it takes a
+  // while until an interrupted thread runs and stops. To give it up then would show it the
+  // interruption, so only what hangs in the kernel is given up.
+  Result<bool> stop() {
+    if (ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return false;
+    for (const double begin = now_us(); now_us() - begin < longest_us;) {
+      int status = 0;
+      const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+      if (got == 0 || (got < 0 && errno == EINTR)) {
+        const timespec nap{0, 10'000};
+        nanosleep(&nap, nullptr);
+        continue;
+      }
+      if (got < 0) return false;
+      if (!WIFSTOPPED(status)) {
+        seized_ = false;
+        return false;
+      }
+      stopped_ = true;
+      if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
+      // A signal on its way, or a job-control stop: it gets what it was to get.
+      const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+      ptrace(PTRACE_DETACH, tid_, 0, signal);
+      seized_ = false;
+      return false;
+    }
+    // The end of the thread that traces lets go of what it could not stop.
+    return fail(EAGAIN, "thread %d does not stop", tid_);
+  }
+
+  bool get(user_regs_struct& registers) const {
+    return ptrace(PTRACE_GETREGS, tid_, 0, &registers) == 0;
+  }
+  bool set(const user_regs_struct& registers) const {
+    return ptrace(PTRACE_SETREGS, tid_, 0, &registers) == 0;
+  }
+  bool get_rest(Stopped& stopped) const {
+    iovec vectors{stopped.vectors.data(), stopped.vectors.size()};
+    if (ptrace(PTRACE_GETREGSET, tid_, NT_X86_XSTATE, &vectors) != 0) return false;
+    stopped.vector_bytes = vectors.iov_len;
+    return ptrace(PTRACE_GETSIGMASK, tid_, sizeof stopped.signal_mask, &stopped.signal_mask) == 0;
+  }
+
+  void let_go() {
+    if (seized_ && stopped_) ptrace(PTRACE_DETACH, tid_, 0, 0);
+    seized_ = false;
+  }
+
+ private:
+  pid_t tid_;
+  bool seized_ = false;
+  bool stopped_ = false;
+};
+
+// The call was interrupted, and did nothing: it may be made again.
+bool is_interrupted(const user_regs_struct& r) {
+  const auto result = static_cast<long>(r.rax);
+  return result == -EINTR || (result <= -512 && result >= -516);
+}
+
+Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64_t code,
+                         const Frame& frame) {
+  Tracer tracer(victim.tid);
+  if (auto done = tracer.seize(); !done) return pass(done);
+  const Stub pieces = stub();
+  if (auto done = target.write_code(code, pieces.code); !done) return pass(done);
+
+  auto stopped = std::make_unique<Stopped>();
+  auto filled = std::make_unique<FrameBytes>();
+  auto is_stopped = tracer.stop();
+  const double begin = now_us();
+  if (!is_stopped) return pass(is_stopped);
+  if (!*is_stopped) return fail(EAGAIN, "thread %d woke up", victim.tid);
+  user_regs_struct& r = stopped->registers;
+  if (!tracer.get(r)) return fail(EAGAIN, "thread %d has ended", victim.tid);
+  if (static_cast<long>(r.orig_rax) < 0 || !is_interrupted(r)) {
+    return fail(EAGAIN, "thread %d woke up", victim.tid);  // B3
+  }
+  // B1, first step. From now on the interruption has left no trace.
+  const bool same = static_cast<long>(r.orig_rax) == victim.call && r.rip == victim.instruction &&
+                    r.rsp == victim.stack_pointer;
+  if (same || static_cast<long>(r.rax) == -EINTR) {
+#ifndef MOLT_MUTATE_NO_REWIND
+    r.rip -= 2;
+    r.rax = r.orig_rax;
+#endif
+    r.orig_rax = ~0ull;
+    if (!tracer.set(r)) return fail(EAGAIN, "thread %d has ended", victim.tid);
+  }
+  if (!same) return fail(EAGAIN, "thread %d woke up", victim.tid);
+
+  if (!tracer.get_rest(*stopped)) return fail(EAGAIN, "thread %d has ended", victim.tid);
+  const std::size_t room = vectors_offset + stopped->vector_bytes + 64;
+  const std::uint64_t at = (r.rsp - red_zone - room) & ~std::uint64_t{63};
+  fill_frame(*filled, frame, *stopped, at);
+  if (!target.write(at, std::span(filled->bytes).first(filled->size))) {
+    return fail(EAGAIN, "the stack of thread %d cannot be written", victim.tid);
+  }
+  user_regs_struct entry = r;
+  entry.rip = code + pieces.borrow;
+  entry.rsp = at;
+  entry.rbx = at;
+  if (!tracer.set(entry))
+    return fail(EAGAIN, "thread %d has ended", victim.tid);  // B1, second step
+  tracer.let_go();                                           // B2
+  return Loan{now_us() - begin};
+}
+
+}  // namespace
+
+Result<Loan> borrow(const Target& target, const Victim& victim, std::uint64_t code,
+                    const Frame& frame) {
+  Result<Loan> loan = fail(EAGAIN, "not tried");
+  // ptrace belongs to a thread; what a thread traces it lets go when it ends. Nobody comes between
+  // while the victim is stopped, where that may be asked for.
+  std::thread([&] {
+    const sched_param first{1};
+    pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+    loan = borrow_here(target, victim, code, frame);
+  }).join();
+  return loan;
+}
+
+}  // namespace molt::attach

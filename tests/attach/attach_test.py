@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""`molt` and programs that were built without Molt: attach, load, run, doctor."""
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+MOLT = str(Path(os.environ["MOLT_BIN"]) / "molt")
+RUNTIME = Path(os.environ["MOLT_LIB"]) / "libmolt.so.0"
+TARGETS = Path(os.environ["MOLT_TARGETS"])
+MODULE = os.environ["MOLT_MODULE"]
+
+
+def molt(*arguments):
+    return subprocess.run([MOLT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+class Target:
+    """A program of TARGETS, ready; stopped at the end of the test."""
+
+    def __init__(self, test, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        test.addCleanup(self.kill)
+        self.pid = self.process.pid
+        self.first = self.process.stdout.readline().split()
+        test.assertEqual(self.first[0], "ready")
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def line(self):
+        return self.process.stdout.readline().split()
+
+    def tell(self, text="x"):
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def end(self):
+        out, _ = self.process.communicate(input="x", timeout=60)
+        return out.split()[-1], self.process.returncode
+
+
+class Attach(unittest.TestCase):
+    def start(self, *command):
+        return Target(self, [str(TARGETS / command[0]), *command[1:]])
+
+    def does(self, *arguments):
+        done = molt(*arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+        return done.stdout
+
+    def refuses(self, code, words, *arguments):
+        done = molt(*arguments)
+        self.assertEqual(done.returncode, code, done.stderr + done.stdout)
+        self.assertIn(words, done.stderr + done.stdout)
+
+    def test_load(self):
+        target = self.start("sleeper")
+        self.refuses(3, "no control socket", "list", "-p", target.pid)
+        self.assertEqual(self.does("load", "-p", target.pid, MODULE), "")
+        self.assertIn("plain", self.does("list", "-p", target.pid))
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_attach(self):
+        target = self.start("sleeper")
+        first, second = (json.loads(self.does("attach", "-p", target.pid, "--json")) for _ in "12")
+        self.assertEqual(first["found"], "loaded")
+        self.assertEqual(second["found"], "running")
+        self.assertFalse(first["memfd"])
+        threads = {Path(f"/proc/{target.pid}/task/{t}/comm").read_text().strip()
+                   for t in os.listdir(f"/proc/{target.pid}/task")}
+        self.assertIn("molt", threads)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_dry_run_changes_nothing(self):
+        target = self.start("sleeper")
+        self.refuses(3, "no control socket", "load", "-n", "-p", target.pid, MODULE)
+        self.refuses(2, "attach", "attach", "-n", "-p", target.pid)
+        self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_child_of_a_fork(self):
+        target = self.start("sleeper", "fork")
+        self.does("load", "-p", target.pid, MODULE)
+        target.tell()
+        word, child = target.line()
+        self.assertEqual(word, "child")
+        found = json.loads(self.does("attach", "-p", child, "--json"))["found"]
+        self.assertEqual(found, "started")
+        self.assertIn("plain", self.does("list", "-p", child))
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_through_memory(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to take a path away from a process")
+        with tempfile.TemporaryDirectory() as folder:
+            hidden = Path(folder) / "hidden"
+            hidden.mkdir(mode=0o700)
+            shutil.copy(RUNTIME, hidden / "libmolt.so.0")
+            program = shutil.copy(TARGETS / "sleeper", folder)
+            os.chmod(folder, 0o755)
+            target = Target(self, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program])
+            os.environ["MOLT_RUNTIME"] = str(hidden / "libmolt.so.0")
+            self.addCleanup(os.environ.pop, "MOLT_RUNTIME")
+            report = json.loads(self.does("attach", "-p", target.pid, "--json"))
+            self.assertTrue(report["memfd"])
+            self.does("attach", "-p", target.pid)
+            self.assertEqual(target.end(), ("ok", 0))
+
+    def test_run(self):
+        target = Target(self, [MOLT, "run", "--", str(TARGETS / "sleeper")])
+        self.assertEqual(target.first, ["ready", "-"])  # nothing left in its environment
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_run_keeps_other_preloads(self):
+        done = subprocess.run(["env", "LD_PRELOAD=libm.so.6", MOLT, "run", "--", "printenv", "LD_PRELOAD"],
+                              capture_output=True, text=True)
+        self.assertEqual((done.stdout, done.returncode), ("libm.so.6\n", 0), done.stderr)
+
+    def test_run_nothing(self):
+        self.refuses(3, "cannot run /no/such/program", "run", "--", "/no/such/program")
+
+    def test_static_programs(self):
+        target = self.start("sleeper_static")
+        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid],
+                          ["load", "-p", target.pid, MODULE]):
+            self.refuses(5, "linked statically", *arguments)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_filtered_programs(self):
+        target = self.start("sleeper", "filtered")
+        self.assertEqual(target.line(), ["filtered"])
+        self.refuses(5, "seccomp", "doctor", target.pid)
+        self.refuses(4, "seccomp", "attach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_doctor(self):
+        target = self.start("sleeper")
+        self.assertIn("can be attached to", self.does("doctor", target.pid))
+        self.does("attach", "-p", target.pid)
+        self.assertIn("Molt is there", self.does("doctor", target.pid))
+        self.refuses(5, "no such process", "doctor", 1 << 22)
+        self.refuses(5, "thread of the kernel", "doctor", 2)
+        self.refuses(2, "which process", "doctor")
+
+    def test_another_user(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become somebody else")
+        target = self.start("sleeper")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            program = shutil.copy(MOLT, folder)
+            done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
+                                   "doctor", str(target.pid)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertIn("belongs to another user", done.stdout)
+        self.assertEqual(target.end(), ("ok", 0))
+
+
+if __name__ == "__main__":
+    unittest.main()
