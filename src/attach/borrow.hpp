@@ -12,7 +12,7 @@
 // Order      The frame is written before the registers; both by system calls.
 // Progress   An interrupted thread stops as soon as it runs; one that hangs in the kernel is given up
 //            after 10 s. From the stop on everything is bounded.
-// Death      Of the tracer: B1. Of the victim: waitpid says so. Of the target: every call fails.
+// Death      Of the tracer: B1; before the first step an epoll_wait returns EINTR then. Of the victim: waitpid says so. Of the target: every call fails.
 // Refuses    Threads in no plain system call, or without room on their stack (victim.hpp).
 // Limits     A relative time limit of the rewound call begins anew. A signal for which the program has
 //            a handler and that comes within these 100 us runs the handler before the call is made

@@ -38,6 +38,7 @@ static bool attach_and_die(pid_t pid, const attach::Options& options, unsigned u
 
 int main(int argc, char** argv) {
   if (argc < 4) return 2;
+  signal(SIGPIPE, SIG_IGN);  // the program may have ended
   const int attaches = std::atoi(argv[2]);
   int in[2];
   int out[2];
