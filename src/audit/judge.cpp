@@ -69,7 +69,7 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   name_target(value, finding);
   if (std::any_of(target_.tables.begin(), target_.tables.end(),
                   [&](const Range& r) { return r.contains(value); })) {
-    finding.target += ", of use to the dynamic loader only";
+    finding.target += ", which is of use to the dynamic loader only";
     finding.bars = false;
   }
   return finding;
@@ -186,6 +186,25 @@ const Mapping* Judge::mapping_of(std::uintptr_t address) const {
   return nullptr;
 }
 
+// The kernel shows a heap in pieces where one was watched and the next was not.
+Range Judge::heap_of(const Mapping& mapping) const {
+  Range heap = mapping.range;
+  auto belongs = [&](const Mapping& m) {
+    return m.main_heap == mapping.main_heap && m.path.empty() && m.writable && !m.shared;
+  };
+  const auto at = static_cast<std::size_t>(&mapping - mappings_.data());
+  for (std::size_t i = at; i-- > 0 && mappings_[i].range.end == heap.begin &&
+                           belongs(mappings_[i]) && !Heap::may_begin(heap.begin);) {
+    heap.begin = mappings_[i].range.begin;
+  }
+  for (std::size_t i = at + 1; i < mappings_.size() && mappings_[i].range.begin == heap.end &&
+                               belongs(mappings_[i]) && !Heap::may_begin(heap.end);
+       ++i) {
+    heap.end = mappings_[i].range.end;
+  }
+  return heap;
+}
+
 bool Judge::place_in_thread(std::uintptr_t address, const ThreadMemory& thread, Finding& finding) {
   if (thread.storage.contains(address)) {
     finding.place = Place::thread_local_storage;
@@ -271,7 +290,7 @@ bool Judge::place(std::uintptr_t address, const Neighbours& near, Finding& findi
     }
   }
   if (mapping->main_heap || mapping->path.empty()) {
-    if (const auto block = heap_.block_at(mapping->range, mapping->main_heap, address)) {
+    if (const auto block = heap_.block_at(heap_of(*mapping), mapping->main_heap, address)) {
       if (block->is_free || (!is_text(near[0]) && is_in_link_map(block->range.begin))) return false;
       finding.place = Place::heap;
       finding.where = "[heap] block of " + std::to_string(block->range.size()) + " bytes, +" +

@@ -52,6 +52,7 @@ class Judge {
   bool place_in_object(std::uintptr_t address, const Neighbours& near, const ObjectOf& object,
                        Finding& finding);
   void settle_threads();
+  Range heap_of(const Mapping& mapping) const;
   const Mapping* mapping_of(std::uintptr_t address) const;
 
   const Target& target_;

@@ -51,6 +51,9 @@ Result<Target> target_of(void* handle, const std::string& file) {
           const std::uintptr_t begin = info->dlpi_addr + s->p_vaddr;
           const Range range{begin & ~page, (begin + s->p_memsz + page) & ~page};
           into->segments.push_back(range);
+          // The rest of its pages is nobody's.
+          into->tables.push_back({range.begin, begin});
+          into->tables.push_back({begin + s->p_memsz, range.end});
           if ((s->p_flags & PF_X) != 0) into->text.push_back(range);
         }
         return 1;

@@ -8,6 +8,12 @@
 namespace molt::module {
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+
 constexpr int before_unmapping_ms = 10'000;
 constexpr int on_request_ms = 30'000;
 // How many findings a reason names; the log has more.
@@ -55,7 +61,8 @@ std::string reason_of(const audit::Report& report, const Module& module) {
 }  // namespace
 
 std::string pointers_left(const Module& module) {
-  if (module.ignore_pointers || module.handle == nullptr) return "";
+  // A sanitizer's shadow and tables are full of addresses in code that nobody follows.
+  if (sanitized || module.ignore_pointers || module.handle == nullptr) return "";
   auto target = target_of(module);
   if (!target) return target.error().detail;
   audit::Options options;
