@@ -41,6 +41,7 @@ std::vector<Bench> sharing_benches();   // sharing.cpp
 std::vector<Bench> change_benches();    // change.cpp
 std::vector<Bench> storm_benches();     // storm.cpp
 std::vector<Bench> cycle_benches();     // cycles.cpp
+std::vector<Bench> audit_benches();     // audit.cpp
 
 // The parts of measurements that need a process of their own, which was started with
 // `--scenario NAME`; they print what they measured. The exit code, or -1: no such scenario.

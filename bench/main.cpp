@@ -16,8 +16,9 @@ using bench::Bench;
 
 std::vector<Bench> all_benches() {
   std::vector<Bench> all;
-  for (auto part : {bench::dispatch_benches, bench::empty_benches, bench::sharing_benches,
-                    bench::change_benches, bench::storm_benches, bench::cycle_benches}) {
+  for (auto part :
+       {bench::dispatch_benches, bench::empty_benches, bench::sharing_benches,
+        bench::change_benches, bench::audit_benches, bench::storm_benches, bench::cycle_benches}) {
     for (const Bench& one : part()) all.push_back(one);
   }
   return all;
