@@ -27,6 +27,9 @@
 //   - the module's own segments, and mappings that are wholly the runtime's (base/own_memory.hpp);
 //   - the module's link map and its entries in the loader's tables, which go with dlclose();
 //   - entries of atexit() and pthread_atfork() with the module's __dso_handle, likewise;
+//   - blocks on the heap that only the module itself refers to (shown, but they do not bar): what
+//     its static containers hold, and what it lost. They are freed by its destructors, in dlclose(),
+//     or never (owners.hpp);
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
 //   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
@@ -103,8 +106,9 @@ struct Finding {
   Looks looks = Looks::data;
   std::uintptr_t address = 0;  // of the word; 0: it is the kernel's
   std::string where;           // "libevent.so.2: g_timers+0x18", "[heap] block of 48 bytes, +16"
+  Range block;                 // on the heap: its block; empty if that is not known
   std::string target;          // "on_timer+0x0"
-  bool bars = true;            // false: it is somebody else's to judge (stacks)
+  bool bars = true;            // false: shown, but nobody will follow it, or not for this to judge
   std::string text() const;  // "[heap] 0x55d0c8 (block of 48 bytes, +16) -> on_timer+0 (callback)"
 };
 

@@ -162,8 +162,8 @@ bool Judge::is_for_dlclose(const Neighbours& near) {
     const std::uint64_t address = demangled(word);
     return address >> 47 == 0 && address >= 0x10000;
   };
-  if (near[-2] == free && is_mangled(near[-1]) && !is_text(near[0])) return true;
-  if (near[-3] == free && is_mangled(near[-2]) && !is_text(near[0])) return true;
+  if (near[-2] == free && is_mangled(near[-1])) return true;
+  if (near[-3] == free && is_mangled(near[-2])) return true;
   // pthread_atfork: {prepare, parent, child, handle}
   return is_text(near[0]) && (is_handle(near[1]) || is_handle(near[2]) || is_handle(near[3]));
 }
@@ -293,6 +293,7 @@ bool Judge::place(std::uintptr_t address, const Neighbours& near, Finding& findi
     if (const auto block = heap_.block_at(heap_of(*mapping), mapping->main_heap, address)) {
       if (block->is_free || (!is_text(near[0]) && is_in_link_map(block->range.begin))) return false;
       finding.place = Place::heap;
+      finding.block = block->range;
       finding.where = "[heap] block of " + std::to_string(block->range.size()) + " bytes, +" +
                       std::to_string(address - block->range.begin);
       return true;

@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <memory>
 
+#include "base/own_memory.hpp"
+
 namespace molt::control {
 namespace {
 
@@ -21,7 +23,10 @@ void* begin(void* given) {
   void* (*run)(void*) = start->run;
   void* argument = start->argument;
   start.reset();
-  return run(argument);
+  note_own_thread(true);
+  void* result = run(argument);
+  note_own_thread(false);
+  return result;
 }
 
 }  // namespace

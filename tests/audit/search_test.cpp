@@ -447,6 +447,52 @@ TEST_P(Search, StacksOfEndedThreadsDoNotCount) {
   EXPECT_GE(report.dismissed, 64u) << "glibc gave the stack back: nothing was tested";
 }
 
+// Blocks that lead to the module, and to which only the module leads: a tree, as of a static std::map.
+TEST_P(Search, BlocksThatOnlyTheModuleRefersToDoNotCount) {
+  struct Node {
+    void* up;
+    Node *left, *right;
+  };
+  Victim victim;
+  auto** root = static_cast<Node**>(victim.address("table_of_numbers"));
+  // On a thread that ends: this one's stack is searched, and must not know a node.
+  auto elsewhere = [](const std::function<void()>& f) { std::thread(f).join(); };
+  elsewhere([&] {
+    auto* top = new Node{root, nullptr, nullptr};
+    top->left = new Node{top, nullptr, nullptr};
+    top->left->left = new Node{top->left, nullptr, nullptr};
+    *root = top;
+  });
+  auto report = search(victim);
+  EXPECT_EQ(texts(report), "");
+  // Somebody else knows the innermost, from which the others can be reached.
+  elsewhere([&] { g_planted_in_data = (*root)->left->left; });
+  report = search(victim);
+  ASSERT_EQ(report.findings.size(), 1u) << texts(report);
+  EXPECT_EQ(report.findings[0].place, Place::heap);
+  EXPECT_NE(texts(report).find(" leads at 0x"), std::string::npos) << texts(report);
+  g_planted_in_data = nullptr;
+  report = {};  // it leads there as well
+  EXPECT_EQ(texts(search(victim)), "");
+  // So does a thread that is at work on it.
+  {
+    Stopped thread([&](auto stop) {
+      Node* volatile mine[1] = {*root};
+      stop();
+      EXPECT_EQ(mine[0], *root);
+    });
+    thread.settle();
+    EXPECT_NE(texts(search(victim)), "");
+  }
+  EXPECT_EQ(texts(search(victim)), "");
+  elsewhere([&] {
+    delete (*root)->left->left;
+    delete (*root)->left;
+    delete *root;
+    *root = nullptr;
+  });
+}
+
 TEST_P(Search, KnownMemoryDoesNotCount) {
   Victim victim;
   auto** block = static_cast<void**>(calloc(1, 96));
