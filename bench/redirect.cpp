@@ -12,8 +12,8 @@
 //                            could prove that no thread is in its first bytes
 //     gate                   while a transition runs: e9 to the stub, compare, jump
 
-#include "arch/x86_64/gate.hpp"
 #include "arch/x86_64/redirect.hpp"
+#include "arch/x86_64/gate.hpp"
 #include "benches.hpp"
 #include "harness.hpp"
 
@@ -250,14 +250,10 @@ void transition(const Options& options, Report& report) {
 }  // namespace
 
 std::vector<Figure> redirect_figures() {
-  return {{"redirect.prepared", prepared},
-          {"redirect.unprepared", unprepared},
-          {"redirect.leaf", leaf},
-          {"redirect.dense", dense},
-          {"redirect.short", short_jump},
-          {"redirect.gate_new", gate_new},
-          {"redirect.gate_old", gate_old},
-          {"redirect.gate_leaf", gate_leaf}};
+  return {{"redirect.prepared", prepared}, {"redirect.unprepared", unprepared},
+          {"redirect.leaf", leaf},         {"redirect.dense", dense},
+          {"redirect.short", short_jump},  {"redirect.gate_new", gate_new},
+          {"redirect.gate_old", gate_old}, {"redirect.gate_leaf", gate_leaf}};
 }
 
 std::vector<Bench> redirect_benches() {
