@@ -1,12 +1,20 @@
-#include "control/thread.hpp"
+#include "threads/own_thread.hpp"
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <memory>
 
-namespace molt::control {
+namespace molt::threads {
 namespace {
 
 struct Start {
@@ -49,4 +57,29 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
   return thread;
 }
 
-}  // namespace molt::control
+Status leave_descriptor_table() {
+  if (syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0) return {};
+  if (unshare(CLONE_FILES) != 0) {
+    return fail_errno(errno, "the system does not let a thread have its own descriptors");
+  }
+  DIR* listing = opendir("/proc/thread-self/fd");
+  if (listing == nullptr) return fail_errno(errno, "cannot list the process's descriptors");
+  while (const dirent* entry = readdir(listing)) {
+    const int fd = atoi(entry->d_name);
+    if (entry->d_name[0] != '.' && fd != dirfd(listing)) close(fd);
+  }
+  closedir(listing);
+  return {};
+}
+
+// What some library believes to be stdin, stdout and stderr is nothing of ours.
+Status occupy_standard_descriptors() {
+  for (;;) {
+    const int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd > STDERR_FILENO) return close(fd), Status();
+    if (fd < 0 && eventfd(0, EFD_CLOEXEC) < 0) return fail_errno(errno, "no descriptors");
+    if (fd < 0 && fcntl(STDERR_FILENO, F_GETFD) >= 0) return {};
+  }
+}
+
+}  // namespace molt::threads
