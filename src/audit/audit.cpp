@@ -198,6 +198,7 @@ class Search {
     // These lists themselves name the module (A3).
     omit_memory_of(target_.segments);
     omit_memory_of(target_.text);
+    omit_memory_of(target_.data);
     omit_memory_of(target_.tables);
     omit_memory_of(target_.known);
     omitted_.reserve(omitted_.size() + 1);
@@ -339,6 +340,12 @@ class Search {
     return find_owners(judge);
   }
 
+  // What the dynamic loader's own variables refer to is the loader's: its lists of objects, which
+  // have old entries too.
+  static bool is_the_loaders(const Finding& place) {
+    return place.place == Place::object && starts_with(place.where, "ld-linux");
+  }
+
   Status find_owners(Judge& judge) {
     Owners owners;
     for (const Finding& f : report_.findings) {
@@ -373,7 +380,7 @@ class Search {
         } else if (judge.place(reference.address, found)) {
           if (found.block.size() != 0) {
             owners.from_block(reference, found.block);
-          } else if (!reference.to_end) {
+          } else if (!reference.to_end && !is_the_loaders(found)) {
             owners.from_outside(reference, found.where);
           }
         }
@@ -384,8 +391,7 @@ class Search {
     for (Finding& f : report_.findings) {
       if (!f.bars || f.block.size() == 0) continue;
       f.bars = !owners.only_the_module(f.block);
-      const std::string who = f.bars ? owners.who_else(f.block) : "only the module";
-      if (!who.empty()) f.where += ", to which " + who + " leads";
+      f.owner = f.bars ? owners.who_else(f.block) : "only the module, or the dynamic loader";
     }
     // A block may have been freed, and used by another, while it was looked at.
     const auto gone = [&](const Finding& f) {
@@ -479,7 +485,8 @@ std::string Finding::text() const {
     std::snprintf(at, sizeof at, " at 0x%llx", static_cast<unsigned long long>(address));
     line += at;
   }
-  return line + " -> " + target + " (" + to_text(looks) + ")";
+  line += " -> " + target + " (" + to_text(looks) + ")";
+  return owner.empty() ? line : line + ", known to " + owner;
 }
 
 std::size_t Report::barring() const {

@@ -68,6 +68,7 @@ const char* to_text(Method method);
 struct Target {
   std::vector<Range> segments;  // all its pages, ascending; at least one
   std::vector<Range> text;      // the executable ones of these
+  std::vector<Range> data;      // the writable ones
   std::vector<Range> tables;    // what only the dynamic loader looks at
   std::uintptr_t bias = 0;      // what the loader added to addresses in the file
   std::string file;             // for symbols; may be unreadable
@@ -107,6 +108,8 @@ struct Finding {
   std::uintptr_t address = 0;  // of the word; 0: it is the kernel's
   std::string where;           // "libevent.so.2: g_timers+0x18", "[heap] block of 48 bytes, +16"
   Range block;                 // on the heap: its block; empty if that is not known
+  bool to_data = false;        // the target is in the module's writable data
+  std::string owner;           // who refers to that block; "" if it is not known
   std::string target;          // "on_timer+0x0"
   bool bars = true;            // false: shown, but nobody will follow it, or not for this to judge
   std::string text() const;  // "[heap] 0x55d0c8 (block of 48 bytes, +16) -> on_timer+0 (callback)"

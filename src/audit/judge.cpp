@@ -338,6 +338,8 @@ void Judge::name_target(std::uintptr_t value, Finding& finding) {
   } else {
     finding.target = "+" + hex(value - target_.segments.front().begin);
   }
+  finding.to_data = std::any_of(target_.data.begin(), target_.data.end(),
+                                [&](const Range& r) { return r.contains(value); });
   if (!is_text(value)) {
     finding.looks = symbol && is_vtable(symbol->name) ? Looks::vtable : Looks::data;
   } else if (symbol && symbol->offset == 0) {

@@ -84,6 +84,7 @@ struct Module {
 
   // --- of residents ---
   bool pinned = false;
+  bool destroyed = false;        // its static objects are
   bool ignore_pointers = false;  // free it although writable memory holds addresses in it
   bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
   std::string reason;
@@ -212,7 +213,7 @@ void drop_providers(Module& module);
 // Why the memory cannot be freed now; "" if nothing is in the way.
 std::string cannot_free(const Module& module);
 // What an audit of the process's memory found: "2 pointers left: ..."; "" if nothing is in the way.
-std::string pointers_left(const Module& module);
+std::string pointers_left(Module& module);
 // Frees the memory, or keeps it as resident (something may still use it) or pinned (the dynamic
 // loader keeps it), with the reason.
 Fate dispose(const ModulePtr& module, std::string& reason);

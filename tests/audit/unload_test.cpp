@@ -52,6 +52,7 @@ TEST_F(Unload, ForgottenCallbacksAreNamed) {
   EXPECT_TRUE(says(why, "[heap] block of 24 bytes, +8 at 0x")) << why;
   EXPECT_TRUE(says(why, "on_event")) << why;
   EXPECT_TRUE(says(why, "(callback)")) << why;
+  EXPECT_TRUE(says(why, "known to audit_unload: g_registration+0x0")) << why;
   EXPECT_TRUE(is_mapped());
   // What was said is true: the callback still works.
   ASSERT_NE(g_on_event, nullptr);
@@ -93,6 +94,15 @@ TEST_F(Unload, WhatWasTakenBackDoesNotCount) {
   EXPECT_EQ(molt_unload("tidy", 0, -1), 0);
   EXPECT_STREQ(molt_last_error(), "");
   EXPECT_FALSE(is_mapped());
+}
+
+TEST_F(Unload, WhatStaticObjectsHoldDoesNotCount) {
+  for (int i = 0; i < 20; ++i) {
+    load("container");
+    EXPECT_EQ(molt_unload("container", 0, -1), 0);
+    EXPECT_STREQ(molt_last_error(), "");
+    EXPECT_FALSE(is_mapped());
+  }
 }
 
 TEST_F(Unload, ThousandLivesLeaveNothing) {
