@@ -33,9 +33,9 @@
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
 //   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
-//   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table, and of
-//     what its pages have beyond its segments (shown, but they do not bar): the loader has many, and
-//     leaves them behind in memory that is used again;
+//   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table, _init
+//     and linkage table, and of what its pages have beyond its segments (shown, but they do not bar):
+//     the loader has many, and leaves them behind in memory that is used again;
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing
 //     calls it.
 // Not found: addresses that are not stored as such (mangled as in a jmp_buf, compressed, unaligned),

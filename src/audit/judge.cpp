@@ -67,8 +67,9 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   finding.address = address;
   if (!place(address, near, finding)) return std::nullopt;
   name_target(value, finding);
-  if (std::any_of(target_.tables.begin(), target_.tables.end(),
-                  [&](const Range& r) { return r.contains(value); })) {
+  const bool is_linkage = is_text(value) && value - target_.bias < module_symbols_.first_function();
+  if (is_linkage || std::any_of(target_.tables.begin(), target_.tables.end(),
+                                [&](const Range& r) { return r.contains(value); })) {
     finding.target += ", which is of use to the dynamic loader only";
     finding.bars = false;
   }
