@@ -86,7 +86,7 @@ struct Module {
   bool pinned = false;
   bool destroyed = false;        // its static objects are
   bool ignore_pointers = false;  // free it although writable memory holds addresses in it
-  bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
+  bool exit_pending = false;     // a thread was inside when it was removed: exit() waits for it
   std::string reason;
 
   std::atomic<std::uint64_t> exceptions{0};
