@@ -3,6 +3,8 @@
 #include "audit/audit.hpp"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "audit/target.hpp"
 #include "module/internal.hpp"
@@ -15,6 +17,15 @@ constexpr bool sanitized = true;
 #else
 constexpr bool sanitized = false;
 #endif
+
+// MOLT_AUDIT=0 in the environment: unloading does not search. `molt audit` still does.
+bool switched_off() {
+  static const bool off = [] {
+    const char* value = std::getenv("MOLT_AUDIT");
+    return value != nullptr && std::strcmp(value, "0") == 0;
+  }();
+  return off;
+}
 
 constexpr int before_unmapping_ms = 10'000;
 constexpr int on_request_ms = 30'000;
@@ -74,7 +85,7 @@ std::string reason_of(const audit::Report& report, const Module& module) {
 
 std::string pointers_left(Module& module) {
   // A sanitizer's shadow and tables are full of addresses in code that nobody follows.
-  if (sanitized || module.ignore_pointers || module.handle == nullptr) return "";
+  if (sanitized || switched_off() || module.ignore_pointers || module.handle == nullptr) return "";
   auto target = target_of(module);
   if (!target) return target.error().detail;
   audit::Options options;

@@ -255,13 +255,13 @@ TEST_P(Search, MemoryThatIsReadOnlyNow) {
 
 TEST_P(Search, PrivateFileMemory) {
   Victim victim;
-  FILE* file = std::tmpfile();
-  ASSERT_EQ(ftruncate(fileno(file), 8192), 0);
-  void* mapped = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fileno(file), 0);
+  const int file = memfd_create("a file", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(file, 8192), 0);
+  void* mapped = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
   static_cast<void**>(mapped)[600] = victim.address("on_timer");
   expect_one(search(victim), Place::memory, Looks::callback, static_cast<void**>(mapped) + 600, {});
   munmap(mapped, 8192);
-  std::fclose(file);
+  close(file);
 }
 
 TEST_P(Search, VtableOfAnObject) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <molt/molt.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -87,6 +88,15 @@ TEST_F(Unload, PointersCanBeIgnored) {
   EXPECT_EQ(molt_unload("forgetful", MOLT_UNLOAD_IGNORE_POINTERS, -1), 0);
   EXPECT_STREQ(molt_last_error(), "");
   EXPECT_FALSE(is_mapped());
+}
+
+// Run a second time with MOLT_AUDIT=0.
+TEST_F(Unload, TheSearchCanBeSwitchedOff) {
+  const char* value = getenv("MOLT_AUDIT");
+  const bool is_off = value != nullptr && std::string(value) == "0";
+  load("forgetful");
+  EXPECT_EQ(molt_unload("forgetful", 0, -1), 0);
+  EXPECT_EQ(is_mapped(), !is_off) << molt_last_error();
 }
 
 TEST_F(Unload, WhatWasTakenBackDoesNotCount) {
