@@ -628,7 +628,7 @@ std::vector<How> methods_here() {
 }
 
 INSTANTIATE_TEST_SUITE_P(, Search, testing::ValuesIn(methods_here()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST(Choice, SoftDirtyWorksHere) {
   if (!works(Method::soft_dirty)) GTEST_SKIP() << "this kernel has no soft-dirty bits";
