@@ -43,6 +43,7 @@ std::vector<Bench> sharing_benches();    // sharing.cpp
 std::vector<Bench> change_benches();     // change.cpp
 std::vector<Bench> storm_benches();      // storm.cpp
 std::vector<Bench> cycle_benches();      // cycles.cpp
+std::vector<Bench> audit_benches();      // audit.cpp
 std::vector<Bench> residency_benches();  // residency.cpp
 std::vector<Bench> redirect_benches();   // redirect.cpp
 

@@ -15,10 +15,12 @@
 #include "audit/copy.hpp"
 #include "audit/judge.hpp"
 #include "audit/kernel.hpp"
+#include "audit/owners.hpp"
 #include "audit/pages.hpp"
 #include "audit/stacks.hpp"
 #include "base/own_memory.hpp"
 #include "elf/maps.hpp"
+#include "threads/record.hpp"
 
 namespace molt::audit {
 namespace {
@@ -128,7 +130,9 @@ class Search {
     bool some_vanished = false;
     for (unsigned round = 0; round < rounds_max; ++round) {
       const std::size_t before = hits_.size();
-      if (Status ok = search_all(round); !ok) return pass(ok);
+      const Status done = search_all(round, options_.stacks,
+                                     [&](std::uintptr_t at, std::size_t n) { look_at(at, n); });
+      if (!done) return pass(done);
       ++report_.rounds;
       if (round == 0) report_.resident = report_.bytes;
       const bool grew = hits_.size() != before;
@@ -142,7 +146,7 @@ class Search {
 #endif
       if (report_.stable) break;
     }
-    judge_all();
+    if (Status ok = judge_all(); !ok) return pass(ok);
     return std::move(report_);
   }
 
@@ -167,31 +171,47 @@ class Search {
   }
 
   // What is left out, ascending; where it is not whole pages, the words around it are searched.
-  void read_omitted() {
+  void read_omitted(bool stacks) {
     omitted_ = target_.segments;
     for (std::size_t i = 0; i < own_memory_count(); ++i) {
       const OwnMemory own = own_memory(i);
       omitted_.push_back({own.begin, own.end});
     }
     omitted_.insert(omitted_.end(), target_.known.begin(), target_.known.end());
-    if (!options_.stacks) {
-      Range main_stack;
-      for (const Mapping& m : mappings_) {
-        if (m.main_stack) main_stack = m.range;
+    threads_ = threads_now(copy_, main_stack());
+    for (const ThreadMemory& thread : threads_) {
+      if (thread.stack.size() == 0) continue;
+      Range out = thread.stack;
+      // Below its stack pointer there is nothing that a thread will read.
+      if (stacks && !is_own_thread(thread.tid)) {
+        out.end = thread.tid == gettid() ? own_frame_ : stack_pointer(thread.tid);
       }
-      for (const ThreadMemory& thread : threads_now(copy_, main_stack)) {
-        if (thread.stack.size() != 0) omitted_.push_back(thread.stack);
-      }
+      if (thread.stack.contains(out.begin) && out.end > out.begin) omitted_.push_back(out);
+    }
+    if (owners_ != nullptr) {
+      for (const Range& own : owners_->own_memory()) omitted_.push_back(own);
+      const auto at = reinterpret_cast<std::uintptr_t>(report_.findings.data());
+      omitted_.push_back({at, at + report_.findings.capacity() * sizeof(Finding)});
+      const auto hits = reinterpret_cast<std::uintptr_t>(hits_.data());
+      omitted_.push_back({hits, hits + hits_.capacity() * sizeof(std::uintptr_t)});
     }
     // These lists themselves name the module (A3).
     omit_memory_of(target_.segments);
     omit_memory_of(target_.text);
+    omit_memory_of(target_.data);
     omit_memory_of(target_.tables);
     omit_memory_of(target_.known);
     omitted_.reserve(omitted_.size() + 1);
     omit_memory_of(omitted_);
     std::sort(omitted_.begin(), omitted_.end(),
               [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  }
+
+  Range main_stack() const {
+    for (const Mapping& m : mappings_) {
+      if (m.main_stack) return m.range;
+    }
+    return {};
   }
 
   void omit_memory_of(const std::vector<Range>& list) {
@@ -204,31 +224,35 @@ class Search {
                        [&](const Range& r) { return r.contains(address); });
   }
 
-  Status search_all(unsigned round) {
+  // Calls look(address, bytes) for each piece, of which the words are in copy_ then.
+  template <class Look>
+  Status search_all(unsigned round, bool stacks, Look&& look) {
     if (Status ok = read_mappings(); !ok) return ok;
-    read_omitted();
+    read_omitted(stacks);
     for (const Mapping& mapping : mappings_) {
       std::uintptr_t at = mapping.range.begin;
       for (const Range& out : omitted_) {
         const std::uintptr_t from = (out.begin + page_bytes - 1) & ~(page_bytes - 1);
         const std::uintptr_t to = out.end & ~(page_bytes - 1);
         if (to <= at || from >= mapping.range.end || from >= to) continue;
-        if (from > at && !search_part(mapping, {at, from}, round)) return stopped_;
+        if (from > at && !search_part(mapping, {at, from}, round, look)) return stopped_;
         at = std::max(at, to);
       }
-      if (at < mapping.range.end && !search_part(mapping, {at, mapping.range.end}, round)) {
+      if (at < mapping.range.end && !search_part(mapping, {at, mapping.range.end}, round, look)) {
         return stopped_;
       }
     }
     return {};
   }
 
-  bool search_part(const Mapping& mapping, Range part, unsigned round) {
+  template <class Look>
+  bool search_part(const Mapping& mapping, Range part, unsigned round, Look& look) {
     return pages_.for_each(mapping.range, part, !mapping.shared, round, [&](Range run) {
       for (std::uintptr_t at = run.begin; at < run.end;) {
         const std::size_t wanted = std::min<std::size_t>(run.end - at, Copy::bytes_max);
         const std::size_t got = copy_.take(at, wanted);
-        look_at(at, got);
+        report_.bytes += got;
+        look(at, got);
         // Beyond a page that cannot be read.
         at = got == wanted ? at + got : (at + got + page_bytes) & ~(page_bytes - 1);
         if (!go_on(at - got, got)) return false;
@@ -242,7 +266,6 @@ class Search {
     const std::uint64_t length = target_.segments.back().end - lo;
     const std::uint64_t* words = copy_.words();
     const std::size_t count = bytes / sizeof *words;
-    report_.bytes += bytes;
     for (std::size_t i = 0; (i = scan_.find(words, count, i, lo, length)) != count; ++i) {
       const std::uintptr_t address = at + i * sizeof *words;
       if (!is_in_target(words[i]) || is_omitted(address)) continue;
@@ -287,12 +310,12 @@ class Search {
     return some;
   }
 
-  void judge_all() {
+  Status judge_all() {
     std::vector<KernelWord> held = kernel_words();
     held.erase(std::remove_if(held.begin(), held.end(),
                               [&](const KernelWord& w) { return !is_in_target(w.value); }),
                held.end());
-    if (hits_.empty() && held.empty()) return;
+    if (hits_.empty() && held.empty()) return {};
     Judge judge(target_, options_.stacks, copy_, mappings_);
     for (const KernelWord& word : held) {
       Finding finding;
@@ -314,6 +337,69 @@ class Search {
       }
     }
     if (too_many_) ++report_.more;
+    return find_owners(judge);
+  }
+
+  // What the dynamic loader's own variables refer to is the loader's: its lists of objects, which
+  // have old entries too.
+  static bool is_the_loaders(const Finding& place) {
+    return place.place == Place::object && starts_with(place.where, "ld-linux");
+  }
+
+  Status find_owners(Judge& judge) {
+    Owners owners;
+    for (const Finding& f : report_.findings) {
+      if (f.bars && f.block.size() != 0) owners.ask(f.block);
+    }
+    owners_ = &owners;
+    unsigned passes = 0;
+    for (; owners.begin(); ++passes) {
+      if (passes == Owners::passes_max) {
+        owners.give_up();
+        break;
+      }
+      const Range envelope = owners.envelope();
+      const auto look = [&](std::uintptr_t at, std::size_t bytes) {
+        const std::uint64_t* words = copy_.words();
+        const std::size_t count = bytes / sizeof *words;
+        for (std::size_t i = 0;
+             (i = scan_.find(words, count, i, envelope.begin, envelope.size())) != count; ++i) {
+          const std::uintptr_t address = at + i * sizeof *words;
+          if (!is_omitted(address)) owners.note(address, words[i]);
+        }
+      };
+      if (Status ok = search_all(Pages::everything, true, look); !ok) return ok;
+      for (const Owners::Reference& reference : std::vector(owners.references())) {
+        const auto stack = std::find_if(
+            threads_.begin(), threads_.end(),
+            [&](const ThreadMemory& t) { return t.stack.contains(reference.address); });
+        Finding found;
+        if (stack != threads_.end()) {
+          owners.from_outside(reference, "the stack of thread " + std::to_string(stack->tid) +
+                                             " (" + threads::thread_name(stack->tid) + ")");
+        } else if (judge.place(reference.address, found)) {
+          if (found.block.size() != 0) {
+            owners.from_block(reference, found.block);
+          } else if (!reference.to_end && !is_the_loaders(found)) {
+            owners.from_outside(reference, found.where);
+          }
+        }
+      }
+    }
+    owners_ = nullptr;
+    owners.decide();
+    for (Finding& f : report_.findings) {
+      if (!f.bars || f.block.size() == 0) continue;
+      f.bars = !owners.only_the_module(f.block);
+      f.owner = f.bars ? owners.who_else(f.block) : "only the module, or the dynamic loader";
+    }
+    // A block may have been freed, and used by another, while it was looked at.
+    const auto gone = [&](const Finding& f) {
+      return f.address != 0 && !is_in_target(copy_.word(f.address).value_or(0));
+    };
+    report_.findings.erase(std::remove_if(report_.findings.begin(), report_.findings.end(), gone),
+                           report_.findings.end());
+    return {};
   }
 
   bool is_in_target(std::uintptr_t value) const {
@@ -329,6 +415,9 @@ class Search {
   Manners manners_;
   std::vector<Mapping> mappings_;
   std::vector<Range> omitted_;
+  std::vector<ThreadMemory> threads_;
+  Owners* owners_ = nullptr;  // while blocks are asked for
+  const std::uintptr_t own_frame_ = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
   std::vector<std::uintptr_t> hits_;  // where, ascending; what is looked up again
   bool too_many_ = false;
   Status stopped_;

@@ -27,13 +27,15 @@
 //   - the module's own segments, and mappings that are wholly the runtime's (base/own_memory.hpp);
 //   - the module's link map and its entries in the loader's tables, which go with dlclose();
 //   - entries of atexit() and pthread_atfork() with the module's __dso_handle, likewise;
+//   - blocks on the heap that only the module itself refers to (shown, but they do not bar): what
+//     its static containers hold, and what it lost. They are freed by its destructors, in dlclose(),
+//     or never (owners.hpp);
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
 //   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
-//   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table (shown,
-//     but they do not bar): the loader has many, and leaves them behind in memory that is used again;
-//   - addresses of its data and virtual tables on the heap (shown, but they do not bar): a module's
-//     own containers and objects have them, until its destructors run in dlclose();
+//   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table, _init
+//     and linkage table, and of what its pages have beyond its segments (shown, but they do not bar):
+//     the loader has many, and leaves them behind in memory that is used again;
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing
 //     calls it.
 // Not found: addresses that are not stored as such (mangled as in a jmp_buf, compressed, unaligned),
@@ -66,6 +68,7 @@ const char* to_text(Method method);
 struct Target {
   std::vector<Range> segments;  // all its pages, ascending; at least one
   std::vector<Range> text;      // the executable ones of these
+  std::vector<Range> data;      // the writable ones
   std::vector<Range> tables;    // what only the dynamic loader looks at
   std::uintptr_t bias = 0;      // what the loader added to addresses in the file
   std::string file;             // for symbols; may be unreadable
@@ -104,8 +107,11 @@ struct Finding {
   Looks looks = Looks::data;
   std::uintptr_t address = 0;  // of the word; 0: it is the kernel's
   std::string where;           // "libevent.so.2: g_timers+0x18", "[heap] block of 48 bytes, +16"
+  Range block;                 // on the heap: its block; empty if that is not known
+  bool to_data = false;        // the target is in the module's writable data
+  std::string owner;           // who refers to that block; "" if it is not known
   std::string target;          // "on_timer+0x0"
-  bool bars = true;            // false: it is somebody else's to judge (stacks)
+  bool bars = true;            // false: shown, but nobody will follow it, or not for this to judge
   std::string text() const;  // "[heap] 0x55d0c8 (block of 48 bytes, +16) -> on_timer+0 (callback)"
 };
 

@@ -1,6 +1,7 @@
 #include "audit/heap.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 
 namespace molt::audit {
@@ -13,15 +14,17 @@ constexpr std::uint64_t header_bytes = 16;
 constexpr std::uint64_t smallest = 32;
 constexpr std::uint64_t fastbin_largest = 128;
 constexpr std::uint64_t thread_cache_largest = 1040;
-constexpr std::uintptr_t heap_alignment = std::uintptr_t{64} << 20;
 
 // What glibc writes into the second word of a block that it puts into a thread's cache; 0: it does
 // not. Several sizes, since a cache that is full takes no more.
-std::uint64_t thread_cache_key() {
+std::uint64_t learn_thread_cache_key() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return 0;  // a sanitizer has a malloc of its own, and minds freed blocks being read
+#endif
   std::uint64_t seen[4] = {};
   for (std::size_t i = 0; i < 4; ++i) {
     void* block = malloc(200 + 208 * i);
-    if (block == nullptr) return 0;
+    if (block == nullptr) continue;
     auto address = reinterpret_cast<std::uintptr_t>(block);
     // The compiler shall not see that it is a freed block's words that are read.
     asm volatile("" : "+r"(address));
@@ -36,12 +39,21 @@ std::uint64_t thread_cache_key() {
   return 0;
 }
 
+// The same for the life of the process.
+std::uint64_t thread_cache_key() {
+  static std::atomic<std::uint64_t> key{0};
+  std::uint64_t known = key.load(std::memory_order_relaxed);
+  if (known == 0) {
+    known = learn_thread_cache_key();
+    key.store(known, std::memory_order_relaxed);
+  }
+  return known;
+}
+
 }  // namespace
 
 Heap::Heap(Copy& copy) : copy_(copy) {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   key_ = thread_cache_key();
-#endif
 }
 
 std::optional<std::uint64_t> Heap::word(std::uintptr_t at) {
@@ -70,7 +82,7 @@ std::uintptr_t Heap::first_chunk(Range mapping, bool main) {
   if (main) return mapping.begin;
   // A heap of another arena begins at a multiple of 64 MiB with {arena, previous, size, ...}; the
   // first of an arena has the arena itself next.
-  if (mapping.begin % heap_alignment != 0) return 0;
+  if (!may_begin(mapping.begin)) return 0;
   const auto arena = word(mapping.begin);
   if (!arena) return 0;
   constexpr std::uintptr_t info_least = 0x20, info_most = 0x40;

@@ -29,6 +29,11 @@ class Heap {
   // Whether malloc is glibc's.
   bool known() const { return key_ != 0; }
 
+  // Whether a heap of an arena other than the main one may begin there.
+  static bool may_begin(std::uintptr_t address) {
+    return address % (std::uintptr_t{64} << 20) == 0;
+  }
+
   // The block at an address of `mapping`, which is malloc's `main` heap ("[heap]") or anonymous
   // memory that may be one. Ask by ascending address: the walk goes on where it was.
   std::optional<Block> block_at(Range mapping, bool main, std::uintptr_t address);

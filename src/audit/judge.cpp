@@ -67,9 +67,10 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   finding.address = address;
   if (!place(address, near, finding)) return std::nullopt;
   name_target(value, finding);
-  if (std::any_of(target_.tables.begin(), target_.tables.end(),
-                  [&](const Range& r) { return r.contains(value); })) {
-    finding.target += ", of use to the dynamic loader only";
+  const bool is_linkage = is_text(value) && value - target_.bias < module_symbols_.first_function();
+  if (is_linkage || std::any_of(target_.tables.begin(), target_.tables.end(),
+                                [&](const Range& r) { return r.contains(value); })) {
+    finding.target += ", which is of use to the dynamic loader only";
     finding.bars = false;
   }
   // What a module has on the heap points back into its data (the nodes and buckets of a container,
@@ -169,8 +170,8 @@ bool Judge::is_for_dlclose(const Neighbours& near) {
     const std::uint64_t address = demangled(word);
     return address >> 47 == 0 && address >= 0x10000;
   };
-  if (near[-2] == free && is_mangled(near[-1]) && !is_text(near[0])) return true;
-  if (near[-3] == free && is_mangled(near[-2]) && !is_text(near[0])) return true;
+  if (near[-2] == free && is_mangled(near[-1])) return true;
+  if (near[-3] == free && is_mangled(near[-2])) return true;
   // pthread_atfork: {prepare, parent, child, handle}
   return is_text(near[0]) && (is_handle(near[1]) || is_handle(near[2]) || is_handle(near[3]));
 }
@@ -191,6 +192,25 @@ const Mapping* Judge::mapping_of(std::uintptr_t address) const {
     if (m.range.contains(address)) return &m;
   }
   return nullptr;
+}
+
+// The kernel shows a heap in pieces where one was watched and the next was not.
+Range Judge::heap_of(const Mapping& mapping) const {
+  Range heap = mapping.range;
+  auto belongs = [&](const Mapping& m) {
+    return m.main_heap == mapping.main_heap && m.path.empty() && m.writable && !m.shared;
+  };
+  const auto at = static_cast<std::size_t>(&mapping - mappings_.data());
+  for (std::size_t i = at; i-- > 0 && mappings_[i].range.end == heap.begin &&
+                           belongs(mappings_[i]) && !Heap::may_begin(heap.begin);) {
+    heap.begin = mappings_[i].range.begin;
+  }
+  for (std::size_t i = at + 1; i < mappings_.size() && mappings_[i].range.begin == heap.end &&
+                               belongs(mappings_[i]) && !Heap::may_begin(heap.end);
+       ++i) {
+    heap.end = mappings_[i].range.end;
+  }
+  return heap;
 }
 
 bool Judge::place_in_thread(std::uintptr_t address, const ThreadMemory& thread, Finding& finding) {
@@ -278,9 +298,10 @@ bool Judge::place(std::uintptr_t address, const Neighbours& near, Finding& findi
     }
   }
   if (mapping->main_heap || mapping->path.empty()) {
-    if (const auto block = heap_.block_at(mapping->range, mapping->main_heap, address)) {
+    if (const auto block = heap_.block_at(heap_of(*mapping), mapping->main_heap, address)) {
       if (block->is_free || (!is_text(near[0]) && is_in_link_map(block->range.begin))) return false;
       finding.place = Place::heap;
+      finding.block = block->range;
       finding.where = "[heap] block of " + std::to_string(block->range.size()) + " bytes, +" +
                       std::to_string(address - block->range.begin);
       return true;
@@ -325,6 +346,8 @@ void Judge::name_target(std::uintptr_t value, Finding& finding) {
   } else {
     finding.target = "+" + hex(value - target_.segments.front().begin);
   }
+  finding.to_data = std::any_of(target_.data.begin(), target_.data.end(),
+                                [&](const Range& r) { return r.contains(value); });
   if (!is_text(value)) {
     finding.looks = symbol && is_vtable(symbol->name) ? Looks::vtable : Looks::data;
   } else if (symbol && symbol->offset == 0) {

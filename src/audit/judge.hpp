@@ -29,6 +29,10 @@ class Judge {
 
   // By ascending address. Nothing: it does not count.
   std::optional<Finding> judge(std::uintptr_t address);
+  // Where a word is, whatever it holds; false: nobody will read it.
+  bool place(std::uintptr_t address, Finding& finding) {
+    return place(address, neighbours(address), finding);
+  }
   // The same for an address that the kernel holds.
   void name_target(std::uintptr_t value, Finding& finding);
 
@@ -52,6 +56,7 @@ class Judge {
   bool place_in_object(std::uintptr_t address, const Neighbours& near, const ObjectOf& object,
                        Finding& finding);
   void settle_threads();
+  Range heap_of(const Mapping& mapping) const;
   const Mapping* mapping_of(std::uintptr_t address) const;
 
   const Target& target_;

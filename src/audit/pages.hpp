@@ -31,12 +31,16 @@ class Pages {
   // Calls f(Range) -> bool for runs of pages in `part` of the mapping `whole`, which are present or
   // swapped out; f's false stops. `round` 0: all of them, else those that may have been written
   // since. `anonymous`: only pages that are no longer those of a file.
+  // `round` everything: all of them, and nothing is noted.
+  static constexpr unsigned everything = ~0u;
   template <class F>
   bool for_each(Range whole, Range part, bool anonymous, unsigned round, F&& f) {
-    const bool is_protected = method_ == Method::write_protect && protect(whole);
+    const bool is_protected =
+        method_ == Method::write_protect && round != everything && protect(whole);
     std::uintptr_t at = part.begin;
     while (at < part.end) {
-      const bool only_written = round != 0 && (is_protected || method_ == Method::soft_dirty);
+      const bool only_written =
+          round != 0 && round != everything && (is_protected || method_ == Method::soft_dirty);
       at = collect(at, part.end, anonymous, only_written, is_protected);
       for (std::size_t i = 0; i < count_; ++i) {
         if (!f(runs_[i])) return false;

@@ -66,7 +66,8 @@ std::string Finding::text() const {
     std::snprintf(at, sizeof at, " at 0x%llx", static_cast<unsigned long long>(address));
     line += at;
   }
-  return line + " -> " + target + " (" + to_text(looks) + ")";
+  line += " -> " + target + " (" + to_text(looks) + ")";
+  return owner.empty() ? line : line + ", known to " + owner;
 }
 
 std::size_t Report::barring() const {

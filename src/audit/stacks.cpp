@@ -19,6 +19,20 @@ namespace {
 constexpr std::size_t descriptor_bytes = 4096;
 constexpr std::size_t static_storage_most = std::size_t{1} << 20;
 
+// Without opendir(), which takes a large block of memory.
+std::vector<int> tids(int folder) {
+  std::vector<int> all;
+  alignas(dirent64) char buffer[4096];
+  for (long got; (got = syscall(SYS_getdents64, folder, buffer, sizeof buffer)) > 0;) {
+    for (long at = 0; at < got;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
+      if (const int tid = std::atoi(entry->d_name)) all.push_back(tid);
+      at += entry->d_reclen;
+    }
+  }
+  return all;
+}
+
 std::uintptr_t own_pointer() {
   return reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
 }
@@ -65,14 +79,11 @@ Range block_of(Copy& copy, std::uintptr_t pointer) {
 
 std::vector<ThreadMemory> threads_now(Copy& copy, Range main_stack) {
   std::vector<ThreadMemory> all;
-  DIR* tasks = opendir("/proc/self/task");
-  if (tasks == nullptr) return all;
+  const Fd tasks(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   const std::uintptr_t head_offset = robust_head(gettid()) - own_pointer();
   const std::size_t storage = static_storage_bytes();
   const int pid = getpid();
-  while (const dirent* entry = readdir(tasks)) {
-    const int tid = std::atoi(entry->d_name);
-    if (tid == 0) continue;
+  for (int tid : tids(tasks.get())) {
     ThreadMemory thread;
     thread.tid = tid;
     if (const std::uintptr_t head = robust_head(tid)) {
@@ -92,7 +103,6 @@ std::vector<ThreadMemory> threads_now(Copy& copy, Range main_stack) {
     if (tid == pid) thread.stack = main_stack;
     all.push_back(thread);
   }
-  closedir(tasks);
   return all;
 }
 

@@ -71,6 +71,16 @@ std::optional<Named> Symbols::at(std::uint64_t address) const {
   return best;
 }
 
+std::uint64_t Symbols::first_function() const {
+  std::uint64_t first = 0;
+  if (!image_ || image_->static_symbols().empty()) return first;
+  for (elf::Symbol symbol : image_->static_symbols()) {
+    if (!symbol.defined || symbol.type != STT_FUNC || symbol.name == "_init") continue;
+    if (first == 0 || symbol.value < first) first = symbol.value;
+  }
+  return first;
+}
+
 std::optional<ObjectOf> object_of(std::uintptr_t address) {
   struct Wanted {
     std::uintptr_t address;

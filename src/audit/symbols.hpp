@@ -25,6 +25,9 @@ class Symbols {
   bool empty() const { return !image_ || table().empty(); }
   // The symbol that covers an address of the file (not of memory); of several the closest.
   std::optional<Named> at(std::uint64_t address) const;
+  // Before it there are only _init and the linkage table, which no pointer leads to in a shared
+  // object. 0: not known.
+  std::uint64_t first_function() const;
 
  private:
   const elf::SymbolTable& table() const;

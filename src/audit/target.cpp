@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+extern "C" void __cxa_finalize(void*);
+
 namespace molt::audit {
 
 Result<Target> target_of(void* handle, const std::string& file) {
@@ -51,6 +53,10 @@ Result<Target> target_of(void* handle, const std::string& file) {
           const std::uintptr_t begin = info->dlpi_addr + s->p_vaddr;
           const Range range{begin & ~page, (begin + s->p_memsz + page) & ~page};
           into->segments.push_back(range);
+          // The rest of its pages is nobody's.
+          into->tables.push_back({range.begin, begin});
+          into->tables.push_back({begin + s->p_memsz, range.end});
+          if ((s->p_flags & PF_W) != 0) into->data.push_back(range);
           if ((s->p_flags & PF_X) != 0) into->text.push_back(range);
         }
         return 1;
@@ -60,6 +66,16 @@ Result<Target> target_of(void* handle, const std::string& file) {
   const Range first = target.segments.front();
   if (first.contains(tables_end - 1)) target.tables.push_back({first.begin, tables_end});
   return target;
+}
+
+void run_destructors(const Target& target) {
+  for (const Range& data : target.data) {
+    for (std::uintptr_t at = data.begin; at < data.end; at += sizeof at) {
+      // &__dso_handle; for another word that holds its own address nothing is registered.
+      auto* word = reinterpret_cast<std::uintptr_t*>(at);
+      if (*word == at) __cxa_finalize(word);
+    }
+  }
 }
 
 }  // namespace molt::audit

@@ -1,5 +1,8 @@
 #include "base/own_memory.hpp"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <atomic>
 
 namespace molt {
@@ -26,6 +29,33 @@ void note_own_memory(const void* begin, std::size_t bytes) {
     before = mine;
     __builtin_ia32_pause();
   }
+}
+
+namespace {
+
+// More than the runtime ever has. One that finds no room is taken for the program's.
+constexpr std::size_t threads_most = 256;
+std::atomic<int> g_threads[threads_most];
+
+void swap_thread(int from, int to) {
+  for (std::atomic<int>& slot : g_threads) {
+    int expected = from;
+    if (slot.compare_exchange_strong(expected, to, std::memory_order_relaxed)) return;
+  }
+}
+
+}  // namespace
+
+void note_own_thread(bool begins) {
+  const int tid = static_cast<int>(syscall(SYS_gettid));
+  begins ? swap_thread(0, tid) : swap_thread(tid, 0);
+}
+
+bool is_own_thread(int tid) {
+  for (const std::atomic<int>& slot : g_threads) {
+    if (slot.load(std::memory_order_relaxed) == tid) return true;
+  }
+  return false;
 }
 
 std::size_t own_memory_count() { return g_count.load(std::memory_order_acquire); }

@@ -23,4 +23,9 @@ void note_own_memory(const void* begin, std::size_t bytes);
 std::size_t own_memory_count();
 OwnMemory own_memory(std::size_t index);
 
+// Threads of the runtime's own: between operations there is nothing on their stacks, and during one
+// nothing of the program's. Each notes itself at its begin and its end.
+void note_own_thread(bool begins);
+bool is_own_thread(int tid);
+
 }  // namespace molt

@@ -20,6 +20,9 @@ std::string show_audit(const Json& reply, const Options& options) {
       line += " at " + p.value("address", "?");
     }
     line += fmt::format(" -> {} ({})", p.value("target", "?"), p.value("looks", "?"));
+    if (const auto owner = p.value("owner", std::string()); !owner.empty()) {
+      line += ", known to " + owner;
+    }
     if (!p.value("bars", true)) line += ", does not bar unloading";
     text += demangled(printable(line)) + "\n";
   }

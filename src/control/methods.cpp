@@ -332,6 +332,7 @@ Reply audit_module(Arguments& arguments, const Caller& caller) {
     pointers.push_back({{"place", audit::to_text(f.place)},
                         {"address", hex(f.address)},
                         {"where", f.where},
+                        {"owner", f.owner},
                         {"target", f.target},
                         {"looks", audit::to_text(f.looks)},
                         {"bars", f.bars}});

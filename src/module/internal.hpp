@@ -90,6 +90,7 @@ struct Module {
 
   // --- of residents ---
   bool pinned = false;
+  bool destroyed = false;        // its static objects are
   bool ignore_pointers = false;  // free it although writable memory holds addresses in it
   bool exit_pending = false;     // a thread was inside when it was removed: exit() waits for it
   bool lazy = false;             // freed in the background as soon as that is proven safe
@@ -234,7 +235,7 @@ void drop_providers(Module& module);
 // Why the memory cannot be freed now; "" if nothing is in the way.
 std::string cannot_free(const Module& module);
 // What an audit of the process's memory found: "2 pointers left: ..."; "" if nothing is in the way.
-std::string pointers_left(const Module& module);
+std::string pointers_left(Module& module);
 // --- residency.cpp ---
 // Waits until it is proven that no thread can return into the module's code. "": it is. Otherwise
 // who holds it, or why nothing could be proven.

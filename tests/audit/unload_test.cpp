@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <molt/molt.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -52,6 +53,7 @@ TEST_F(Unload, ForgottenCallbacksAreNamed) {
   EXPECT_TRUE(says(why, "[heap] block of 24 bytes, +8 at 0x")) << why;
   EXPECT_TRUE(says(why, "on_event")) << why;
   EXPECT_TRUE(says(why, "(callback)")) << why;
+  EXPECT_TRUE(says(why, "known to audit_unload: g_registration+0x0")) << why;
   EXPECT_TRUE(is_mapped());
   // What was said is true: the callback still works.
   ASSERT_NE(g_on_event, nullptr);
@@ -88,11 +90,29 @@ TEST_F(Unload, PointersCanBeIgnored) {
   EXPECT_FALSE(is_mapped());
 }
 
+// Run a second time with MOLT_AUDIT=0.
+TEST_F(Unload, TheSearchCanBeSwitchedOff) {
+  const char* value = getenv("MOLT_AUDIT");
+  const bool is_off = value != nullptr && std::string(value) == "0";
+  load("forgetful");
+  EXPECT_EQ(molt_unload("forgetful", 0, -1), 0);
+  EXPECT_EQ(is_mapped(), !is_off) << molt_last_error();
+}
+
 TEST_F(Unload, WhatWasTakenBackDoesNotCount) {
   load("tidy");
   EXPECT_EQ(molt_unload("tidy", 0, -1), 0);
   EXPECT_STREQ(molt_last_error(), "");
   EXPECT_FALSE(is_mapped());
+}
+
+TEST_F(Unload, WhatStaticObjectsHoldDoesNotCount) {
+  for (int i = 0; i < 20; ++i) {
+    load("container");
+    EXPECT_EQ(molt_unload("container", 0, -1), 0);
+    EXPECT_STREQ(molt_last_error(), "");
+    EXPECT_FALSE(is_mapped());
+  }
 }
 
 TEST_F(Unload, ThousandLivesLeaveNothing) {

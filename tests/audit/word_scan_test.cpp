@@ -85,8 +85,8 @@ TEST_P(WordScanOf, ReadsNothingOutsideOfTheWords) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, WordScanOf,
                          testing::Values(WordScan::Kind::scalar, WordScan::Kind::avx2),
-                         [](const auto& info) {
-                           return std::string(info.param == WordScan::Kind::avx2 ? "avx2"
+                         [](const auto& kind) {
+                           return std::string(kind.param == WordScan::Kind::avx2 ? "avx2"
                                                                                  : "scalar");
                          });
 
