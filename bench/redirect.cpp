@@ -4,15 +4,16 @@
 // alignment, and so are the loops that call them: what is measured is the way to the new version and
 // nothing else. It lies near, as the builder's patches do.
 //
-//     prepared, unprepared   e9 at the entry, as both kinds end up; a function that saves a register
-//     leaf                   the same with the smallest function there is, one lea: the loop around it
-//                            takes three cycles
-//     dense                  eight such calls without anything in between: taken branches is all there is
+//     prepared, unprepared   e9 at the entry, as both kinds end up; the smallest function there is, one
+//                            lea: the loop around it takes three cycles
+//     work                   the same with a function of twelve cycles, four multiplications
+//     dense                  eight calls of the smallest in a row: taken branches is all there is
 //     short                  eb to the padding, e9 to the landing, jmp *cell: prepared, before anybody
 //                            could prove that no thread is in its first bytes
-//     gate                   while a transition runs: e9 to the stub, compare, jump
+//     gate                   while a transition runs: e9 to the stub, compare, je
 
 #include "arch/x86_64/redirect.hpp"
+
 #include "arch/x86_64/gate.hpp"
 #include "benches.hpp"
 #include "harness.hpp"
@@ -23,27 +24,24 @@ asm(R"(
         .size \name, . - \name
         .p2align 6
         .endm
-        .macro bench_prepared_function name
+        .macro bench_prepared_leaf name
         .p2align 6
         .skip 59, 0x90
         .byte 0x90, 0x90, 0x90, 0x90, 0x90
         .type \name, @function
 \name:  nop
         nop
-        push %rbx
-        mov %rdi, %rbx
-        lea 1(%rbx), %rax
-        pop %rbx
+        lea 1(%rdi), %rax
         ret
         bench_end \name
         .endm
-        .macro bench_function name
+        .macro bench_work name
         .p2align 6
         .type \name, @function
-\name:  push %rbx
-        mov %rdi, %rbx
-        lea 1(%rbx), %rax
-        pop %rbx
+\name:  lea 1(%rdi), %rax
+        .rept 4
+        imul %rax, %rax
+        .endr
         ret
         bench_end \name
         .endm
@@ -54,19 +52,21 @@ asm(R"(
         ret
         bench_end \name
         .endm
-        bench_prepared_function bench_prepared_plain
-        bench_prepared_function bench_prepared
-        bench_function bench_plain
-        bench_function bench_patched
+        bench_prepared_leaf bench_prepared_plain
+        bench_prepared_leaf bench_prepared
+        bench_work bench_work_plain
+        bench_work bench_work_patched
         bench_leaf bench_leaf_plain
         bench_leaf bench_leaf_patched
         // On a page of their own, as a patch is.
         .p2align 12
         .skip 4096 + 320
-        bench_prepared_function bench_prepared_new
-        bench_function bench_new
+        bench_prepared_leaf bench_prepared_new
+        bench_work bench_work_new
         bench_leaf bench_leaf_new
+        // Not at the functions' places in their page, where branches would be taken for one another.
         .p2align 12
+        .skip 1536
         // Each argument is the result before it, as in a loop that works.
         .macro bench_loop name target calls
         .p2align 6
@@ -87,8 +87,8 @@ asm(R"(
         .endm
         bench_loop bench_call_prepared_plain bench_prepared_plain 1
         bench_loop bench_call_prepared bench_prepared 1
-        bench_loop bench_call_plain bench_plain 1
-        bench_loop bench_call_patched bench_patched 1
+        bench_loop bench_call_work_plain bench_work_plain 1
+        bench_loop bench_call_work_patched bench_work_patched 1
         bench_loop bench_call_leaf_plain bench_leaf_plain 1
         bench_loop bench_call_leaf_patched bench_leaf_patched 1
         bench_loop bench_call_dense_plain bench_leaf_plain 8
@@ -97,10 +97,10 @@ asm(R"(
 )");
 
 extern "C" {
-long bench_prepared(long), bench_prepared_new(long), bench_patched(long), bench_new(long),
+long bench_prepared(long), bench_prepared_new(long), bench_work_patched(long), bench_work_new(long),
     bench_leaf_patched(long), bench_leaf_new(long);
 void bench_call_prepared_plain(std::uint64_t), bench_call_prepared(std::uint64_t),
-    bench_call_plain(std::uint64_t), bench_call_patched(std::uint64_t),
+    bench_call_work_plain(std::uint64_t), bench_call_work_patched(std::uint64_t),
     bench_call_leaf_plain(std::uint64_t), bench_call_leaf_patched(std::uint64_t),
     bench_call_dense_plain(std::uint64_t), bench_call_dense_patched(std::uint64_t);
 }
@@ -110,7 +110,7 @@ namespace {
 
 using namespace molt::arch;
 
-constexpr std::size_t prepared_size = 12, function_size = 10, leaf_size = 5;
+constexpr std::size_t prepared_size = 7, work_size = 21, leaf_size = 5;
 
 // The one thread that there is stands here.
 struct Alone : Witness {
@@ -201,34 +201,39 @@ Compared prepared(int rounds) {
   return per_call(rounds, bench_call_prepared, bench_call_prepared_plain);
 }
 Compared unprepared(int rounds) {
-  Patched patched(bench_patched, function_size, false);
-  patched.change(Change::install, at(bench_new));
-  return per_call(rounds, bench_call_patched, bench_call_plain);
-}
-Compared leaf(int rounds) {
   Patched patched(bench_leaf_patched, leaf_size, false);
   patched.change(Change::install, at(bench_leaf_new));
   return per_call(rounds, bench_call_leaf_patched, bench_call_leaf_plain);
+}
+Compared work(int rounds) {
+  Patched patched(bench_work_patched, work_size, false);
+  patched.change(Change::install, at(bench_work_new));
+  return per_call(rounds, bench_call_work_patched, bench_call_work_plain);
 }
 Compared dense(int rounds) {
   Patched patched(bench_leaf_patched, leaf_size, false);
   patched.change(Change::install, at(bench_leaf_new));
   return per_call(rounds, bench_call_dense_patched, bench_call_dense_plain, 8);
 }
+
+// The gate words of a thread that has not switched yet, and of one that has.
+constexpr std::uint32_t old_word = 1, new_word = 2;
 Compared gate(int rounds, std::uint32_t word) {
-  Patched patched(bench_patched, function_size, false);
-  gate_word = word;
-  patched.change(Change::install, patched.gate_to(patched.original(), at(bench_new)));
-  return per_call(rounds, bench_call_patched, bench_call_plain);
-}
-Compared gate_old(int rounds) { return gate(rounds, 1); }
-Compared gate_new(int rounds) { return gate(rounds, 2); }
-Compared gate_leaf(int rounds) {
   Patched patched(bench_leaf_patched, leaf_size, false);
-  gate_word = 2;
+  gate_word = word;
   patched.change(Change::install, patched.gate_to(patched.original(), at(bench_leaf_new)));
   return per_call(rounds, bench_call_leaf_patched, bench_call_leaf_plain);
 }
+Compared gate_work(int rounds, std::uint32_t word) {
+  Patched patched(bench_work_patched, work_size, false);
+  gate_word = word;
+  patched.change(Change::install, patched.gate_to(patched.original(), at(bench_work_new)));
+  return per_call(rounds, bench_call_work_patched, bench_call_work_plain);
+}
+Compared gate_old(int rounds) { return gate(rounds, old_word); }
+Compared gate_new(int rounds) { return gate(rounds, new_word); }
+Compared gate_work_old(int rounds) { return gate_work(rounds, old_word); }
+Compared gate_work_new(int rounds) { return gate_work(rounds, new_word); }
 
 void figure(const char* name, Goal goal, const Options& options, Report& report) {
   Compared c = measure_in_processes(name, options);
@@ -237,23 +242,29 @@ void figure(const char* name, Goal goal, const Options& options, Report& report)
 void steady(const Options& options, Report& report) {
   figure("redirect.prepared", Goal::ratio_at_most(1.05), options, report);
   figure("redirect.unprepared", Goal::ratio_at_most(1.05), options, report);
-  figure("redirect.leaf", Goal::ratio_at_most(1.05), options, report);
+  figure("redirect.work", Goal::ratio_at_most(1.05), options, report);
   figure("redirect.dense", Goal::info(), options, report);
   figure("redirect.short", Goal::info(), options, report);
 }
 void transition(const Options& options, Report& report) {
-  figure("redirect.gate_new", Goal::ratio_at_most(1.3), options, report);
-  figure("redirect.gate_old", Goal::ratio_at_most(1.3), options, report);
-  figure("redirect.gate_leaf", Goal::info(), options, report);
+  figure("redirect.gate.old", Goal::ratio_at_most(1.3), options, report);
+  figure("redirect.gate.new", Goal::ratio_at_most(1.3), options, report);
+  figure("redirect.gate.work.old", Goal::ratio_at_most(1.3), options, report);
+  figure("redirect.gate.work.new", Goal::ratio_at_most(1.3), options, report);
 }
 
 }  // namespace
 
 std::vector<Figure> redirect_figures() {
-  return {{"redirect.prepared", prepared}, {"redirect.unprepared", unprepared},
-          {"redirect.leaf", leaf},         {"redirect.dense", dense},
-          {"redirect.short", short_jump},  {"redirect.gate_new", gate_new},
-          {"redirect.gate_old", gate_old}, {"redirect.gate_leaf", gate_leaf}};
+  return {{"redirect.prepared", prepared},
+          {"redirect.unprepared", unprepared},
+          {"redirect.work", work},
+          {"redirect.dense", dense},
+          {"redirect.short", short_jump},
+          {"redirect.gate.old", gate_old},
+          {"redirect.gate.new", gate_new},
+          {"redirect.gate.work.old", gate_work_old},
+          {"redirect.gate.work.new", gate_work_new}};
 }
 
 std::vector<Bench> redirect_benches() {

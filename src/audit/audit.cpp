@@ -20,6 +20,7 @@
 #include "audit/stacks.hpp"
 #include "base/own_memory.hpp"
 #include "elf/maps.hpp"
+#include "threads/procfs.hpp"
 #include "threads/record.hpp"
 
 namespace molt::audit {

@@ -83,7 +83,7 @@ std::string reason_of(const audit::Report& report, const Module& module) {
 
 }  // namespace
 
-std::string pointers_left(Module& module) {
+std::string pointers_left(Module& module, bool may_destroy) {
 #ifdef MOLT_MUTATE_NO_PROOFS
   return "";
 #endif
@@ -95,7 +95,7 @@ std::string pointers_left(Module& module) {
   options.deadline = Deadline::in_ms(before_unmapping_ms);
   auto report = audit::audit(*target, options);
   // With a hazard the dynamic loader may keep it, and would not run its destructors.
-  if (report && report->barring() != 0 && !module.destroyed && module.hazards.empty() &&
+  if (report && report->barring() != 0 && may_destroy && !module.destroyed && module.hazards.empty() &&
       may_be_its_own(*report)) {
     module.destroyed = true;
     audit::run_destructors(*target);

@@ -235,7 +235,8 @@ void drop_providers(Module& module);
 // Why the memory cannot be freed now; "" if nothing is in the way.
 std::string cannot_free(const Module& module);
 // What an audit of the process's memory found: "2 pointers left: ..."; "" if nothing is in the way.
-std::string pointers_left(Module& module);
+// `may_destroy`: the module's static objects may be destroyed, if that may be all that is left.
+std::string pointers_left(Module& module, bool may_destroy);
 // --- residency.cpp ---
 // Waits until it is proven that no thread can return into the module's code. "": it is. Otherwise
 // who holds it, or why nothing could be proven.

@@ -137,11 +137,11 @@ namespace {
 
 // What somebody is about to forget anyway is not worth a resident module: another thread of the
 // runtime that looks at mappings, say.
-std::string lasting_pointers(const Module& module, Deadline deadline) {
+std::string lasting_pointers(Module& module, Deadline deadline) {
   constexpr int longest_ms = 100;
   const Deadline until = deadline.sooner(Deadline::in_ms(longest_ms));
   for (long pause_ns = 1'000'000;; pause_ns *= 2) {
-    std::string pointers = pointers_left(module);
+    std::string pointers = pointers_left(module, true);
     if (pointers.empty() || until.passed()) return pointers;
     const timespec pause{0, pause_ns};
     nanosleep(&pause, nullptr);
@@ -377,7 +377,7 @@ GcReport foresee() {
     std::string reason = module->pinned ? still_there(*module) : cannot_free(*module);
     if (reason.empty() && !module->pinned) {
       reason = threads_left(*module, Deadline::in_ms(0), {});
-      if (reason.empty()) reason = pointers_left(*module);
+      if (reason.empty()) reason = pointers_left(*module, false);
     }
     if (reason.empty()) {
       report.freed.push_back(module->name);

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -295,7 +296,7 @@ class Guarded {
   }
   ~Guarded() { munmap(page_, 8192); }
   std::span<const std::byte> put(std::span<const std::byte> bytes) {
-    std::memcpy(page_ + 4096 - bytes.size(), bytes.data(), bytes.size());
+    std::copy(bytes.begin(), bytes.end(), page_ + 4096 - bytes.size());
     return {page_ + 4096 - bytes.size(), bytes.size()};
   }
 
