@@ -95,8 +95,8 @@ std::string pointers_left(Module& module, bool may_destroy) {
   options.deadline = Deadline::in_ms(before_unmapping_ms);
   auto report = audit::audit(*target, options);
   // With a hazard the dynamic loader may keep it, and would not run its destructors.
-  if (report && report->barring() != 0 && may_destroy && !module.destroyed && module.hazards.empty() &&
-      may_be_its_own(*report)) {
+  if (report && report->barring() != 0 && may_destroy && !module.destroyed &&
+      module.hazards.empty() && may_be_its_own(*report)) {
     module.destroyed = true;
     audit::run_destructors(*target);
     report = audit::audit(*target, options);
