@@ -61,7 +61,6 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
                    [&](const Range& r) { return r.contains(value); })) {
     return std::nullopt;
   }
-  if (value == target_.segments.front().begin) return std::nullopt;
   if (is_the_loaders(address, near) || is_for_dlclose(near) || is_in_short_string(address, near)) {
     return std::nullopt;
   }
