@@ -41,6 +41,8 @@ inline constexpr std::string_view get_attribute = "molt.GetAttribute";
 inline constexpr std::string_view close = "molt.Close";
 inline constexpr std::string_view events = "molt.Events";
 inline constexpr std::string_view gc = "molt.Gc";
+inline constexpr std::string_view blocking = "molt.Blocking";
+inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
 }  // namespace method
 

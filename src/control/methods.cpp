@@ -174,6 +174,8 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   module::UnloadRequest request;
   request.name = arguments.text("name");
   request.resident = arguments.flag("resident");
+  request.lazy = arguments.flag("lazy");
+  request.ignore_pointers = arguments.flag("ignore_pointers");
   request.dry_run = arguments.flag("dry_run");
   request.timeout_ms = arguments.timeout_ms();
   request.cancelled = cancelled_by(caller);
@@ -279,12 +281,67 @@ Reply info(Arguments& arguments, const Caller&) {
 
 Reply gc(Arguments& arguments, const Caller&) {
   const bool dry_run = arguments.flag("dry_run");
+  const bool ignore_pointers = arguments.flag("ignore_pointers");
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  const module::GcReport report = module::gc(dry_run);
+  const module::GcReport report = module::gc(dry_run, ignore_pointers);
   Json kept = Json::array();
   for (const module::Kept& k : report.kept)
     kept.push_back({{"name", k.name}, {"reason", k.reason}});
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  const std::string name = arguments.text("name");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto report = module::blocking(name);
+  if (!report) return refuse(Asked::module, report);
+  Json holders = Json::array();
+  for (const module::Holder& h : report->holders) {
+    Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
+    if (h.tid != 0) {
+      holder["tid"] = h.tid;
+      holder["thread"] = h.thread;
+      holder["asleep_ms"] = h.asleep_ms;
+      holder["syscall"] = h.syscall;
+    }
+    if (h.address != 0) {
+      holder["function"] = h.function;
+      holder["address"] = hex(h.address);
+      holder["stack_address"] = hex(h.stack_address);
+      holder["depth"] = h.depth;
+    }
+    holders.push_back(std::move(holder));
+  }
+  return Json{{"name", report->name},
+              {"state", report->state},
+              {"reason", report->reason},
+              {"holders", std::move(holders)}};
+}
+
+Reply audit_module(Arguments& arguments, const Caller& caller) {
+  module::AuditRequest request;
+  request.name = arguments.text("name");
+  request.timeout_ms = arguments.timeout_ms();
+  request.cancelled = cancelled_by(caller);
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+
+  const auto report = module::audit_module(request);
+  if (!report) return refuse(Asked::module, report);
+  Json pointers = Json::array();
+  for (const audit::Finding& f : report->findings) {
+    pointers.push_back({{"place", audit::to_text(f.place)},
+                        {"address", hex(f.address)},
+                        {"where", f.where},
+                        {"owner", f.owner},
+                        {"target", f.target},
+                        {"looks", audit::to_text(f.looks)},
+                        {"bars", f.bars}});
+  }
+  return Json{{"name", request.name},     {"pointers", std::move(pointers)},
+              {"more", report->more},     {"dismissed", report->dismissed},
+              {"stable", report->stable}, {"method", audit::to_text(report->method)},
+              {"rounds", report->rounds}, {"bytes", report->bytes},
+              {"us", report->us}};
 }
 
 Reply wait(Arguments& arguments, const Caller& caller) {
@@ -456,6 +513,8 @@ std::span<const Method> methods() {
       {name::close, false, false, close_object},
       {name::events, false, false, events},
       {name::gc, true, false, gc},
+      {name::blocking, true, false, blocking},
+      {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
   };
   return all;

@@ -1,5 +1,7 @@
 #include "elf/image.hpp"
 
+#include "elf/read.hpp"
+
 #include <molt/module.h>
 
 #include <algorithm>
@@ -10,87 +12,9 @@ namespace molt::elf {
 
 namespace {
 
-using Bytes = std::span<const std::byte>;
-
 constexpr std::uint64_t page_bytes = 4096;
 // User addresses of x86-64 end here; a wider image could never be mapped.
 constexpr std::uint64_t address_limit = std::uint64_t{1} << 47;
-
-// The checked readers (I1). All sizes are unsigned and compared by subtraction, so that no sum can
-// wrap around.
-
-bool within(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size) {
-  return offset <= size && bytes <= size - offset;
-}
-
-std::optional<Bytes> part(Bytes whole, std::uint64_t offset, std::uint64_t bytes) {
-  if (!within(offset, bytes, whole.size())) return std::nullopt;
-  return whole.subspan(offset, bytes);
-}
-
-// Copies, since a file may put anything at any alignment.
-template <class T>
-std::optional<T> read(Bytes whole, std::uint64_t offset) {
-  if (!within(offset, sizeof(T), whole.size())) return std::nullopt;
-  T value;
-  std::memcpy(&value, whole.data() + offset, sizeof value);
-  return value;
-}
-
-template <class T>
-std::optional<std::vector<T>> read_array(Bytes whole, std::uint64_t offset, std::uint64_t count) {
-  if (offset > whole.size() || count > (whole.size() - offset) / sizeof(T)) return std::nullopt;
-  std::vector<T> items(count);
-  if (count != 0) std::memcpy(items.data(), whole.data() + offset, count * sizeof(T));
-  return items;
-}
-
-// The text at `offset`, up to its NUL; nothing when there is no NUL before the end.
-std::optional<std::string_view> text_at(Bytes strings, std::uint64_t offset) {
-  if (offset >= strings.size()) return std::nullopt;
-  const char* begin = reinterpret_cast<const char*>(strings.data()) + offset;
-  std::size_t room = strings.size() - offset;
-  const void* end = std::memchr(begin, 0, room);
-  if (end == nullptr) return std::nullopt;
-  return std::string_view(begin, static_cast<const char*>(end) - begin);
-}
-
-std::string_view as_text(Bytes bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-// One past the highest symbol that DT_GNU_HASH reaches. The table holds defined symbols only and
-// may be empty, hence a lower bound for the number of symbols.
-//
-//     words: buckets, first symbol, bloom words (64 bits each), bloom shift;
-//     then the bloom filter, the buckets, and one hash word for each symbol from the first on;
-//     a chain of symbols ends at a word with bit 0 set.
-std::optional<std::uint64_t> gnu_hash_end(Bytes hash) {
-  auto header = read_array<std::uint32_t>(hash, 0, 4);
-  if (!header) return std::nullopt;
-  const std::uint64_t bucket_count = (*header)[0];
-  const std::uint64_t first = (*header)[1];
-  const std::uint64_t buckets_at = 16 + std::uint64_t{8} * (*header)[2];
-  auto buckets = read_array<std::uint32_t>(hash, buckets_at, bucket_count);
-  if (!buckets) return std::nullopt;
-
-  std::uint64_t last = 0;
-  for (std::uint32_t chain : *buckets) last = std::max<std::uint64_t>(last, chain);
-  if (last == 0) return first;
-  if (last < first) return std::nullopt;
-
-  const std::uint64_t words_at = buckets_at + 4 * bucket_count;
-  for (;;) {
-    auto word = read<std::uint32_t>(hash, words_at + 4 * (last - first));
-    if (!word) return std::nullopt;
-    ++last;
-    if (*word & 1) return last;
-  }
-}
-
-constexpr std::size_t round_up(std::size_t value, std::size_t alignment) {
-  return (value + alignment - 1) & ~(alignment - 1);
-}
 
 }  // namespace
 
@@ -339,7 +263,7 @@ Status Image::read_dynamic(Purpose purpose) {
 // What is then left is all that anybody could look up: the symbols that DT_GNU_HASH reaches (the
 // defined ones) and those that relocations name (the undefined ones).
 Status Image::find_dynamic_symbols(const DynamicTable& table) {
-  auto rest_of_segment = [&](std::uint64_t address) -> Bytes {
+  auto rest_of_segment = [&](std::uint64_t address) -> View {
     for (const Elf64_Phdr& segment : segments_) {
       if (segment.p_type != PT_LOAD || address < segment.p_vaddr) continue;
       const std::uint64_t offset = address - segment.p_vaddr;
@@ -406,39 +330,19 @@ void Image::read_notes() {
   }
 }
 
-// A record that does not fit ends the segment: notes are information, and other people's notes are
-// not always well formed.
-void Image::read_note_segment(Bytes bytes, std::size_t alignment) {
-  while (auto note = read<Elf64_Nhdr>(bytes, 0)) {
-    if (note->n_namesz == 0 && note->n_descsz == 0 && note->n_type == 0) {
-      // What a linker puts between records to align the next one.
-      bytes = bytes.subspan(sizeof(std::uint32_t));
-      continue;
-    }
-    const std::uint64_t text_at = round_up(sizeof *note + std::uint64_t{note->n_namesz}, alignment);
-    auto owner = part(bytes, sizeof *note, note->n_namesz);
-    auto text = part(bytes, text_at, note->n_descsz);
-    if (!owner || !text) return;
-
-    using namespace std::string_view_literals;
-    if (as_text(*owner) == "Molt\0"sv && note->n_type == MOLT_NOTE_INFO) {
-      std::string_view record = as_text(*text);
+void Image::read_note_segment(View bytes, std::size_t alignment) {
+  using namespace std::string_view_literals;
+  for_each_note(bytes, alignment, [this](std::string_view owner, std::uint32_t type, View text) {
+    if (owner == "Molt\0"sv && type == MOLT_NOTE_INFO) {
+      std::string_view record = as_text(text);
       record = record.substr(0, record.find('\0'));
       if (std::size_t equals = record.find('='); equals != record.npos) {
         module_notes_.push_back({record.substr(0, equals), record.substr(equals + 1)});
       }
-    } else if (as_text(*owner) == "GNU\0"sv && note->n_type == NT_GNU_BUILD_ID) {
-      static constexpr char digits[] = "0123456789abcdef";
-      build_id_.clear();
-      for (std::byte b : *text) {
-        build_id_ += digits[std::to_integer<unsigned>(b) >> 4];
-        build_id_ += digits[std::to_integer<unsigned>(b) & 15];
-      }
+    } else if (owner == "GNU\0"sv && type == NT_GNU_BUILD_ID) {
+      build_id_ = hexadecimal(text);
     }
-    const std::uint64_t next = text_at + round_up(note->n_descsz, alignment);
-    if (next >= bytes.size()) return;
-    bytes = bytes.subspan(next);
-  }
+  });
 }
 
 std::optional<std::string_view> Image::note(std::string_view key) const {

@@ -91,6 +91,8 @@ class SymbolTable {
   Symbol operator[](std::size_t index) const;
   Iterator begin() const { return {this, 0}; }
   Iterator end() const { return {this, size()}; }
+  std::span<const std::byte> entries() const { return entries_; }  // Elf64_Sym
+  std::span<const std::byte> strings() const { return strings_; }
 
  private:
   std::span<const std::byte> entries_;

@@ -4,7 +4,7 @@
 // by three means, all of which must agree: dlopen(RTLD_NOLOAD) finds nothing, it is not in the
 // dynamic loader's list (in_link_map), and no mapping of its file is left (mapped).
 //
-// Every function may be called from any thread, allocates nothing and changes nothing. Those that
+// Every function may be called from any thread, changes nothing and, mapping_at() apart, allocates nothing. Those that
 // look at the loader's list take its lock for the time of a walk over all objects (a few
 // microseconds): never from a signal handler. Only the objects of the caller's link-map namespace
 // are seen, that is all but dlmopen()'s.
@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace molt::elf {
@@ -57,6 +58,15 @@ struct MappedFile {
 };
 // The file mapped at an address. Nothing for anonymous memory, or where maps cannot be read.
 [[nodiscard]] std::optional<MappedFile> mapped_file_at(const void* address);
+
+// The mapping that an address is in.
+struct MappingAt {
+  Range range;
+  MappedFile file;   // inode 0: anonymous
+  std::string path;  // where the file was when it was mapped; "" where that is not known
+};
+// Allocates. Nothing where nothing is mapped, or maps cannot be read.
+[[nodiscard]] std::optional<MappingAt> mapping_at(const void* address);
 
 // Is any page of that file mapped? True as well if /proc/self/maps cannot be read: absence has to
 // be proven, so a failure never counts as absence.

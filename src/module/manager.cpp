@@ -227,6 +227,7 @@ Status removable(const Module& module, bool resident) {
     for (const Module* user : module.users) {
       if (!users.empty()) users += ",";
       users += user->name;
+      if (user->leaving) users += " (left in memory)";
     }
     return fail(EAGAIN, "%s is used by %s; unload that first", module.name.c_str(), users.c_str());
   }
@@ -443,6 +444,7 @@ void after_fork(bool child) {
     m.operations.clear();
     for (auto& notifier : m.notifiers) notifier->running = 0;
     forget_threads_after_fork();
+    reaper_after_fork();
   }
   m.mutex.unlock();
 }

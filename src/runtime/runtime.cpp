@@ -19,6 +19,7 @@
 #include "control/control.hpp"
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
+#include "threads/census.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
@@ -30,15 +31,18 @@ namespace {
 void before_fork() {
   module::before_fork();
   hooks::before_fork();
+  threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
+  threads::census_after_fork(false);
   hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
+  threads::census_after_fork(true);
   hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
@@ -85,6 +89,9 @@ extern "C" int molt_start(const molt_options* options) {
     if (options->log_prefix) log::set_prefix(options->log_prefix);
     o.delay_release_ms = options->delay_release_ms;
   }
+  // Now, while the process may still look at itself: a server gives that right up with its privileges.
+  // A failure is told by whoever needs a proof.
+  static_cast<void>(threads::start_census());
   module::set_directory(o.directory);
   return answer(control::start(o));
 }
@@ -126,8 +133,11 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
+  request.ignore_pointers = (flags & MOLT_UNLOAD_IGNORE_POINTERS) != 0;
   request.timeout_ms = timeout_ms;
-  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
+  request.lazy = (flags & MOLT_UNLOAD_LAZY) != 0;
+  if (flags &
+      ~std::uint32_t{MOLT_UNLOAD_LAZY | MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
     return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);

@@ -13,6 +13,7 @@ namespace {
 
 // Was it accepted? A refusal must have a code and words.
 bool look(std::span<const std::byte> bytes) {
+  look_at_symbols(bytes);
   auto image = Image::parse(bytes, Purpose::examine);
   if (image) return look_at_everything(*image) != 0;
   EXPECT_TRUE(image.error().code == ENOEXEC || image.error().code == EINVAL);
@@ -92,7 +93,8 @@ TEST_P(Damage, extreme_words) {
 INSTANTIATE_TEST_SUITE_P(samples, Damage,
                          testing::Values("plain.so", "sysv_hash.so", "stripped.so", "module_c.so",
                                          "module_cxx.so", "destructor.so", "tls_static.so",
-                                         "program_fixed", "module_clang.so"),
+                                         "program_fixed", "module_clang.so", "symbols.so",
+                                         "symbols_packed.so"),
                          [](const auto& test) { return test_name(test.param); });
 
 // An early dynamic table leads to all others, so it gets values of its own.

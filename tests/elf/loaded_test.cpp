@@ -3,6 +3,7 @@
 #include "elf/loaded.hpp"
 
 #include "base/fd.hpp"
+#include "folder.hpp"
 #include "samples.hpp"
 
 #include <dlfcn.h>
@@ -17,23 +18,6 @@ namespace molt::elf {
 namespace {
 
 constexpr std::size_t page = 4096;
-
-// A folder for one test.
-class Folder {
- public:
-  Folder() {
-    std::string name = testing::TempDir() + "molt-loaded-XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) ADD_FAILURE() << "mkdtemp: " << std::strerror(errno);
-    path_ = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  std::string path(const std::string& file) const { return path_ + "/" + file; }
-
- private:
-  std::string path_;
-};
 
 // One page of a file, mapped as long as it lives.
 class Mapping {

@@ -3,8 +3,26 @@
 
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
+#include "elf/symbols.hpp"
 
 namespace molt::elf {
+
+// Asks for every symbol in all ways. Never 0 where there is a table.
+inline std::size_t look_at_symbols(std::span<const std::byte> bytes) {
+  auto symbols = read_symbols(bytes, "damaged");
+  if (!symbols) return 0;
+  std::size_t sum = symbols->shortcomings().size();
+  for (std::uint64_t address = 0; address < 0x8000; address += 148) {
+    auto at = symbols->at(address);
+    if (!at) continue;
+    const std::string name(at->symbol.name);
+    sum += at->symbol.section.size() + at->symbol.version.size() + at->offset;
+    sum += symbols->find_all(name).size();
+    auto found = symbols->find(name, static_cast<std::uint32_t>(address & 3));
+    sum += found ? found->size : std::strlen(found.error().detail);
+  }
+  return sum | 1;
+}
 
 // The sum keeps the reads from being left out. Never 0.
 inline std::size_t look_at_everything(const Image& image) {
