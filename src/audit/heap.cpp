@@ -52,9 +52,7 @@ std::uint64_t thread_cache_key() {
 
 }  // namespace
 
-Heap::Heap(Copy& copy) : copy_(copy) {
-  key_ = thread_cache_key();
-}
+Heap::Heap(Copy& copy) : copy_(copy) { key_ = thread_cache_key(); }
 
 std::optional<std::uint64_t> Heap::word(std::uintptr_t at) {
   const std::uintptr_t ahead_end = ahead_at_ + ahead_words_ * sizeof(std::uint64_t);

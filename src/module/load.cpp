@@ -488,6 +488,14 @@ Result<FileIdentity> identify(const std::string& path) {
   return identity_of(info);
 }
 
+// Beside the descriptor.
+bool has_symbols(const elf::Image& image) {
+  for (const elf::Symbol symbol : image.dynamic_symbols()) {
+    if (symbol.exported() && symbol.name != MOLT_MODULE_SYMBOL) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Result<FileIdentity> identify(int fd) {
@@ -533,6 +541,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
   }
   for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
   for (const elf::Hazard& effect : elf::lasting_effects(*image)) p.effects.push_back(effect.text);
+  p.has_symbols = has_symbols(*image);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -566,6 +575,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
   module->effects = prepared.effects;
+  module->has_symbols = prepared.has_symbols;
   module->taint = prepared.taint;
   module->path = request.path;
   module->file = prepared.file;

@@ -143,7 +143,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   auto report = module::unload(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->fate != module::Fate::unmapped) {
+  if (!module::is_gone(report->fate)) {
     set_last_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
   }
   return 0;
@@ -167,7 +167,7 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->old != module::Fate::unmapped) {
+  if (!module::is_gone(report->old)) {
     set_last_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
   }
   return 0;
