@@ -75,6 +75,7 @@ namespace result {
 inline constexpr std::string_view unmapped = "unmapped";
 inline constexpr std::string_view resident = "resident";
 inline constexpr std::string_view pinned = "pinned";
+inline constexpr std::string_view quarantined = "quarantined";
 }  // namespace result
 
 }  // namespace molt::wire

@@ -67,6 +67,7 @@ struct Module {
   threads::RangeSet text;             // its executable segments
   std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
   std::vector<std::string> effects;   // what outlasts it
+  bool has_symbols = false;           // beside the descriptor: another object may be bound to them
   std::vector<std::string> warnings;  // what whoever asked for the load should know
   bool permanent = false;             // init without exit
 
@@ -140,12 +141,19 @@ struct Notifier {
   std::uint64_t sequence;
 };
 
+// Unloaded, but mapped, so that reports can name its functions: quarantine.cpp.
+struct Quarantined {
+  Stored stored;
+  void* handle;
+};
+
 struct Manager {
   std::mutex mutex;
   // Changes with every change of a module's state; waiters sleep on it.
   std::atomic<std::uint32_t> changes{0};
   std::list<ModulePtr> modules;  // newest first
   std::vector<ModulePtr> residents;
+  std::list<Quarantined> quarantined;  // oldest first
   std::vector<FlightPtr> flights;
   std::map<int, FlightPtr> waiting;  // tid -> the flight that it has joined
   std::vector<std::shared_ptr<Notifier>> notifiers;
@@ -242,6 +250,10 @@ std::string pointers_left(Module& module, bool may_destroy);
 // who holds it, or why nothing could be proven.
 std::string threads_left(const Module& module, Deadline deadline, const Cancelled& cancelled);
 std::string name_holders(const std::vector<Holder>& holders);
+// --- quarantine.cpp ---
+// Where reports shall name what is gone: ends the module as dlclose() would, and leaves its memory
+// mapped. False: nothing was done, dlclose() shall.
+bool quarantine(Module& module);
 // --- reaper.cpp ---
 // One try for each of them; true if none is left. (unload.cpp)
 bool finish_lazy();
@@ -267,6 +279,7 @@ struct Prepared {
   std::string hash;
   std::string name, version, license, description, srcversion;
   std::vector<std::string> hazards, effects;
+  bool has_symbols = false;
   unsigned taint = 0;
 };
 Result<Prepared> prepare(const LoadRequest& request);

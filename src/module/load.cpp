@@ -488,6 +488,14 @@ Result<FileIdentity> identify(const std::string& path) {
   return identity_of(info);
 }
 
+// Beside the descriptor.
+bool has_symbols(const elf::Image& image) {
+  for (const elf::Symbol symbol : image.dynamic_symbols()) {
+    if (symbol.exported() && symbol.name != MOLT_MODULE_SYMBOL) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Result<FileIdentity> identify(int fd) {
@@ -544,6 +552,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
   }
   p.hazards = one_of_each_kind(elf::unload_hazards(*image));
   p.effects = one_of_each_kind(elf::lasting_effects(*image));
+  p.has_symbols = has_symbols(*image);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -577,6 +586,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
   module->effects = prepared.effects;
+  module->has_symbols = prepared.has_symbols;
   module->taint = prepared.taint;
   module->path = request.path;
   module->file = prepared.file;

@@ -48,6 +48,8 @@ const char* to_text(Fate fate) {
       return "unmapped";
     case Fate::resident:
       return "resident";
+    case Fate::quarantined:
+      return "quarantined";
     case Fate::pinned:
       break;
   }

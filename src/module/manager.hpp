@@ -67,12 +67,14 @@ struct UnloadRequest {
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
 };
-enum class Fate { unmapped, resident, pinned };
+// quarantined: gone as if it were unmapped, but for what a sanitizer's reports need to name it.
+enum class Fate { unmapped, resident, pinned, quarantined };
+inline bool is_gone(Fate fate) { return fate == Fate::unmapped || fate == Fate::quarantined; }
 const char* to_text(Fate fate);
 struct UnloadReport {
   std::string name;
   Fate fate = Fate::unmapped;
-  std::string reason;  // why it is not unmapped
+  std::string reason;  // why it is not gone
   std::int64_t drain_us = 0;
 };
 Result<UnloadReport> unload(const UnloadRequest& request);

@@ -20,6 +20,7 @@
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
 #include "threads/census.hpp"
+#include "threads/own_thread.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
@@ -101,6 +102,7 @@ extern "C" void molt_stop() { control::stop(); }
 extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (fd < 0) return answer(fail(EBADF, "%d is no descriptor", fd));
   module::LoadRequest request;
   request.fd = fd;
@@ -116,6 +118,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   module::LoadRequest request;
   request.path = path;
@@ -130,6 +133,7 @@ extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags
 }
 
 extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
@@ -143,7 +147,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   auto report = module::unload(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->fate != module::Fate::unmapped) {
+  if (!module::is_gone(report->fate)) {
     set_last_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
   }
   return 0;
@@ -151,6 +155,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
@@ -167,7 +172,7 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->old != module::Fate::unmapped) {
+  if (!module::is_gone(report->old)) {
     set_last_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
   }
   return 0;
@@ -181,6 +186,7 @@ extern "C" int molt_enable(const char* name) {
 }
 
 extern "C" int molt_gc() {
+  threads::clean_stack_below();
   auto report = module::gc(false);
   succeed();
   return static_cast<int>(report.freed.size());

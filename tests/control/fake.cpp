@@ -248,7 +248,7 @@ Result<LoadReport> load(const LoadRequest& request) {
     fake::form(name);
     log::line(name, "loaded from %s", request.path.c_str());
   }
-  return LoadReport{name, "P", false};
+  return LoadReport{name, "P", false, {}};
 }
 
 bool same_content(std::string_view name, int fd) {
@@ -333,7 +333,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   holder.syscall = "futex";
   BlockingReport report{std::string(name), "live", "", {}};
   report.holders.push_back(holder);
-  report.holders.push_back({"references", "2 held by others"});
+  Holder others;
+  others.what = "references";
+  others.where = "2 held by others";
+  report.holders.push_back(others);
   return report;
 }
 
@@ -392,7 +395,7 @@ const char* state_text(molt_module_state state) {
   return texts[state];
 }
 const char* to_text(Fate fate) {
-  constexpr const char* texts[] = {"unmapped", "resident", "pinned"};
+  constexpr const char* texts[] = {"unmapped", "resident", "pinned", "quarantined"};
   return texts[static_cast<int>(fate)];
 }
 std::string proc_line(const ModuleInfo& module) { return module.name + " 4096 0 - Live 0x0"; }
