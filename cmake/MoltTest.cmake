@@ -22,6 +22,10 @@ include(GoogleTest)
 
 set(_molt_test_environment
     MOLT_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY} MOLT_LIB=${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
+if(MOLT_SANITIZE MATCHES thread)
+  list(APPEND _molt_test_environment
+       TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp)
+endif()
 
 function(molt_gtest name)
   cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})

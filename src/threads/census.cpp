@@ -320,14 +320,14 @@ void* CensusKeeper::run(void* self) {
   }
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
-  while (serves) {
+  if (!serves) return nullptr;
+  for (;;) {
     while (keeper.word.load(std::memory_order_acquire) != asked) futex_wait(keeper.word, idle);
     (*keeper.job)(*census);
     census->wipe();
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
-  return nullptr;
 }
 
 Status CensusKeeper::start_locked() {

@@ -44,7 +44,9 @@ TEST_F(Quarantine, EverythingThatRunsAtTheEndRunsOnce) {
   const Answer answer = unload("mortal");
   EXPECT_TRUE(is(answer, 0));
   EXPECT_EQ(answer.reason, "");
-  EXPECT_EQ(board().all_told(), (Lines{"exit", "function", "handler", "object"}));
+  const auto all = under_tsan ? Lines{"exit", "function", "object"}
+                              : Lines{"exit", "function", "handler", "object"};
+  EXPECT_EQ(board().all_told(), all);
   // Until others have pushed it out, which is dlclose().
   const auto before = mapped();
   for (std::size_t i = 0; i < size; ++i) {
@@ -52,7 +54,7 @@ TEST_F(Quarantine, EverythingThatRunsAtTheEndRunsOnce) {
     ASSERT_TRUE(is(unload("bare"), 0));
   }
   EXPECT_NE(mapped(), before);
-  EXPECT_EQ(board().all_told().size(), 4u);
+  EXPECT_EQ(board().all_told(), all);
 }
 
 TEST_F(Quarantine, TextIsInaccessibleAndTheNameIsFree) {
