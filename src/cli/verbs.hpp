@@ -51,6 +51,9 @@ Runner declare_set(CLI::App& verb);
 Runner declare_tree(CLI::App& verb);
 // verbs_events.cpp
 Runner declare_events(CLI::App& verb);
+// verbs_blocking.cpp
+// verbs_audit.cpp
+Runner declare_audit(CLI::App& verb);
 // verbs_file.cpp
 Runner declare_check(CLI::App& verb);
 // `molt info FILE`: from the file alone, without a process.

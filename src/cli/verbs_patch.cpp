@@ -135,28 +135,6 @@ std::string show_status(const Json& reply) {
   return text;
 }
 
-std::string age_of(const Json& thread) {
-  const auto ms = thread.value("asleep_ms", std::int64_t{0});
-  return ms == 0 ? "-" : fmt::format("{:.1f} s", static_cast<double>(ms) / 1000);
-}
-
-std::string show_blocking(const Json& reply) {
-  Table table({{"TID", Table::right},
-               {"THREAD", Table::left},
-               {"FUNCTION", Table::left},
-               {"FRAME", Table::left},
-               {"ASLEEP", Table::right},
-               {"WHERE", Table::left}});
-  for (const Json& thread : reply.at("threads")) {
-    const auto syscall = thread.value("syscall", std::string());
-    const auto function = thread.value("function", std::string());
-    table.add({std::to_string(thread.value("tid", 0)), thread.value("thread", ""),
-               function.empty() ? "-" : demangled(function), thread.value("frame", ""),
-               age_of(thread), syscall.empty() ? thread.value("reason", "") : "in " + syscall});
-  }
-  return table.empty() ? "" : table.text();
-}
-
 }  // namespace
 
 Runner declare_apply(CLI::App& verb) {
@@ -209,14 +187,6 @@ Runner declare_status(CLI::App&) {
     return run_on_targets(
         options, "status",
         {[](Session& session) { return session.call(wire::method::patches); }, show_status});
-  };
-}
-
-Runner declare_blocking(CLI::App&) {
-  return [](const Options& options) {
-    return run_on_targets(
-        options, "blocking",
-        {[](Session& session) { return session.call(wire::method::blocking); }, show_blocking});
   };
 }
 

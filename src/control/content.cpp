@@ -78,6 +78,7 @@ Result<Text> show(const Object&, const Text&) {
 Text pid_text() { return std::to_string(getpid()); }
 Text locked_text() { return flag(module::loading_locked()); }
 Text delay_text() { return std::to_string(delay_release_ms()); }
+Text gc_interval_text() { return std::to_string(module::gc_interval()); }
 Text live_text() { return std::to_string(object_counts().live); }
 Text delayed_text() { return std::to_string(object_counts().delayed); }
 
@@ -87,14 +88,28 @@ Status store_locked(const Object&, const Text&, const Text& value) {
   return {};
 }
 
+Result<int> number_up_to(int most, const Text& value) {
+  int number = -1;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < 0 || number > most) {
+    return fail(EINVAL, "`%s' is no number from 0 to %d", value.c_str(), most);
+  }
+  return number;
+}
+
 Status store_delay(const Object&, const Text&, const Text& value) {
   constexpr int longest_ms = 60'000;
-  int ms = -1;
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), ms);
-  if (error != std::errc() || end != value.data() + value.size() || ms < 0 || ms > longest_ms) {
-    return fail(EINVAL, "`%s' is no number from 0 to %d", value.c_str(), longest_ms);
-  }
-  set_delay_release_ms(ms);
+  const auto ms = number_up_to(longest_ms, value);
+  if (!ms) return pass(ms);
+  set_delay_release_ms(*ms);
+  return {};
+}
+
+Status store_gc_interval(const Object&, const Text&, const Text& value) {
+  constexpr int longest_s = 86'400;
+  const auto seconds = number_up_to(longest_s, value);
+  if (!seconds) return pass(seconds);
+  module::set_gc_interval(*seconds);
   return {};
 }
 
@@ -114,6 +129,7 @@ std::vector<Attribute> host_attributes(const Object&) {
           {"poisoned", 0444, show<module::poisoned>, nullptr},
           {"delay_release_ms", 0644, show<delay_text>, store_delay},
           {"redirect", 0644, show<redirect_text>, store_redirect},
+          {"gc_interval_s", 0644, show<gc_interval_text>, store_gc_interval},
           {"objects", 0444, show<live_text>, nullptr},
           {"objects_delayed", 0444, show<delayed_text>, nullptr}};
 }

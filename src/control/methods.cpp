@@ -175,6 +175,8 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   module::UnloadRequest request;
   request.name = arguments.text("name");
   request.resident = arguments.flag("resident");
+  request.lazy = arguments.flag("lazy");
+  request.ignore_pointers = arguments.flag("ignore_pointers");
   request.dry_run = arguments.flag("dry_run");
   request.timeout_ms = arguments.timeout_ms();
   request.cancelled = cancelled_by(caller);
@@ -280,8 +282,9 @@ Reply info(Arguments& arguments, const Caller&) {
 
 Reply gc(Arguments& arguments, const Caller&) {
   const bool dry_run = arguments.flag("dry_run");
+  const bool ignore_pointers = arguments.flag("ignore_pointers");
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  const module::GcReport report = module::gc(dry_run);
+  const module::GcReport report = module::gc(dry_run, ignore_pointers);
   Json kept = Json::array();
   for (const module::Kept& k : report.kept)
     kept.push_back({{"name", k.name}, {"reason", k.reason}});
@@ -302,6 +305,32 @@ Reply wait_for_patch(const std::string& name, bool patched, int timeout_ms, cons
                                     .value());
   }
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
+}
+
+Reply audit_module(Arguments& arguments, const Caller& caller) {
+  module::AuditRequest request;
+  request.name = arguments.text("name");
+  request.timeout_ms = arguments.timeout_ms();
+  request.cancelled = cancelled_by(caller);
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+
+  const auto report = module::audit_module(request);
+  if (!report) return refuse(Asked::module, report);
+  Json pointers = Json::array();
+  for (const audit::Finding& f : report->findings) {
+    pointers.push_back({{"place", audit::to_text(f.place)},
+                        {"address", hex(f.address)},
+                        {"where", f.where},
+                        {"owner", f.owner},
+                        {"target", f.target},
+                        {"looks", audit::to_text(f.looks)},
+                        {"bars", f.bars}});
+  }
+  return Json{{"name", request.name},     {"pointers", std::move(pointers)},
+              {"more", report->more},     {"dismissed", report->dismissed},
+              {"stable", report->stable}, {"method", audit::to_text(report->method)},
+              {"rounds", report->rounds}, {"bytes", report->bytes},
+              {"us", report->us}};
 }
 
 Reply wait(Arguments& arguments, const Caller& caller) {
@@ -376,21 +405,79 @@ Reply patches(Arguments& arguments, const Caller&) {
               {"pinned", std::move(pinned)}};
 }
 
-Reply blocking(Arguments& arguments, const Caller&) {
-  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  Json threads = Json::array();
-  for (const livepatch::Blocker& b : livepatch::blocking()) {
-    threads.push_back({{"tid", b.tid},
-                       {"thread", b.thread},
-                       {"function", b.function},
-                       {"frame", hex(b.address)},
-                       {"depth", b.depth},
-                       {"certain", b.certain},
-                       {"reason", b.reason},
-                       {"syscall", b.syscall},
-                       {"asleep_ms", b.asleep_ms}});
+// Who stands between a module and its end, or a patch and the end of its transition.
+Json holder_json(const module::Holder& h) {
+  Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
+  if (h.tid != 0) {
+    holder["tid"] = h.tid;
+    holder["thread"] = h.thread;
+    holder["asleep_ms"] = h.asleep_ms;
+    holder["syscall"] = h.syscall;
   }
-  return Json{{"transition", transition_json()}, {"threads", std::move(threads)}};
+  if (h.address != 0) {
+    holder["function"] = h.function;
+    holder["address"] = hex(h.address);
+    holder["stack_address"] = hex(h.stack_address);
+    holder["depth"] = h.depth;
+  }
+  return holder;
+}
+
+module::Holder holder_of(const livepatch::Blocker& b) {
+  module::Holder h;
+  h.what = b.tid != 0 ? "thread" : "the patch";
+  h.tid = b.tid;
+  h.thread = b.thread;
+  h.certain = b.certain;
+  h.address = b.address;
+  h.stack_address = b.stack_address;
+  h.depth = b.depth;
+  h.asleep_ms = b.asleep_ms;
+  h.syscall = b.syscall;
+  h.function = b.function.empty() ? "superseded code" : b.function;
+  if (b.address != 0) {
+    h.where = (b.certain ? "is in " : "may return into ") + h.function;
+  } else if (b.tid != 0) {
+    h.where = "is not proven to be out: " + b.reason;
+  } else {
+    h.where = "cannot go on: " + b.reason;
+    h.certain = true;
+  }
+  return h;
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  const std::string name = arguments.text_or("name", "");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto transition = livepatch::transition();
+  Json holders = Json::array();
+  if (name.empty() || (transition && transition->patch == name)) {
+    for (const livepatch::Blocker& b : livepatch::blocking()) {
+      holders.push_back(holder_json(holder_of(b)));
+    }
+    const char* state = !transition ? "" : transition->patching ? "patching" : "unpatching";
+    return Json{{"name", transition ? transition->patch : ""},
+                {"state", state},
+                {"reason", ""},
+                {"transition", transition_json()},
+                {"holders", std::move(holders)}};
+  }
+  const auto report = module::blocking(name);
+  if (!report) return refuse(Asked::module, report);
+  const auto patch = livepatch::find(name);
+  if (patch) {
+    module::Holder enabled;
+    enabled.what = "its patch";
+    enabled.where = "is enabled; `molt revert` it first";
+    enabled.certain = true;
+    holders.push_back(holder_json(enabled));
+  }
+  for (const module::Holder& h : report->holders) holders.push_back(holder_json(h));
+  return Json{{"name", report->name},
+              {"state", report->state},
+              {"reason", report->reason},
+              {"transition", nullptr},
+              {"holders", std::move(holders)}};
 }
 
 // --- hooks --------------------------------------------------------------------------------------
@@ -541,9 +628,10 @@ std::span<const Method> methods() {
       {name::close, false, false, close_object},
       {name::events, false, false, events},
       {name::gc, true, false, gc},
+      {name::blocking, true, false, blocking},
+      {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
       {name::patches, true, false, patches},
-      {name::blocking, true, false, blocking},
   };
   return all;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/own_memory.hpp"
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
@@ -41,6 +42,8 @@ void* carve(Pool& p, std::size_t bytes) {
     std::size_t size = std::max(slab_bytes, (bytes + 4095) & ~std::size_t{4095});
     void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
+    // Chains that were retired name callbacks that are gone.
+    note_own_memory(memory, size);
     p.slab = static_cast<char*>(memory);
     p.slab_left = size;
   }

@@ -10,6 +10,7 @@
 #include "arch/x86_64/percpu.hpp"
 #include "base/barrier.hpp"
 #include "hook/internal.hpp"
+#include "threads/procfs.hpp"
 #include "threads/record.hpp"
 
 namespace molt::hooks {
@@ -275,6 +276,29 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
   return owner;
 }
 
+void for_memory_naming(const Owner* owner, const void* begin, const void* end,
+                       const std::function<void(const void*, std::size_t)>& f) {
+  std::lock_guard lock(registry().mutex);
+  if (owner != nullptr && owner->attachments != nullptr) {
+    f(owner->attachments->data(), owner->attachments->capacity() * sizeof(Attachment));
+  }
+  auto is_inside = [&](const void* p) { return !std::less<>()(p, begin) && std::less<>()(p, end); };
+  for (molt_hook_core* core : registry().hooks) {
+    f(core->instances.data() + core->instances.size(),
+      (core->instances.capacity() - core->instances.size()) * sizeof(molt_hook*));
+    for (molt_hook* const& instance : core->instances) {
+      if (is_inside(instance)) f(&instance, sizeof instance);
+    }
+    if (!is_inside(core->info)) continue;
+    f(&core->info, sizeof core->info);
+    for (const Owner* other : registry().attached) {
+      for (const Attachment& a : *other->attachments) {
+        if (a.hook == core) f(&a.callback->bound, sizeof a.callback->bound);
+      }
+    }
+  }
+}
+
 void destroy(Owner* owner) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
@@ -339,6 +363,10 @@ void revoke(Owner* owner) {
 
 bool in_force(const Owner* owner) {
   return lineage_of(owner)->current.load(std::memory_order_acquire) == owner;
+}
+
+bool has_callbacks(const Owner* owner) {
+  return owner->attachments != nullptr && !owner->attachments->empty();
 }
 
 void begin_pause(Owner* owner) {
@@ -429,8 +457,15 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     timespec nap{0, round < 400 ? 20'000 : 500'000};
     nanosleep(&nap, nullptr);
   }
+  inside = who_is_inside(owner);
+  if (inside.empty()) inside.push_back({});
+  return false;
+}
+
+std::vector<Inside> who_is_inside(Owner* owner) {
+  std::vector<Inside> inside;
+  if (!entered(owner)) return inside;
   std::lock_guard lock(registry().mutex);
-  inside.clear();
   // A walk's second frame names the module only; the hook is that of the chain below it.
   const molt_hook_core* hook = nullptr;
   threads::for_each_frame([&](const molt_entry* entry, int tid) {
@@ -438,8 +473,7 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     if (__atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) != owner) return;
     inside.push_back({tid, threads::thread_name(tid), hook ? hook->name : ""});
   });
-  if (inside.empty()) inside.push_back({});
-  return false;
+  return inside;
 }
 
 Status set_order(std::string_view name, const Order& order) {

@@ -39,6 +39,7 @@
 
 #include "base/futex.hpp"
 #include "base/result.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::livepatch {
 
@@ -86,10 +87,11 @@ std::optional<TransitionInfo> transition();
 struct Blocker {
   int tid = 0;
   std::string thread;
-  std::string function;        // the old function that it is in; "" if that is not known
-  std::uintptr_t address = 0;  // what was found on its stack
-  std::size_t depth = 0;       // how far down, in bytes
-  bool certain = false;        // else it may be a leftover
+  std::string function;              // the old function that it is in; "" if that is not known
+  std::uintptr_t address = 0;        // what was found on its stack
+  std::uintptr_t stack_address = 0;  // where it lies; 0: in a register
+  std::size_t depth = 0;             // how far down, in bytes
+  bool certain = false;              // else it may be a leftover
   std::string reason;
   std::string syscall;  // what it sleeps in
   std::int64_t asleep_ms = 0;
@@ -121,8 +123,9 @@ void set_observer(const Observer* observer);
 
 // Of a module, before its notifiers hear of its coming; an error refuses it, and nothing remains.
 Status module_coming(molt_module* module, bool is_livepatch);
-// After its exit and its notifiers.
-void module_going(molt_module* module);
+// After its exit and its notifiers. `ways_in`: the runtime's code that leads into the module, and that
+// threads may be in that have called one of its patched functions.
+void module_going(molt_module* module, threads::RangeSet& ways_in);
 // Of a module whose init failed, before anything else of it is undone (D4): its patch is taken back,
 // waiting for threads up to the deadline. What cannot be is forced out and pinned.
 void owner_failed(molt_module* module, Deadline deadline);

@@ -200,9 +200,10 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
 
     const std::uint32_t rule = control & ~closed_bit;
     if (generation_of(value) != generation) {  // G4
+      MOLT_TORTURE_STEP();
       if (!swap(word, value, rule)) continue;
-      const std::uint32_t now = g_control.load(std::memory_order_seq_cst);
 #ifndef MOLT_MUTATE_NO_RECHECK
+      const std::uint32_t now = g_control.load(std::memory_order_seq_cst);
       if (now != control && ((now & closed_bit) || generation_of(now) != generation)) {
         swap(word, rule, 0);  // G6
         continue;

@@ -49,6 +49,18 @@
 
 #include "base/result.hpp"
 
+// Where the torture's builds stop for a moment, so that what could go wrong there does.
+#ifdef MOLT_TORTURE_STEPS
+#include <time.h>
+#define MOLT_TORTURE_STEP()           \
+  do {                                \
+    const timespec moment{0, 30'000}; \
+    nanosleep(&moment, nullptr);      \
+  } while (false)
+#else
+#define MOLT_TORTURE_STEP() static_cast<void>(0)
+#endif
+
 namespace molt::livepatch::gate {
 
 enum class Side : std::uint32_t { unpatched = 0, patched = 1 };
@@ -187,6 +199,7 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return Turned::done;
   }
   if (may_leave()) {
+    MOLT_TORTURE_STEP();
     const bool ok =
         target == Side::patched ? set_bits(word, side_bit) : clear_bits_and_wake(word, side_bit);
     if (!ok) return Turned::gone;

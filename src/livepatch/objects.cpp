@@ -165,6 +165,10 @@ Status module_coming(molt_module* module, bool is_livepatch) {
     say("patch '%s' failed for module '%s', refusing to load module '%s'", patch->name.c_str(),
         name.c_str(), name.c_str());
     for (const auto& [applied, to] : done) revert(*applied, *to);
+    // Nobody has run anything of it yet.
+    threads::RangeSet nobody;
+    if (auto extent = elf::extent_of(module)) forget_sites(*extent, nobody);
+    if (!collect()) ensure_worker();
     Lock lock(e.mutex);
     e.alive.erase(name);
     e.marked.erase(name);
@@ -173,7 +177,7 @@ Status module_coming(molt_module* module, bool is_livepatch) {
   return {};
 }
 
-void module_going(molt_module* module) {
+void module_going(molt_module* module, threads::RangeSet& ways_in) {
   Engine& e = engine();
   const std::string name = module->name;
   {
@@ -193,7 +197,8 @@ void module_going(molt_module* module) {
     if (object == nullptr || object->binding.descriptor != module) continue;
     revert(*patch, *object);
   }
-  if (auto extent = elf::extent_of(module)) forget_sites(*extent);
+  if (auto extent = elf::extent_of(module)) forget_sites(*extent, ways_in);
+  if (!collect()) ensure_worker();
 }
 
 void libraries_changed() {}

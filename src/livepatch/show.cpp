@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "livepatch/internal.hpp"
-#include "threads/record.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -44,6 +44,7 @@ Blocker describe(const threads::Finding& f) {
   if (f.syscall >= 0) b.syscall = threads::syscall_name(f.syscall);
   if (f.verdict == threads::Verdict::inside) {
     b.address = f.address();
+    b.stack_address = f.at;
     b.depth = f.depth;
     b.certain = f.certain;
     b.function = function_at(b.address);

@@ -9,9 +9,11 @@
 #include <cstdio>
 #include <cstring>
 
+#include "arch/x86_64/trap.hpp"
 #include "base/fd.hpp"
+#include "base/own_memory.hpp"
 #include "livepatch/internal.hpp"
-#include "threads/record.hpp"
+#include "threads/procfs.hpp"
 #include "threads/residency.hpp"
 
 namespace molt::livepatch {
@@ -27,6 +29,7 @@ struct Sites {
     SiteGate* gate = nullptr;  // freed with it
   };
   std::vector<Retired> retired;
+  std::vector<SiteGate*> free_gates;
   bool redirecting = true;
   bool set_up = false;
 };
@@ -44,6 +47,24 @@ void set_up() {
 }
 
 constexpr int running_patience_ms = 100;
+
+SiteGate* new_gate() {
+  constexpr std::size_t gates_at_once = 512;
+  auto& free = sites().free_gates;
+  if (free.empty()) {
+    void* memory = map_own_memory(gates_at_once * sizeof(SiteGate));
+    if (memory == nullptr) return nullptr;
+    for (std::size_t i = gates_at_once; i > 0; --i) {
+      free.push_back(static_cast<SiteGate*>(memory) + i - 1);
+    }
+  }
+  auto* gate = new (free.back()) SiteGate;
+  free.pop_back();
+  return gate;
+}
+void free_gate(SiteGate* gate) {
+  if (gate != nullptr) sites().free_gates.push_back(gate);
+}
 
 // --- what the arch layer asks about threads --------------------------------------------------------
 
@@ -237,7 +258,11 @@ Result<SiteGate*> make_gate(arch::TextWriter& writer, const Lead& to, std::uint3
   arch::CodePool& pool = sites().pool;
   auto slot = pool.allocate({site.address, site.address + longest_entry}, arch::gate_size);
   if (!slot) return pass(slot);
-  auto* gate = new SiteGate;
+  SiteGate* gate = new_gate();
+  if (gate == nullptr) {
+    pool.free(writer, *slot);
+    return fail_errno(ENOMEM, "no memory for a gate");
+  }
   gate->slot = *slot;
   gate->generation = generation;
   gate->record.resolve = resolve_at_gate;
@@ -251,7 +276,7 @@ Result<SiteGate*> make_gate(arch::TextWriter& writer, const Lead& to, std::uint3
   arch::write_gate(slot->address, words, gate->record, code);
   if (Status ok = pool.publish(writer, *slot, code); !ok) {
     pool.free(writer, *slot);
-    delete gate;
+    free_gate(gate);
     return pass(ok);
   }
   return gate;
@@ -410,9 +435,17 @@ void retire_gates() {
   }
 }
 
-void collect() {
+namespace {
+void note_uncollected(bool left) {
+  Lock lock(engine().mutex);
+  engine().uncollected = left;
+}
+}  // namespace
+
+bool collect() {
   auto& retired = sites().retired;
-  if (retired.empty()) return;
+  note_uncollected(false);
+  if (retired.empty()) return true;
   // A jump of a version that is in force is in the list too: not to be freed.
   std::vector<Sites::Retired> go, stay;
   for (const Sites::Retired& r : retired) {
@@ -422,33 +455,50 @@ void collect() {
     });
     (in_use ? stay : go).push_back(r);
   }
-  if (go.empty()) return;
+  if (go.empty()) return true;
   threads::RangeSet set;
   for (const Sites::Retired& r : go) set.add(r.slot.range().begin, r.slot.range().end);
-  const arch::CodeRange slow = arch::gate_slow_range();
+  // Who is in these has come from a gate, or will be sent on to one.
+  const arch::CodeRange slow = arch::gate_slow_range(), trap = arch::trap_handler_range();
   set.add(slow.begin, slow.end);
+  set.add(trap.begin, trap.end);
   threads::ProofOptions options;
   options.deadline = Deadline{0};  // one look
   options.own_frame = engine().own_frame;
   options.may_sample = false;
   auto proof = threads::prove_out(set, options);
-  if (!proof || !proof->out()) return;
+  if (!proof || !proof->out()) {
+    note_uncollected(true);
+    return false;
+  }
   arch::TextWriter writer = arch::TextWriter::open();
   for (const Sites::Retired& r : go) {
     sites().pool.free(writer, r.slot);
-    delete r.gate;
+    free_gate(r.gate);
   }
   retired = std::move(stay);
+  return true;
 }
 
-void forget_sites(const elf::Range& extent) {
+void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   Lock lock(engine().mutex);
+  bool any = false;
+  const auto leave = [&](const arch::CodeSlot& slot) {
+    if (!slot.range().empty()) sites().retired.push_back({slot, nullptr});
+  };
   std::erase_if(sites().all, [&](const auto& site) {
     if (!extent.contains(site->address)) return false;
     if (site->gate != nullptr) retire(site->gate);
-    // Its copy and landing are lost, not reused: who is in them is in unmapped code anyway.
+    leave(site->redirect.copy);
+    leave(site->redirect.landing);
+    any = true;
     return true;
   });
+  if (!any) return;
+  add_pool_code(ways_in);
+  const arch::CodeRange slow = arch::gate_slow_range(), trap = arch::trap_handler_range();
+  ways_in.add(slow.begin, slow.end);
+  ways_in.add(trap.begin, trap.end);
 }
 
 std::vector<Site*> patched_sites() {

@@ -34,7 +34,8 @@ namespace molt::livepatch {
 
 struct Func;
 
-// The gate of one site in one transition. Never freed: a thread may stand in settle() with it.
+// The gate of one site in one transition; recycled when no thread can stand in settle() with it. Lies in
+// memory of the runtime's own: the versions that it names may be gone by then.
 struct SiteGate {
   arch::GateRecord record;
   arch::CodeSlot slot;
@@ -94,11 +95,13 @@ void add_version(threads::RangeSet& ranges, const Site& site, const Func* versio
 // Gates that no entry leads to any more: who is told by settle() that they are stale goes back to the
 // entry. Before gate::end().
 void retire_gates();
-// Frees what no thread can be in any more. Cheap if there is nothing.
-void collect();
+// Frees what no thread can be in any more. Cheap if there is nothing. False: something is left, and
+// shall be tried again (Engine::uncollected says so too).
+bool collect();
 // Forgets the sites in an object that is gone or going; their entries are not written to. The caller
-// has put the entries back if the memory is still there.
-void forget_sites(const elf::Range& extent);
+// has put the entries back if the memory is still there. `ways_in`: code from which a thread may still
+// come to one of the entries, or to what was displaced there.
+void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in);
 // All sites that have versions.
 std::vector<Site*> patched_sites();
 

@@ -8,7 +8,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -20,7 +19,8 @@
 
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
-#include "livepatch/own_frames.hpp"
+#include "threads/own_frames.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -276,7 +276,7 @@ bool complete() {
     Lock lock(e.mutex);
     patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
   }
-  collect();
+  if (!collect()) ensure_worker();
   // Who waits for the end shall find the modules free.
   replaced.clear();
   patch.reset();
@@ -539,7 +539,7 @@ void change_over_self() {
   g_checking.fetch_add(1, std::memory_order_seq_cst);
   const Armed* armed = g_armed.load(std::memory_order_seq_cst);
   const bool leaves = armed != nullptr && armed->generation == generation &&
-                      armed->target == target && own_frames_are_out(armed->ranges);
+                      armed->target == target && threads::own_frames_are_out(armed->ranges);
   g_checking.fetch_sub(1, std::memory_order_release);
   if (!leaves) return;
   // A reversal changes the target under the lock, before the agent looks at words again.
@@ -608,7 +608,6 @@ void poke_holders() {
 }
 
 void* work(void*) {
-  prctl(PR_SET_NAME, "molt-patch");
   Engine& e = engine();
   {
     Lock lock(e.mutex);
@@ -619,7 +618,7 @@ void* work(void*) {
     bool hurry = false;
     {
       Lock lock(e.mutex);
-      if (!e.transition.active() && e.pinned.empty()) {
+      if (!e.transition.active() && e.pinned.empty() && !e.uncollected) {
         e.worker = false;
         e.worker_tid = 0;
         return nullptr;
@@ -642,6 +641,8 @@ void* work(void*) {
       Token token(std::try_to_lock, __builtin_frame_address(0));
       if (token && e.transition.active()) {
         try_complete(e.transition.tries >= tries_before_sampling);
+      } else if (token) {
+        collect();
       }
     }
     poke_holders();
@@ -659,18 +660,10 @@ void ensure_worker() {
     if (e.worker) return;
     e.worker = true;
   }
-  sigset_t mask, before;
-  sigfillset(&mask);
-  for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) sigdelset(&mask, fault);
-  pthread_sigmask(SIG_SETMASK, &mask, &before);
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_t thread;
-  const int error = pthread_create(&thread, &attributes, work, nullptr);
-  pthread_attr_destroy(&attributes);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (error == 0) return;
+  if (auto started = threads::start_thread("molt-patch", threads::default_stack, work, nullptr)) {
+    pthread_detach(*started);
+    return;
+  }
   say("no thread could be started that goes on trying; `molt wait` does");
   Lock lock(e.mutex);
   e.worker = false;

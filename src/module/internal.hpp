@@ -20,6 +20,7 @@
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
 #include "module/store.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::module {
 struct Flight;
@@ -64,6 +65,7 @@ struct Module {
   hooks::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
   std::optional<elf::MappedFile> mapping;
+  threads::RangeSet text;             // its executable segments
   std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
   std::vector<std::string> effects;   // what outlasts it
   std::vector<std::string> warnings;  // what whoever asked for the load should know
@@ -77,6 +79,7 @@ struct Module {
   int inside = 0;         // calls of the core into it (parameters) under way
   int parameters_by = 0;  // the thread that reads or sets parameters; 0: none
   bool enabled = true;
+  bool was_used = false;       // another module imported from it, or an offer of it was acquired
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
   bool formed = false;         // the observer was told of it
@@ -87,9 +90,15 @@ struct Module {
   std::vector<ImportInfo> imports;
   Requests requests;
 
+  // --- of one that goes ---
+  threads::RangeSet ways_in;  // PatchHooks::going
+
   // --- of residents ---
   bool pinned = false;
-  bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
+  bool destroyed = false;        // its static objects are
+  bool ignore_pointers = false;  // free it although writable memory holds addresses in it
+  bool exit_pending = false;     // a thread was inside when it was removed: exit() waits for it
+  bool lazy = false;             // freed in the background as soon as that is proven safe
   std::string reason;
 
   std::atomic<std::uint64_t> exceptions{0};
@@ -145,7 +154,7 @@ struct Manager {
   std::vector<FlightPtr> flights;
   std::map<int, FlightPtr> waiting;  // tid -> the flight that it has joined
   std::vector<std::shared_ptr<Notifier>> notifiers;
-  std::vector<Offer> offers;
+  std::list<Offer> offers;  // a vector would keep what it moved away
   std::vector<Thread*> threads;
   std::list<std::string> operations;
   const Observer* observer = nullptr;
@@ -190,11 +199,18 @@ Status operations_allowed();
 // be asked to stop do not count.
 Status removable(const Module& module, bool resident);
 
+// How long an operation may wait for threads to leave.
+struct Patience {
+  Deadline deadline;
+  Cancelled cancelled;
+};
+
 // --- notify.cpp ---
 // Calls the notifiers without the lock. At COMING a veto stops, and those called before are told
 // GOING. Elsewhere results are ignored.
 Status notify(Module& module, molt_module_state event);
 void remove_notifiers_of(Module& module);
+bool has_notifiers(const Module& module);  // under the lock
 // --- offer.cpp ---
 void remove_offers_of(const Module& module);
 // --- thread.cpp ---
@@ -225,12 +241,28 @@ void take_down(Module& module);
 void drop_providers(Module& module);
 // Why the memory cannot be freed now; "" if nothing is in the way.
 std::string cannot_free(const Module& module);
+// What an audit of the process's memory found: "2 pointers left: ..."; "" if nothing is in the way.
+// `may_destroy`: the module's static objects may be destroyed, if that may be all that is left.
+std::string pointers_left(Module& module, bool may_destroy);
+// --- residency.cpp ---
+// Waits until it is proven that no thread can return into the module's code. "": it is. Otherwise
+// who holds it, or why nothing could be proven.
+std::string threads_left(const Module& module, Deadline deadline, const Cancelled& cancelled);
+std::string name_holders(const std::vector<Holder>& holders);
+// --- reaper.cpp ---
+// One try for each of them; true if none is left. (unload.cpp)
+bool finish_lazy();
+// Sees to it that lazily unloaded modules are freed when they can be.
+void reap_in_background();
+void reaper_after_fork();
+
 // Frees the memory, or keeps it as resident (something may still use it) or pinned (the dynamic
 // loader keeps it), with the reason.
-Fate dispose(const ModulePtr& module, std::string& reason);
+Fate dispose(const ModulePtr& module, const Patience& patience, std::string& reason);
 // From GOING to the end of the name: exit(), notifiers, objects, references, memory. The caller
 // takes the module off the list.
-Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& reason);
+Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& patience,
+        std::string& reason);
 // Livepatches that concern the module, or that it is.
 Status patch_coming(Module& module);
 void patch_going(Module& module);

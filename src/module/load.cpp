@@ -287,6 +287,15 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
     module.address = extent->begin;
     module.size = extent->size();
   }
+  if (auto object = elf::object_at(module.descriptor)) {
+    for (std::size_t i = 0; i < object->text_count; ++i) {
+      module.text.add(object->text[i].begin, object->text[i].end);
+    }
+    const molt_module& d = *module.descriptor;
+    for (const molt_callback* c = d.callbacks; c != d.callbacks_end; ++c) {
+      module.text.note_entry(reinterpret_cast<std::uintptr_t>(c->fn));
+    }
+  }
   module.mapping = elf::mapped_file_at(module.descriptor);
   module.descriptor->core = &module.core;
   module.permanent = module.descriptor->init != nullptr && module.descriptor->exit == nullptr;
@@ -372,6 +381,7 @@ Status bind_imports(Module& module, const LoadRequest& request) {
     if (std::find(module.providers.begin(), module.providers.end(), provider) ==
         module.providers.end()) {
       ++provider->refcnt;
+      provider->was_used = true;
       provider->users.push_back(&module);
       module.providers.push_back(provider);
       // A module that uses what a tainted one offers is no better than that.
@@ -614,7 +624,6 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 
   bool init_reference = true;
   auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
-    drop_providers(*module);
     {
       Lock lock(manager().mutex);
       module->state = MOLT_MODULE_STATE_UNFORMED;
@@ -622,7 +631,11 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       module->drop_base();
     }
     std::string reason;
-    if (module->handle != nullptr) dispose(module, reason);
+    if (module->handle != nullptr) {
+      dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
+    } else {
+      drop_providers(*module);
+    }
     if (beside == nullptr) unreserve(module);
     return pass(why);
   };
@@ -697,7 +710,7 @@ void bring_down(const ModulePtr& module) {
   std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, {}, inside) && stop_threads(*module, deadline, {});
   std::string reason;
-  go(module, empty && !module->permanent, !empty, reason);
+  go(module, empty && !module->permanent, !empty, {deadline, {}}, reason);
 }
 
 namespace {

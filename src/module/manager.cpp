@@ -225,7 +225,12 @@ Status patch_coming(Module& module) {
 }
 
 void patch_going(Module& module) {
-  if (const PatchHooks* hooks = current_patch_hooks()) hooks->going(module.descriptor);
+  const PatchHooks* hooks = current_patch_hooks();
+  if (hooks == nullptr) return;
+  threads::RangeSet ways_in;
+  hooks->going(module.descriptor, ways_in);
+  Lock lock(manager().mutex);
+  module.ways_in = ways_in;
 }
 
 void patch_failed(Module& module) {
@@ -253,6 +258,7 @@ Status removable(const Module& module, bool resident) {
     for (const Module* user : module.users) {
       if (!users.empty()) users += ",";
       users += user->name;
+      if (user->leaving) users += " (left in memory)";
     }
     return fail(EAGAIN, "%s is used by %s; unload that first", module.name.c_str(), users.c_str());
   }
@@ -469,6 +475,7 @@ void after_fork(bool child) {
     m.operations.clear();
     for (auto& notifier : m.notifiers) notifier->running = 0;
     forget_threads_after_fork();
+    reaper_after_fork();
   }
   m.mutex.unlock();
 }

@@ -25,10 +25,12 @@
 #include <string_view>
 #include <vector>
 
+#include "audit/audit.hpp"
 #include "base/futex.hpp"
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::module {
 
@@ -60,6 +62,8 @@ Result<std::string> name_in_file(int fd);
 struct UnloadRequest {
   std::string name;
   bool resident = false;
+  bool lazy = false;             // do not wait: go on in the background, also if it is in use
+  bool ignore_pointers = false;  // free its memory although the process still has addresses in it
   bool dry_run = false;
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
@@ -103,7 +107,41 @@ struct GcReport {
   std::vector<std::string> freed;
   std::vector<Kept> kept;
 };
-GcReport gc(bool dry_run);
+// `ignore_pointers` as in UnloadRequest.
+GcReport gc(bool dry_run, bool ignore_pointers = false);
+
+// Who has addresses in a live module: audit/audit.hpp. Stacks are searched too, for people.
+struct AuditRequest {
+  std::string name;
+  int timeout_ms = -1;  // -1: 30 s
+  Cancelled cancelled;
+};
+Result<audit::Report> audit_module(const AuditRequest& request);
+
+// What stands between a module and its memory's end.
+struct Holder {
+  std::string what;                 // "thread", "module", "references", ...
+  std::string where;                // "is in on_tick+0x1c", "is in a callback of hook http.request"
+  std::string function;             // "on_tick+0x1c"; empty if it is not about one
+  int tid = 0;                      // of the thread
+  std::string thread;               // its name
+  bool certain = false;             // false: a word on its stack, which may be a stale one
+  std::uint64_t address = 0;        // in the module
+  std::uint64_t stack_address = 0;  // where that word lies; 0: in a register
+  std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there
+  std::int64_t asleep_ms = 0;       // at least; 0: not known, or it runs
+  std::string syscall;              // in which it sleeps
+};
+struct BlockingReport {
+  std::string name, state, reason;
+  std::vector<Holder> holders;
+};
+// Who is in the code of a module, live or left in memory, or refers to it. One look; does not wait.
+Result<BlockingReport> blocking(std::string_view name);
+
+// Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
+void set_gc_interval(int seconds);
+int gc_interval();
 
 void lock_loading();
 bool loading_locked();
@@ -176,8 +214,9 @@ void set_observer(const Observer* observer);
 struct PatchHooks {
   // Before the notifiers; an error refuses the module, and nothing of it remains patched.
   Status (*coming)(molt_module* module, bool is_livepatch);
-  // After exit and notifiers.
-  void (*going)(molt_module* module);
+  // After exit and notifiers. `ways_in`: where a thread may be that has called a function of the module
+  // and is not in its code yet; counts with that code from here on.
+  void (*going)(molt_module* module, threads::RangeSet& ways_in);
   // Its init failed: a patch that it enabled goes first.
   void (*failed)(molt_module* module);
 };

@@ -88,6 +88,12 @@ void remove_notifiers_of(Module& module) {
   }
 }
 
+bool has_notifiers(const Module& module) {
+  const auto& all = manager().notifiers;
+  return std::any_of(all.begin(), all.end(),
+                     [&](const auto& entry) { return entry->owner == &module; });
+}
+
 }  // namespace molt::module
 
 using namespace molt::module;

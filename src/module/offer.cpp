@@ -63,6 +63,7 @@ extern "C" const void* molt_acquire(const char* kind, const char* name, molt_mod
     // Only a live module's: before that it is not finished, after that it is going.
     if (at->owner->state != MOLT_MODULE_STATE_LIVE) return nullptr;
     ++at->owner->refcnt;
+    at->owner->was_used = true;
   }
   *owner = at->owner ? at->owner->descriptor : nullptr;
   return at->structure;

@@ -20,6 +20,8 @@ namespace molt::module {
 namespace {
 
 constexpr int default_pause_ms = 1000;
+// For threads to leave the old version's code.
+constexpr int default_old_ms = 10'000;
 
 bool hands_over(const Module& old, const Module& incoming) {
   return old.descriptor->state && old.descriptor->save && incoming.descriptor->state &&
@@ -238,7 +240,12 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   std::vector<hooks::Inside> inside;
   bool empty = drain(*old, deadline, request.cancelled, inside);
   bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
-  report.old = go(old, empty && !old->permanent, !stopped, report.reason);
+  // Nothing waits for this any more but who asked.
+  Deadline old_deadline = request.timeout_ms < 0 ? Deadline::in_ms(default_old_ms) : deadline;
+  old->lazy = true;
+  report.old =
+      go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled}, report.reason);
+  if (report.old == Fate::resident) reap_in_background();
   if (Status patched = patch_coming(*incoming); !patched) {
     log::line(name, "livepatches were not applied to the new version: %s", patched.error().detail);
   }

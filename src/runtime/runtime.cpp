@@ -101,6 +101,9 @@ extern "C" int molt_start(const molt_options* options) {
     if (options->log_prefix) log::set_prefix(options->log_prefix);
     o.delay_release_ms = options->delay_release_ms;
   }
+  // Now, while the process may still look at itself: a server gives that right up with its privileges.
+  // A failure is told by whoever needs a proof.
+  static_cast<void>(threads::start_census());
   module::set_directory(o.directory);
   return answer(control::start(o));
 }
@@ -142,8 +145,11 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
+  request.ignore_pointers = (flags & MOLT_UNLOAD_IGNORE_POINTERS) != 0;
   request.timeout_ms = timeout_ms;
-  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
+  request.lazy = (flags & MOLT_UNLOAD_LAZY) != 0;
+  if (flags &
+      ~std::uint32_t{MOLT_UNLOAD_LAZY | MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
     return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -15,6 +16,7 @@
 #include <mutex>
 
 #include "base/futex.hpp"
+#include "base/own_memory.hpp"
 #include "threads/own_thread.hpp"
 #include "threads/procfs.hpp"
 
@@ -55,7 +57,12 @@ Status Census::set_up() {
   directory_.reset(::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return fail_errno(errno, "cannot list the threads of the process");
   if (Status ok = maps_.open(); !ok) return ok;
-  scratch_ = std::make_unique<std::byte[]>(scratch_bytes + 64);
+  void* memory =
+      mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
+  // Never unmapped: a search of memory leaves it out, whose it is must not change.
+  note_own_memory(memory, scratch_bytes + 64);
+  scratch_ = static_cast<std::byte*>(memory);
 
   // How far from glibc's thread pointer the kernel was told the robust list to be: the same in all
   // threads.
@@ -271,9 +278,9 @@ bool Census::is_worker(Thread& thread) {
 }
 
 void Census::wipe() {
-  std::memset(scratch_.get(), 0, scratch_used_);
+  std::memset(scratch_, 0, scratch_used_);
   // The compiler may not know that this memory is read by whoever looks for pointers.
-  asm volatile("" ::"r"(scratch_.get()) : "memory");
+  asm volatile("" ::"r"(scratch_) : "memory");
   scratch_used_ = 0;
 }
 

@@ -101,7 +101,7 @@ class Census {
   Maps& maps() { return maps_; }
   // Bytes of other threads' memory are copied to here. Wiped by wipe(): a copy of a code address
   // must not look like a pointer to that code.
-  std::byte* scratch() { return scratch_.get(); }
+  std::byte* scratch() { return scratch_; }
   static constexpr std::size_t scratch_bytes = 256 * 1024;
   void note_scratch(std::size_t bytes) {
     if (bytes > scratch_used_) scratch_used_ = bytes;
@@ -121,7 +121,7 @@ class Census {
 
   Fd directory_;
   Maps maps_;
-  std::unique_ptr<std::byte[]> scratch_;
+  std::byte* scratch_ = nullptr;
   std::size_t scratch_used_ = 0;
   std::vector<int> tids_, previous_;
   std::vector<std::unique_ptr<Thread>> slots_;

@@ -14,6 +14,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "base/own_memory.hpp"
+
 namespace molt::threads {
 namespace {
 
@@ -29,7 +31,10 @@ void* begin(void* given) {
   void* (*run)(void*) = start->run;
   void* argument = start->argument;
   start.reset();
-  return run(argument);
+  note_own_thread(true);
+  void* result = run(argument);
+  note_own_thread(false);
+  return result;
 }
 
 }  // namespace

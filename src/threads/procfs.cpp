@@ -1,6 +1,7 @@
 #include "threads/procfs.hpp"
 
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +12,11 @@
 
 namespace molt::threads {
 namespace {
+
+// pread() is a cancellation point, at a cost, and nobody cancels the census thread.
+ssize_t read_front(int fd, char* text, std::size_t size) {
+  return syscall(SYS_pread64, fd, text, size, 0);
+}
 
 struct Text {
   const char* at;
@@ -88,7 +94,7 @@ Snapshot parse_syscall(const char* text, std::size_t length) {
 
 Snapshot read_syscall(int fd) {
   char text[256];
-  const ssize_t n = pread(fd, text, sizeof text, 0);
+  const ssize_t n = read_front(fd, text, sizeof text);
   if (n > 0) return parse_syscall(text, static_cast<std::size_t>(n));
   Snapshot s;
   s.error = n < 0 ? errno : EIO;
@@ -104,7 +110,7 @@ bool parse_run_count(const char* text, std::size_t length, std::uint64_t& count)
 
 bool read_run_count(int fd, std::uint64_t& count) {
   char text[96];
-  const ssize_t n = pread(fd, text, sizeof text, 0);
+  const ssize_t n = read_front(fd, text, sizeof text);
   if (n <= 0) return false;
   return parse_run_count(text, static_cast<std::size_t>(n), count);
 }
@@ -142,6 +148,16 @@ std::uint64_t read_stat_field(const char* path, int field) {
   Text t{at, text + n};
   std::uint64_t value = 0;
   return t.decimal(value) ? value : 0;
+}
+
+std::string thread_name(int tid) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  char name[32];
+  ssize_t n = fd ? read(fd.get(), name, sizeof name) : -1;
+  if (n > 0 && name[n - 1] == '\n') --n;
+  return n > 0 ? std::string(name, static_cast<std::size_t>(n)) : "";
 }
 
 }  // namespace molt::threads

@@ -1,9 +1,10 @@
-// procfs.hpp - the few numbers that are read from /proc for every thread of every proof. Parsed by
+// procfs.hpp - what /proc says of one thread. What is read for every thread of every proof is parsed by
 // hand: sscanf would take longer than the kernel does.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace molt::threads {
 
@@ -36,6 +37,9 @@ bool parse_run_count(const char* text, std::size_t length, std::uint64_t& count)
 // time the thread is taken off a CPU. Stands in for the run count where that is not kept: a thread
 // found asleep twice, with equal counts before and after, was not on a CPU in between.
 bool read_switch_count(int tid, std::uint64_t& count);
+
+// As in /proc/self/task/TID/comm; empty if there is no such thread.
+std::string thread_name(int tid);
 
 // The N-th field (from 1, as in proc(5)) of a stat file; 0 if it cannot be read.
 std::uint64_t read_stat_field(const char* path, int field);

@@ -17,7 +17,16 @@ class RangeSet {
   // runtime does (base/memory.hpp): never fails.
   void add(std::uintptr_t begin, std::uintptr_t end);
 
+  // All of another set, its entries too.
+  void add(const RangeSet& other);
+
   bool contains(std::uintptr_t address) const;
+
+  // Words on a stack that equal `entry` are no return addresses: it is a function's first byte, and
+  // the instruction before it is no call. Pointers to callbacks lie about on the stacks of whoever
+  // calls them. A thread that a signal has interrupted right there is found by its signal frame.
+  void note_entry(std::uintptr_t entry);
+  bool is_entry(std::uintptr_t address) const;
   bool empty() const { return bounds_.empty(); }
   std::size_t size() const { return bounds_.size(); }
 
@@ -37,7 +46,8 @@ class RangeSet {
     std::uintptr_t begin;
     std::uintptr_t end;
   };
-  std::vector<Bounds> bounds_;  // ascending, disjoint, masked
+  std::vector<Bounds> bounds_;           // ascending, disjoint, masked
+  std::vector<std::uintptr_t> entries_;  // ascending, masked
 };
 
 }  // namespace molt::threads

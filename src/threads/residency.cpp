@@ -10,7 +10,8 @@
 #include <string>
 
 #include "threads/look.hpp"
-#include "threads/record.hpp"
+#include "threads/own_frames.hpp"
+#include "threads/procfs.hpp"
 #include "threads/sample.hpp"
 #include "threads/sharers.hpp"
 #include "threads/signalled.hpp"
@@ -45,7 +46,10 @@ struct Mark {
 class Prover {
  public:
   Prover(const RangeSet& ranges, const ProofOptions& options, const Asker& asker)
-      : ranges_(ranges), options_(options), asker_(asker) {}
+      : ranges_(ranges),
+        options_(options),
+        asker_(asker),
+        asker_is_out_(own_frames_are_out(ranges)) {}
 
   // One round on the census thread: true if everybody is out.
   bool round(Census& census);
@@ -69,6 +73,8 @@ class Prover {
   const RangeSet& ranges_;
   const ProofOptions& options_;
   const Asker asker_;
+  // By its frames: it waits for this proof, so they stay what they are.
+  const bool asker_is_out_;
   std::vector<Mark> marks_;
   std::vector<Thread*> pending_;
   std::vector<Finding> findings_;
@@ -88,13 +94,21 @@ void Prover::look_at_pending(Census& census) {
     // "Looked" holds only in the round that looked: others may have read the run count since.
     Mark& m = mark(census, *thread);
     if (m.state == Mark::looked) m.state = Mark::pending;
+    if (asker_is_out_ && thread->tid == asker_.tid && m.state == Mark::pending) {
+      m.state = Mark::out;
+      ++proof.looked_at;
+    }
     if (m.state == Mark::pending) pending_.push_back(thread);
   }
   proof.holders.clear();
   findings_.resize(pending_.size());
-  look_at_all(census, pending_, ranges_, asker_, Settle::later, findings_.data());
+  // In the first round for all of them together, which saves a read each. Who then turns out to have run
+  // is looked at by itself: one that wakes every now and then would always have run by the end of a
+  // round.
+  const Settle settle = proof.rounds == 1 ? Settle::later : Settle::now;
+  look_at_all(census, pending_, ranges_, asker_, settle, findings_.data());
   for (std::size_t i = 0; i < pending_.size(); ++i) {
-    take(census, *pending_[i], findings_[i], Mark::looked);
+    take(census, *pending_[i], findings_[i], settle == Settle::now ? Mark::out : Mark::looked);
   }
   proof.looked_at += pending_.size();
 }
@@ -181,8 +195,11 @@ bool Prover::confirm(Census& census) {
 
 bool Prover::round(Census& census) {
   ++proof.rounds;
-  status = census.list();
-  if (!status) return false;
+  // Whom the last listing had is looked at first; who was born since comes up in the next ones.
+  if (census.threads().empty()) {
+    status = census.list();
+    if (!status) return false;
+  }
   look_at_pending(census);
   if (!proof.holders.empty()) {
     sample_running(census);
@@ -216,18 +233,24 @@ Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns) {
   const Asker asker{gettid(), __builtin_frame_address(0)};
   Status ran = inspect([&](Census& census) {
     Thread* thread = census.find(tid);
-    if (thread == nullptr || thread->is_gone) {
-      found = census.refresh();
-      if (!found) return;
-      thread = census.find(tid);
-    }
-    if (thread == nullptr) {
-      found = fail(ESRCH, "the process has no thread %d", tid);
-      return;
+    for (int i = 0; i < 2; ++i) {
+      if (thread == nullptr) {
+        found = census.refresh();
+        if (!found) return;
+        thread = census.find(tid);
+      }
+      if (thread == nullptr) {
+        found = fail(ESRCH, "the process has no thread %d", tid);
+        return;
+      }
+      Thread* const one[] = {thread};
+      look_at_all(census, one, ranges, asker, Settle::now, &finding);
+      // The number may be another thread's by now.
+      if (!thread->is_gone) break;
+      thread = nullptr;
     }
     found = {};
-    Thread* const one[] = {thread};
-    look_at_all(census, one, ranges, asker, Settle::now, &finding);
+    if (thread == nullptr) return;
     if (finding.activity == Activity::running && wait_ns > 0) {
       const Finding sampled = sample(census, *thread, ranges, wait_ns);
       if (sampled.verdict != Verdict::unknown) finding = sampled;

@@ -28,7 +28,7 @@
 //            Y5 prove_out: every thread that lives at the end of the call was looked at after it
 //               began, or was born of threads that were out before.
 //            Y6 The proof's own words are in no range: ranges are kept masked (ranges.hpp), and the
-//               asking thread's stack is scanned from own_frame on.
+//               asking thread's frames are unwound, or scanned from own_frame on.
 //            Y7 Memory that vanishes while it is read ends the look as `unknown`: it is copied by the
 //               kernel, never dereferenced.
 // Order      gate closed (caller) -> heavy_barrier (caller) -> run count -> registers -> stack -> run
@@ -114,7 +114,8 @@ struct ProofOptions {
   std::function<bool()> cancelled;  // asked between rounds; may be empty
   LastMeans last_means = LastMeans::none;
   Deadline last_means_after{};  // not before
-  // The asking thread's own stack is scanned from this frame on, its return address included, its
+  // The asking thread is unwound (own_frames.hpp). Where that does not lead to its first frame, its
+  // stack is scanned from this frame on, its return address included, its
   // locals not: frames below it are the runtime's own, and may well hold addresses in the ranges.
   // Null: the caller's.
   const void* own_frame = nullptr;

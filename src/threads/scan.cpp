@@ -66,7 +66,7 @@ void Scan::words(const std::uint64_t* copy, std::size_t count, std::uintptr_t ad
     if (arch::is_signal_state(copy + i, copy[i])) {
       signal_state(address + 8 * i - arch::signal_state_magic_offset);
     }
-    if (!ranges_.contains(copy[i])) continue;
+    if (!ranges_.contains(copy[i]) || ranges_.is_entry(copy[i])) continue;
     if (finding_.hits++ == 0) {
       finding_.word = copy[i] ^ RangeSet::mask;
       finding_.at = address + 8 * i;
@@ -84,6 +84,7 @@ void Scan::signal_state(std::uintptr_t address) {
   SignalContext context;
   if (!copy_memory(&context, frame, sizeof context)) return;
   if (context.state != address || (context.segments & 0xffff) != user_code_segment) return;
+  word(context.pc, "a signal has interrupted it there", false);
   if (interrupted_count_ == most_interrupted) {
     too_many_ = true;
     return;

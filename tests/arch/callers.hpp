@@ -43,7 +43,7 @@ class Callers : public molt::arch::Witness {
       thread->runs = std::thread([this, thread, i] { run(*thread, static_cast<std::size_t>(i)); });
     }
   }
-  ~Callers() { stop(); }
+  ~Callers() override { stop(); }
   void stop() {
     stop_.store(true, std::memory_order_relaxed);
     for (auto& thread : threads_) {
@@ -62,7 +62,8 @@ class Callers : public molt::arch::Witness {
     // to an int3, who is inside is gone when the number changes.
     for (auto& thread : threads_) {
       std::uint64_t steps = thread->steps.load(std::memory_order_acquire);
-      while (steps % 2 == 1 && thread->steps.load(std::memory_order_acquire) == steps) sched_yield();
+      while (steps % 2 == 1 && thread->steps.load(std::memory_order_acquire) == steps)
+        sched_yield();
     }
     return {};
   }
@@ -73,6 +74,11 @@ class Callers : public molt::arch::Witness {
     return all / 2;
   }
   std::atomic<std::uint64_t> wrong{0}, old_results{0}, new_results{0};
+  // A starved thread may see one version only for a while: tests go on until both were seen.
+  std::atomic<bool> saw_old{false}, saw_new{false};
+  bool saw_both() const {
+    return saw_old.load(std::memory_order_relaxed) && saw_new.load(std::memory_order_relaxed);
+  }
   int proofs = 0, trap_questions = 0;
   bool refuse_proof = false;
   const bool yield;
@@ -98,10 +104,10 @@ class Callers : public molt::arch::Witness {
       long result = work.function->call(one.a, one.b);
       thread.steps.store(steps + 2, std::memory_order_release);
       if (result == one.old_result) {
-        ++olds;
+        if (olds++ == 0) saw_old.store(true, std::memory_order_relaxed);
       } else if (work.function->recursive || result == version_a(one.a, one.b) ||
                  result == version_b(one.a, one.b)) {
-        ++news;
+        if (news++ == 0) saw_new.store(true, std::memory_order_relaxed);
       } else if (wrong.fetch_add(1, std::memory_order_relaxed) == 0) {
         std::fprintf(stderr, "%s(%ld, %ld) = %ld, not %ld\n", work.function->name.c_str(), one.a,
                      one.b, result, one.old_result);

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -121,7 +122,8 @@ TEST(Entry, ALongerNopAtTheEntryIsNotPrepared) {
 // The short form is right where the long one cannot be: a loop leads to behind the NOPs.
 TEST(Entry, PreparedButNotStraight) {
   // nop nop; 1: dec rdi; jne 1b; ret
-  auto entry = look({five_nops, code({0x90, 0x90, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3}), {}, {}, true});
+  auto entry =
+      look({five_nops, code({0x90, 0x90, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0xc3}), {}, {}, true});
   ASSERT_TRUE(entry) << entry.error().detail;
   EXPECT_EQ(entry->kind, EntryKind::prepared);
   EXPECT_EQ(entry->straight_boundaries, 0xff);
@@ -187,8 +189,11 @@ TEST(Entry, ChangedBySomebodyElse) {
   EXPECT_TRUE(look({{}, changed_later, {}, later}));
   Code changed_padding = five_nops;
   changed_padding[1] = std::byte{0xe9};
-  expect_refused({five_nops, code({0x90, 0x90}) + prologue, {},
-                  changed_padding + code({0x90, 0x90}) + prologue, true},
+  expect_refused({five_nops,
+                  code({0x90, 0x90}) + prologue,
+                  {},
+                  changed_padding + code({0x90, 0x90}) + prologue,
+                  true},
                  Refusal::changed);
   // Without the file: what looks like another tool's.
   expect_refused({{}, jump, {}, {}, false, false}, Refusal::changed);
@@ -291,7 +296,7 @@ class Guarded {
   }
   ~Guarded() { munmap(page_, 8192); }
   std::span<const std::byte> put(std::span<const std::byte> bytes) {
-    std::memcpy(page_ + 4096 - bytes.size(), bytes.data(), bytes.size());
+    std::copy(bytes.begin(), bytes.end(), page_ + 4096 - bytes.size());
     return {page_ + 4096 - bytes.size(), bytes.size()};
   }
 

@@ -24,12 +24,12 @@ struct alignas(64) Registers {
   std::uint64_t integer[15];  // rax rcx rdx rsi rdi r8 r9 r10 r11 rbx rbp r12 r13 r14 r15
   std::uint64_t stack;        // rsp at the version's first instruction
   std::uint64_t return_address;
-  std::uint64_t slots[4];     // above the return address
+  std::uint64_t slots[4];  // above the return address
   std::uint64_t flags;
   std::uint32_t mxcsr;
   std::uint16_t x87_control;
   std::uint16_t unused;
-  std::uint64_t mask[8];      // k0-k7
+  std::uint64_t mask[8];  // k0-k7
   alignas(64) unsigned char vector[32][64];
   alignas(16) unsigned char x87[108];
 };
@@ -58,11 +58,11 @@ int gate_test_version = 0;
 // %rip-relative throughout, so that no register is needed to reach the memory.
 #define GIVEN(offset) "gate_test_given+" #offset "(%rip)"
 #define SEEN(offset) "gate_test_seen+" #offset "(%rip)"
-#define EACH16(F)                                                                       \
+#define EACH16(F) \
   F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
-#define EACH32(F)                                                                           \
-  EACH16(F) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) \
-  F(30) F(31)
+#define EACH32(F) \
+  EACH16(F)       \
+  F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) F(30) F(31)
 #define EACH8(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 #define LOAD_X(n) " movaps gate_test_given+256+64*" #n "(%rip), %xmm" #n "\n"
 #define LOAD_Y(n) " vmovaps gate_test_given+256+64*" #n "(%rip), %ymm" #n "\n"
@@ -339,9 +339,9 @@ TEST_F(Gate, SignalsMayArriveAtEveryInstruction) {
           Registers kept = gate_test_seen;
           int version = gate_test_version;
           std::uint64_t stack = gate_test_saved_stack;
-          asm volatile(
-              "movl $7, %%edi\n call *%0\n" ::"r"(entry)
-              : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+          asm volatile("movl $7, %%edi\n call *%0\n" ::"r"(entry)
+                       : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory",
+                         "cc");
           gate_test_seen = kept;
           gate_test_version = version;
           gate_test_saved_stack = stack;

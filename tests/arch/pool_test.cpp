@@ -64,15 +64,16 @@ int in_child(const std::function<int()>& body) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-const std::byte return_7[] = {std::byte{0xb8}, std::byte{7}, std::byte{0}, std::byte{0},
-                              std::byte{0},    std::byte{0xc3}};
+const std::byte return_7[] = {std::byte{0xb8}, std::byte{7}, std::byte{0},
+                              std::byte{0},    std::byte{0}, std::byte{0xc3}};
 using Seven = int (*)();
 
 TEST(Pool, SlotsAreNearExecutableAndNeverWritable) {
   CodePool pool;
   TextWriter writer = TextWriter::open();
   // Where programs without PIE lie, this program, and a library.
-  for (CodeAddress near : {CodeAddress{0x400000}, address_of(&protection_of), address_of(reinterpret_cast<const void*>(&strlen))}) {
+  for (CodeAddress near : {CodeAddress{0x400000}, address_of(&protection_of),
+                           address_of(reinterpret_cast<const void*>(&strlen))}) {
     auto slot = pool.allocate({near, near + 4096}, sizeof return_7);
     ASSERT_TRUE(slot) << slot.error().detail;
     EXPECT_TRUE(reaches(slot->address, near));
@@ -126,32 +127,33 @@ TEST(Pool, ManySlotsNeverOverlap) {
 // A reserved block is there when everything around has been taken since.
 TEST(Pool, ExhaustionIsReportedAndReservingHelps) {
   EXPECT_EQ(in_child([] {
-    CodeAddress near = 0x7000'0000'0000;
-    CodePool reserved;
-    if (!reserved.reserve({near, near + 1})) return 1;
-    // All that is left within reach, as inaccessible memory.
-    constexpr CodeAddress all = CodeAddress{1} << 32;
-    auto maps = read_maps();
-    CodeAddress from = near - all;
-    for (auto& one : *maps) {
-      if (one.range.end <= from || one.range.begin >= near + all) continue;
-      if (one.range.begin > from) {
-        mmap(reinterpret_cast<void*>(from), one.range.begin - from, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-      }
-      from = one.range.end;
-    }
-    if (from < near + all) {
-      mmap(reinterpret_cast<void*>(from), near + all - from, PROT_NONE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    }
-    CodePool late;
-    auto slot = late.allocate({near, near + 1}, 16);
-    if (slot) return 2;
-    if (refusal_of(slot.error()) != Refusal::no_near_memory) return 3;
-    if (slot.error().code != ENOMEM) return 4;
-    return reserved.allocate({near, near + 1}, 16) ? 0 : 5;
-  }), 0);
+              CodeAddress near = 0x7000'0000'0000;
+              CodePool reserved;
+              if (!reserved.reserve({near, near + 1})) return 1;
+              // All that is left within reach, as inaccessible memory.
+              constexpr CodeAddress all = CodeAddress{1} << 32;
+              auto maps = read_maps();
+              CodeAddress from = near - all;
+              for (auto& one : *maps) {
+                if (one.range.end <= from || one.range.begin >= near + all) continue;
+                if (one.range.begin > from) {
+                  mmap(reinterpret_cast<void*>(from), one.range.begin - from, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+                }
+                from = one.range.end;
+              }
+              if (from < near + all) {
+                mmap(reinterpret_cast<void*>(from), near + all - from, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+              }
+              CodePool late;
+              auto slot = late.allocate({near, near + 1}, 16);
+              if (slot) return 2;
+              if (refusal_of(slot.error()) != Refusal::no_near_memory) return 3;
+              if (slot.error().code != ENOMEM) return 4;
+              return reserved.allocate({near, near + 1}, 16) ? 0 : 5;
+            }),
+            0);
 }
 
 // A page of text to write to: executable, private, of a file or not.
@@ -204,12 +206,13 @@ TEST(TextWriterTest, RefusesSharedAndUnmappedMemory) {
 TEST(TextWriterTest, ReplacesPagesWhereProcMemIsDenied) {
   if (getenv("MOLT_NO_PROC_MEM") == nullptr) {
     EXPECT_EQ(in_child([] {
-      setenv("MOLT_NO_PROC_MEM", "1", 1);
-      setenv("MOLT_NO_MEMBARRIER", "1", 1);
-      execl("/proc/self/exe", "arch_pool_test",
-            "--gtest_filter=TextWriterTest.ReplacesPagesWhereProcMemIsDenied", nullptr);
-      return 99;
-    }), 0);
+                setenv("MOLT_NO_PROC_MEM", "1", 1);
+                setenv("MOLT_NO_MEMBARRIER", "1", 1);
+                execl("/proc/self/exe", "arch_pool_test",
+                      "--gtest_filter=TextWriterTest.ReplacesPagesWhereProcMemIsDenied", nullptr);
+                return 99;
+              }),
+              0);
     return;
   }
   Text text;
@@ -243,20 +246,22 @@ TEST(TextWriterTest, ReplacesPagesWhereProcMemIsDenied) {
 TEST(TextWriterTest, WorksUnderMemoryDenyWriteExecute) {
   EXPECT_EQ(in_child([] {
 #ifndef PR_SET_MDWE
-    constexpr int PR_SET_MDWE = 65;
+              constexpr int PR_SET_MDWE = 65;
 #endif
-    Text text;
-    if (prctl(PR_SET_MDWE, 1, 0, 0, 0) != 0) return 0;  // a kernel before 6.3 has nothing to deny
-    TextWriter writer = TextWriter::open();
-    if (!writer.write(text.address(65), eight)) return 1;
-    CodePool pool;
-    auto slot = pool.allocate({text.address(), text.address(1)}, 16);
-    if (!slot || !pool.publish(writer, *slot, return_7)) return 2;
-    return reinterpret_cast<Seven>(text.address(64))() == 8 &&
-                   reinterpret_cast<Seven>(slot->address)() == 7
-               ? 0
-               : 3;
-  }), 0);
+              Text text;
+              if (prctl(PR_SET_MDWE, 1, 0, 0, 0) != 0)
+                return 0;  // a kernel before 6.3 has nothing to deny
+              TextWriter writer = TextWriter::open();
+              if (!writer.write(text.address(65), eight)) return 1;
+              CodePool pool;
+              auto slot = pool.allocate({text.address(), text.address(1)}, 16);
+              if (!slot || !pool.publish(writer, *slot, return_7)) return 2;
+              return reinterpret_cast<Seven>(text.address(64))() == 8 &&
+                             reinterpret_cast<Seven>(slot->address)() == 7
+                         ? 0
+                         : 3;
+            }),
+            0);
 }
 
 // --- traps -----------------------------------------------------------------------------------
@@ -317,37 +322,40 @@ void count_host_trap_info(int, siginfo_t* info, void*) {
 
 TEST(Trap, TheHostsTrapsAreTheHosts) {
   EXPECT_EQ(in_child([] {
-    // Installed before ours, of the old kind.
-    signal(SIGTRAP, count_host_trap);
-    if (!trap_prepare()) return 1;
-    asm volatile("int3");
-    if (host_traps != 1) return 2;
-    kill(getpid(), SIGTRAP);
-    if (host_traps != 2) return 3;
-    // Put over ours later, of the new kind; ours goes over it again.
-    struct sigaction host = {};
-    host.sa_sigaction = count_host_trap_info;
-    host.sa_flags = SA_SIGINFO;
-    sigaction(SIGTRAP, &host, nullptr);
-    if (!trap_prepare()) return 4;
-    asm volatile("int3");
-    return host_traps == 3 ? 0 : 5;
-  }), 0);
+              // Installed before ours, of the old kind.
+              signal(SIGTRAP, count_host_trap);
+              if (!trap_prepare()) return 1;
+              asm volatile("int3");
+              if (host_traps != 1) return 2;
+              kill(getpid(), SIGTRAP);
+              if (host_traps != 2) return 3;
+              // Put over ours later, of the new kind; ours goes over it again.
+              struct sigaction host = {};
+              host.sa_sigaction = count_host_trap_info;
+              host.sa_flags = SA_SIGINFO;
+              sigaction(SIGTRAP, &host, nullptr);
+              if (!trap_prepare()) return 4;
+              asm volatile("int3");
+              return host_traps == 3 ? 0 : 5;
+            }),
+            0);
   // Nobody handles them: the default is death.
   EXPECT_EQ(in_child([] {
-    signal(SIGTRAP, SIG_DFL);
-    if (!trap_prepare()) return 1;
-    asm volatile("int3");
-    return 2;
-  }), 128 + SIGTRAP);
+              signal(SIGTRAP, SIG_DFL);
+              if (!trap_prepare()) return 1;
+              asm volatile("int3");
+              return 2;
+            }),
+            128 + SIGTRAP);
   // One that was sent may be ignored; one that happened may not.
   EXPECT_EQ(in_child([] {
-    signal(SIGTRAP, SIG_IGN);
-    if (!trap_prepare()) return 1;
-    kill(getpid(), SIGTRAP);
-    asm volatile("int3");
-    return 2;
-  }), 128 + SIGTRAP);
+              signal(SIGTRAP, SIG_IGN);
+              if (!trap_prepare()) return 1;
+              kill(getpid(), SIGTRAP);
+              asm volatile("int3");
+              return 2;
+            }),
+            128 + SIGTRAP);
 }
 
 TEST(Trap, AHandlerThatBlocksThemIsNamed) {
@@ -366,21 +374,22 @@ TEST(Trap, AHandlerThatBlocksThemIsNamed) {
 
 TEST(Names, PerfIsToldWhenItAsks) {
   EXPECT_EQ(in_child([] {
-    char path[64];
-    std::snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
-    NamedCode* before = name_code({0x1000, 0x1040}, "molt:before");
-    if (access(path, F_OK) == 0) return 1;
-    if (!name_code_for_perf()) return 2;
-    NamedCode* after = name_code({0x2000, 0x2040}, "molt:after");
-    std::ifstream in(path);
-    std::stringstream text;
-    text << in.rdbuf();
-    unlink(path);
-    forget_code(before);
-    forget_code(after);
-    forget_code(nullptr);
-    return text.str() == "1000 40 molt:before\n2000 40 molt:after\n" ? 0 : 3;
-  }), 0);
+              char path[64];
+              std::snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
+              NamedCode* before = name_code({0x1000, 0x1040}, "molt:before");
+              if (access(path, F_OK) == 0) return 1;
+              if (!name_code_for_perf()) return 2;
+              NamedCode* after = name_code({0x2000, 0x2040}, "molt:after");
+              std::ifstream in(path);
+              std::stringstream text;
+              text << in.rdbuf();
+              unlink(path);
+              forget_code(before);
+              forget_code(after);
+              forget_code(nullptr);
+              return text.str() == "1000 40 molt:before\n2000 40 molt:after\n" ? 0 : 3;
+            }),
+            0);
 }
 
 }  // namespace

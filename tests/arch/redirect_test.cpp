@@ -35,10 +35,10 @@ class Redirects : public testing::Test {
     text_ = static_cast<std::byte*>(
         mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     std::memset(text_, 0x90, 4096);
-    put(prepared, {0x90, 0x90, 0x48, 0x8d, 0x47, 0x01, 0xc3});            // lea 1(%rdi), %rax
+    put(prepared, {0x90, 0x90, 0x48, 0x8d, 0x47, 0x01, 0xc3});  // lea 1(%rdi), %rax
     put(prologue, {0x53, 0x48, 0x89, 0xfb, 0x48, 0x8d, 0x43, 0x02, 0x5b, 0xc3});
-    put(single, {0x48, 0x8d, 0x87, 0x03, 0, 0, 0, 0xc3});                 // lea 3(%rdi), %rax
-    put(in_front, {0x89, 0xf8, 0xc3});                                    // mov %edi, %eax
+    put(single, {0x48, 0x8d, 0x87, 0x03, 0, 0, 0, 0xc3});  // lea 3(%rdi), %rax
+    put(in_front, {0x89, 0xf8, 0xc3});                     // mov %edi, %eax
     mprotect(text_, 4096, PROT_READ | PROT_EXEC);
     std::memcpy(before_, text_, 4096);
     for (int i = 0; i < kinds; ++i) {

@@ -189,8 +189,8 @@ TEST(Census, NotDumpable) {
 // As the runtime registers them.
 struct ForkHandlers {
   ForkHandlers() {
-    pthread_atfork(census_before_fork, [] { census_after_fork(false); },
-                   [] { census_after_fork(true); });
+    pthread_atfork(
+        census_before_fork, [] { census_after_fork(false); }, [] { census_after_fork(true); });
   }
 } fork_handlers;
 
@@ -214,7 +214,12 @@ TEST(Fork, FromAnotherThread) {
   {
     Victim forker([&] {
       result = in_child([] {
-        Code code;
+        // Made by another thread, and on the heap: this one's stack shall not have its address.
+        std::unique_ptr<Code> made;
+        {
+          Victim maker([&] { made = std::make_unique<Code>(); });
+        }
+        const Code& code = *made;
         auto finding = look_at(gettid(), code.range());
         Gate gate;
         Victim other([&] { code.call(Gate::wait_at, &gate); });
@@ -223,17 +228,17 @@ TEST(Fork, FromAnotherThread) {
         // The forked thread looked at by its own child.
         std::atomic<int> main_verdict{-1};
         const int main_tid = gettid();
-        Victim looker([&] {
-          auto f = look_at(main_tid, code.range());
-          main_verdict = f ? static_cast<int>(f->verdict) : -2;
-        });
-        while (main_verdict == -1) {
-          const timespec t{0, 1'000'000};
-          nanosleep(&t, nullptr);
+        {
+          // Waited for by joining: so the main thread sleeps.
+          Victim looker([&] {
+            until([&] { return sleeps_in(main_tid, SYS_futex); });
+            auto f = look_at(main_tid, code.range());
+            main_verdict = f ? static_cast<int>(f->verdict) : -2;
+          });
         }
         gate.open();
         if (!inside || inside->verdict != Verdict::inside) return 1;
-        if (main_verdict == static_cast<int>(Verdict::inside)) return 2;
+        if (main_verdict != static_cast<int>(Verdict::out)) return 2;
         return finding ? 0 : 3;
       });
     });
@@ -244,12 +249,20 @@ TEST(Fork, FromAnotherThread) {
 // --- kernels that have less ------------------------------------------------------------------------------
 
 struct WithoutRunCount {
-  WithoutRunCount() { EXPECT_TRUE(inspect([](Census& c) { c.count_runs(false); })); }
-  ~WithoutRunCount() { EXPECT_TRUE(inspect([](Census& c) { c.count_runs(true); })); }
+  WithoutRunCount() {
+    EXPECT_TRUE(inspect([](Census& c) { c.count_runs(false); }));
+  }
+  ~WithoutRunCount() {
+    EXPECT_TRUE(inspect([](Census& c) { c.count_runs(true); }));
+  }
 };
 struct WithoutQuery {
-  WithoutQuery() { EXPECT_TRUE(inspect([](Census& c) { c.maps().query(false); })); }
-  ~WithoutQuery() { EXPECT_TRUE(inspect([](Census& c) { c.maps().query(true); })); }
+  WithoutQuery() {
+    EXPECT_TRUE(inspect([](Census& c) { c.maps().query(false); }));
+  }
+  ~WithoutQuery() {
+    EXPECT_TRUE(inspect([](Census& c) { c.maps().query(true); }));
+  }
 };
 
 void prove_both_ways() {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # finds.sh PROGRAM: the proof that was broken on purpose must be found out, the sooner the better.
-output=$("$1" 30 2>&1)
+output=$("$1" 60 2>&1)
 code=$?
 printf '%s\n' "$output"
 if [ "$code" -eq 1 ] && grep -q VIOLATION <<<"$output"; then

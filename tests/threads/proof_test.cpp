@@ -37,7 +37,8 @@ Proof prove(const RangeSet& ranges, int timeout_ms,
 std::string texts(const Proof& proof) {
   std::string text;
   for (const Finding& f : proof.holders) {
-    text += std::to_string(f.tid) + " " + f.name + " " + to_text(f.verdict) + ": " + f.reason + "\n";
+    text +=
+        std::to_string(f.tid) + " " + f.name + " " + to_text(f.verdict) + ": " + f.reason + "\n";
   }
   return text;
 }
@@ -107,6 +108,36 @@ TEST(Proof, Cancelled) {
     const Proof proof = prove(code.range(), options);
     EXPECT_TRUE(proof.cancelled);
     EXPECT_FALSE(proof.out());
+    gate.open();
+  }
+}
+
+// Threads that wake all the time, among many that sleep: each is looked at by itself, between two of
+// its naps.
+TEST(Proof, NappersAreOut) {
+  Code code;
+  Gate gate;
+  std::atomic<bool> stop{false};
+  {
+    std::vector<std::unique_ptr<Victim>> victims;
+    for (int i = 0; i < 300; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] { gate.wait(); }));
+    }
+    for (int i = 0; i < 4; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+          const timespec t{0, 100'000};
+          nanosleep(&t, nullptr);  // tidy: sleep-ok the subject
+        }
+      }));
+    }
+    until([&] { return gate.waiting() == 300; });
+    ProofOptions options;
+    options.deadline = Deadline::in_ms(60'000);
+    options.may_sample = false;
+    const Proof proof = prove(code.range(), options);
+    EXPECT_TRUE(proof.out()) << texts(proof);
+    stop.store(true, std::memory_order_relaxed);
     gate.open();
   }
 }
@@ -212,7 +243,7 @@ TEST(Births, Relay) {
     static void step(void* given) {
       auto* self = static_cast<Relay*>(given);
       const timespec t{0, 200'000};
-      nanosleep(&t, nullptr);
+      nanosleep(&t, nullptr);  // tidy: sleep-ok it is to be found asleep
       if (self->stop.load()) return;
       self->inside.fetch_add(1);
       self->runs.fetch_add(1);

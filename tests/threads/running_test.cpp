@@ -32,7 +32,8 @@ class Runner {
             code.spin(stop_, ready_);
           } else {
             ready_.store(1, std::memory_order_relaxed);
-            while (stop_.load(std::memory_order_relaxed) == 0) {}
+            while (stop_.load(std::memory_order_relaxed) == 0) {
+            }
           }
         }) {
     until([&] { return ready_.load(std::memory_order_relaxed) == 1; });
@@ -87,7 +88,8 @@ TEST(Sample, ReturnAddressBelow) {
       volatile char room[20'000];
       for (auto& byte : room) byte = 0;
       self->ready.store(1, std::memory_order_relaxed);
-      while (self->stop.load(std::memory_order_relaxed) == 0) {}
+      while (self->stop.load(std::memory_order_relaxed) == 0) {
+      }
       room[1] = room[0];
     }
   } called;
@@ -112,7 +114,8 @@ TEST(Sample, DeepStackIsUnknown) {
       volatile char room[200'000];
       for (auto& byte : room) byte = 0;
       ready.store(1, std::memory_order_relaxed);
-      while (stop.load(std::memory_order_relaxed) == 0) {}
+      while (stop.load(std::memory_order_relaxed) == 0) {
+      }
       room[1] = room[0];
     }
   } deep;
@@ -225,7 +228,8 @@ void rewind_handler(int, siginfo_t*, void* context) {
 }
 
 TEST(Rewind, EpollWaitSeesNoEintr) {
-  struct sigaction action {}, before;
+  struct sigaction action {
+  }, before;
   action.sa_sigaction = rewind_handler;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGUSR2, &action, &before);

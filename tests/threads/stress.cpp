@@ -34,8 +34,8 @@
 using namespace molt;
 using namespace molt::threads;
 
-// door(&closed, route, f, g): *closed ? -1 : route(f, g). A jump, so that the door is on no stack.
-// Routes, on the page that is freed:
+// door(&page, route, f, g): page.closed ? -1 : (page.routes + route)(f, g). A jump, so that the door is on
+// no stack; and an offset, so that its caller holds no address of the page. Routes, on the page that is freed:
 //   plain   f()
 //   moving  f() with the return address at one end of a big frame, then g() with it at the other, the
 //           first place wiped: a scan that mixes two moments sees neither
@@ -45,8 +45,9 @@ asm(R"(
   stress_door:
     cmpl $0, (%rdi)
     jne 1f
+    mov 8(%rdi), %rax
+    add %rsi, %rax
     mov %rdx, %rdi
-    mov %rsi, %rax
     mov %rcx, %rsi
     jmp *%rax
   1: mov $-1, %eax
@@ -63,22 +64,24 @@ asm(R"(
     push %rbx
     mov %rsi, %rbx
     call *%rdi
-    sub $0x200000, %rsp
-    movq $0, 0x1ffff8(%rsp)
+    sub $0x600000, %rsp
+    movq $0, 0x5ffff8(%rsp)
     call *%rbx
     xor %eax, %eax
-    add $0x200000, %rsp
+    add $0x600000, %rsp
     pop %rbx
     ret
   stress_routes_end:
-  /* nanosleep of 100 us, the return address in a register: a call like any other to its caller */
+  /* sleep_until_freed() with the return address in a register: a call like any other to its caller */
   stress_sleep_without_return_address:
     pop %r8
-    lea -64(%rsp), %rdi
-    movq $0, (%rdi)
-    movq $100000, 8(%rdi)
-    xor %esi, %esi
-    mov $35, %eax
+    mov stress_freed@GOTPCREL(%rip), %rdi
+    mov (%rdi), %edx
+    mov $128, %esi
+    lea -64(%rsp), %r10
+    movq $0, (%r10)
+    movq $100000000, 8(%r10)
+    mov $202, %eax
     syscall
     push %r8
     ret
@@ -87,20 +90,26 @@ asm(R"(
 extern "C" const char stress_door[], stress_door_end[], stress_routes[], stress_plain[],
     stress_moving[], stress_routes_end[];
 extern "C" void stress_sleep_without_return_address();
+// Changes, and wakes, when the page has been freed.
+extern "C" std::atomic<std::uint32_t> stress_freed;
+std::atomic<std::uint32_t> stress_freed{0};
 
 namespace {
 
 constexpr std::size_t page_bytes = 4096;
-std::atomic<std::uint32_t> g_closed{0};
+struct Page {
+  std::atomic<std::uint32_t> closed{0};
+  alignas(8) char* routes = nullptr;
+};
+Page g_page;
 std::atomic<bool> g_stop{false};
 char* g_door;
-char* g_routes;
 
-using Door = int (*)(const void*, const void*, void (*)(), void (*)());
+using Door = int (*)(const Page*, std::size_t, void (*)(), void (*)());
 
 void nap(long ns) {
   const timespec t{0, ns};
-  clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);
+  clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);  // tidy: sleep-ok to sleep is the subject
 }
 
 thread_local std::minstd_rand t_random;
@@ -108,29 +117,31 @@ thread_local std::minstd_rand t_random;
 void sleep_shallow() { nap(1 + static_cast<long>(t_random() % 200'000)); }
 // A scan that begins at its end takes a while to reach its beginning.
 void sleep_deep() {
-  volatile char room[0x200000];
+  volatile char room[0x600000];
   // What earlier frames have left there would give the thread away.
   std::memset(const_cast<char*>(room), 0, 0x10000);
   asm volatile("" ::"r"(room) : "memory");
   nap(1 + static_cast<long>(t_random() % 200'000));
   room[1] = room[0];
 }
-// Longer than the looks at all the others take.
-void sleep_long() { nap(1'000'000 + static_cast<long>(t_random() % 1'000'000)); }
+// One who was missed is there until the page is freed, however slow the machine; otherwise 100 ms.
+void sleep_until_freed() {
+  futex_wait(stress_freed, stress_freed.load(std::memory_order_relaxed), Deadline::in_ms(100));
+}
 void run_a_while() {
   for (int i = 0; i < 2000; ++i) asm volatile("");
 }
 void yield() { sched_yield(); }
 
-const char* route(const char* symbol) { return g_routes + (symbol - stress_routes); }
+std::size_t route(const char* symbol) { return static_cast<std::size_t>(symbol - stress_routes); }
 
 void work(unsigned seed, std::atomic<std::uint64_t>& calls) {
   t_random.seed(seed);
   while (!g_stop.load(std::memory_order_relaxed)) {
-    const char* by = route(stress_plain);
+    std::size_t by = route(stress_plain);
     void (*f)() = sleep_shallow;
     void (*g)() = yield;
-    switch (t_random() % 6) {
+    switch (t_random() % 8) {
       case 0:
         f = stress_sleep_without_return_address;
         break;
@@ -138,13 +149,15 @@ void work(unsigned seed, std::atomic<std::uint64_t>& calls) {
         f = run_a_while;
         break;
       case 2:
+      case 3:
+      case 4:
         break;
       default:
         by = route(stress_moving);
         f = sleep_deep;
-        g = sleep_long;
+        g = sleep_until_freed;
     }
-    if (reinterpret_cast<Door>(g_door)(&g_closed, by, f, g) == 0) {
+    if (reinterpret_cast<Door>(g_door)(&g_page, by, f, g) == 0) {
       calls.fetch_add(1, std::memory_order_relaxed);
     } else {
       nap(20'000);
@@ -156,7 +169,7 @@ void on_fault(int, siginfo_t* info, void* given) {
   const auto pc =
       static_cast<std::uintptr_t>(static_cast<ucontext_t*>(given)->uc_mcontext.gregs[REG_RIP]);
   const auto at = reinterpret_cast<std::uintptr_t>(info->si_addr);
-  const auto routes = reinterpret_cast<std::uintptr_t>(g_routes);
+  const auto routes = reinterpret_cast<std::uintptr_t>(g_page.routes);
   static const char violation[] = "VIOLATION: a thread ran code that was proven empty\n";
   static const char other[] = "died of something else\n";
   const bool freed = at - routes < page_bytes || pc - routes < page_bytes;
@@ -184,15 +197,15 @@ int main(int argc, char** argv) {
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGSEGV, &action, nullptr);
   g_door = map_code(stress_door, stress_door_end);
-  g_routes = map_code(stress_routes, stress_routes_end);
-  if (g_door == nullptr || g_routes == nullptr || !start_census()) return 2;
+  g_page.routes = map_code(stress_routes, stress_routes_end);
+  if (g_door == nullptr || g_page.routes == nullptr || !start_census()) return 2;
 
   std::atomic<std::uint64_t> calls{0};
   std::vector<std::thread> workers;
-  for (unsigned i = 0; i < 6; ++i) workers.emplace_back(work, 17 * i + 1, std::ref(calls));
+  for (unsigned i = 0; i < 4; ++i) workers.emplace_back(work, 17 * i + 1, std::ref(calls));
 
   RangeSet ranges;
-  for (const char* code : {g_door, g_routes}) {
+  for (const char* code : {g_door, g_page.routes}) {
     const auto begin = reinterpret_cast<std::uintptr_t>(code);
     ranges.add(begin, begin + page_bytes);
   }
@@ -201,23 +214,26 @@ int main(int argc, char** argv) {
   const Deadline end = Deadline::in_ms(seconds * 1000);
   while (!end.passed()) {
     nap(1 + static_cast<long>(random() % 300'000));
-    g_closed.store(1, std::memory_order_release);
+    g_page.closed.store(1, std::memory_order_release);
     heavy_barrier();
     ProofOptions options;
     options.deadline = Deadline::in_ms(20'000);
     auto proof = prove_out(ranges, options);
     if (!proof || !proof->out()) {
       std::printf("no proof: %s\n", proof ? proof->holders[0].reason : proof.error().detail);
-      return 2;
+      std::fflush(stdout);
+      _exit(2);
     }
     ++proofs;
     sampled += proof->sampled;
     rounds += proof->rounds;
     // "Freed": whoever is still in there, or comes back into it, faults.
-    mprotect(g_routes, page_bytes, PROT_NONE);
-    nap(400'000);
-    mprotect(g_routes, page_bytes, PROT_READ | PROT_EXEC);
-    g_closed.store(0, std::memory_order_release);
+    mprotect(g_page.routes, page_bytes, PROT_NONE);
+    stress_freed.fetch_add(1, std::memory_order_release);
+    futex_wake_all(stress_freed);
+    nap(1'000'000);
+    mprotect(g_page.routes, page_bytes, PROT_READ | PROT_EXEC);
+    g_page.closed.store(0, std::memory_order_release);
   }
   g_stop.store(true, std::memory_order_relaxed);
   for (auto& worker : workers) worker.join();

@@ -3,9 +3,9 @@
 
 #include <gtest/gtest.h>
 #include <linux/futex.h>
-#include <sys/mman.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,8 +30,8 @@ using molt::threads::RangeSet;
 class Code {
  public:
   Code() {
-    page_ = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                 0);
+    page_ =
+        mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     // sub $8,%rsp; mov %rdi,%rax; mov %rsi,%rdi; call *%rax; add $8,%rsp; ret
     const unsigned char call[] = {0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0x48, 0x89,
                                   0xf7, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x08, 0xc3};
@@ -113,7 +113,8 @@ inline int in_child(const std::function<int()>& f) {
   const pid_t child = fork();
   if (child == 0) _exit(f());
   int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
 }
 

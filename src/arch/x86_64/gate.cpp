@@ -87,12 +87,20 @@ std::size_t write_gate(CodeAddress at, const GateWords& words, GateRecord& recor
                        std::span<std::byte> out) {
   Emitter code(at, out);
   FarJumps far(code);
-  auto compare = [&](std::uint32_t with) {
+  // One taken branch on the way to a version that is near, and none that is not taken but before it.
+  auto if_equal = [&](std::uint32_t with, CodeAddress version) {
     code.bytes({0x64, 0x81, 0x3c, 0x25});  // cmpl $with, %fs:tls_offset
     code.u32(static_cast<std::uint32_t>(words.tls_offset));
     code.u32(with);
+    if (reaches(code.here() + 6, version)) {
+      code.bytes({0x0f, 0x84});  // je version
+      code.rel32(version);
+      return;
+    }
     code.bytes({0x75, 0});  // jne
-    return code.size() - 1;
+    std::size_t other = code.size() - 1;
+    far.jump(version);
+    code.patch_rel8(other, code.here());
   };
   // G4: slow() came here through the word under the stack pointer.
   auto wipe = [&] {
@@ -104,12 +112,8 @@ std::size_t write_gate(CodeAddress at, const GateWords& words, GateRecord& recor
 #ifdef MOLT_MUTATE_CLOBBER_R11
   code.bytes({0x45, 0x31, 0xdb});  // xor %r11d, %r11d
 #endif
-  std::size_t other = compare(words.take_new);
-  far.jump(record.new_code);
-  code.patch_rel8(other, code.here());
-  other = compare(words.take_old);
-  far.jump(record.old_code);
-  code.patch_rel8(other, code.here());
+  if_equal(words.take_new, record.new_code);
+  if_equal(words.take_old, record.old_code);
   code.bytes({0xff, 0x35});  // pushq record(%rip)
   far.literal(reinterpret_cast<std::uint64_t>(&record));
   code.bytes(jump_through);

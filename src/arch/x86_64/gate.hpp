@@ -1,14 +1,12 @@
 // gate.hpp - the trampoline of one function during one transition: the calling thread's gate word
 // decides which version runs.
 //
-//     start:     cmpl $new_word, %fs:offset        64 81 3c 25 offset new_word
-//                jne 1f
-//                jmp new                           e9 rel32, or 3e ff 25 through a literal
-//     1:         cmpl $old_word, %fs:offset
-//                jne 2f
-//     old:       jmp old
-//     2:         pushq record(%rip)
-//                jmp *slow(%rip)
+//     start:     cmpl $take_new, %fs:offset        64 81 3c 25 offset take_new
+//                je   new                          0f 84 rel32, or over a jmp *literal(%rip)
+//                cmpl $take_old, %fs:offset
+//                je   old
+//                pushq record(%rip)
+//                jmp  *slow(%rip)
 //
 // slow() (gate_slow.cpp) saves everything that could carry an argument or that a caller compiled with
 // -fipa-ra could count on - all integer registers, x87, vector and mask registers as far as
@@ -32,7 +30,8 @@
 //               it was reached through before it goes on.
 // Order      The engine's store to a word, its barrier (threads/), its look at the thread <-> the
 //            thread's compare, its PC in counted(). Gate before snapshot: DESIGN 5.2.
-// Progress   Fast path: one compare, one jump, no locked instruction. slow() takes about 3 KiB of stack.
+// Progress   Fast path: one compare, one taken branch, no locked instruction. slow() takes about 3 KiB of
+//            stack.
 // Death      Signals may arrive at every instruction; a handler that comes here nests. Unwinding
 //            through resolve() works (CFI); resolve must not throw. fork: a child has the stubs.
 // Refuses    Nothing.

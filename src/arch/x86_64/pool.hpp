@@ -44,7 +44,8 @@ class CodePool {
   // At least `size` bytes (rounded up to 16), all within reach of all of `near`: of the entry that
   // jumps there and of everything that the code in the slot will refer to.
   Result<CodeSlot> allocate(CodeRange near, std::size_t size);
-  // Fills the slot; it is executable afterwards. For slots that no thread can be in.
+  // Fills the slot, in which no thread can be. Other threads may come there once cores have been
+  // serialised: commit() (redirect.hpp) does that before it makes anything reachable.
   Status publish(TextWriter& writer, const CodeSlot& slot, std::span<const std::byte> code);
   // The caller has proof (P3). If the int3 cannot be written the slot is lost, not reused.
   void free(TextWriter& writer, const CodeSlot& slot);

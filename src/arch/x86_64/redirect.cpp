@@ -359,12 +359,6 @@ Status prepare(CodePool& pool, TextWriter& writer, const Entry& entry, Redirect&
       return undo(pass(done));
     }
   }
-  // New code at an address that cores may have fetched something else from before.
-  if (!serialise_cores()) {
-    return undo(fail(ENOTSUP,
-                     "membarrier is denied and this processor leaves no other way to make "
-                     "the cores see new code"));
-  }
   redirect = made;
   return {};
 }
@@ -390,6 +384,12 @@ Status commit(TextWriter& writer, std::span<const Edit> edits, Witness& witness)
     auto step = plan(edit);
     if (!step) return pass(step);
     steps.push_back(*step);
+  }
+  // Trampolines were published meanwhile, where cores may have fetched something else before.
+  if (!serialise_cores()) {
+    return fail(ENOTSUP,
+                "membarrier is denied and this processor leaves no other way to make the cores see "
+                "new code");
   }
   return Commit(writer, steps).run(witness);
 }

@@ -61,9 +61,7 @@ class Witness {
   // makes commit() take everything back. Threads cannot newly enter the ranges, so waiting for one to
   // leave is sensible.
   virtual Status no_thread_within(std::span<const CodeRange> ranges) = 0;
-
- protected:
-  ~Witness() = default;
+  virtual ~Witness() = default;
 };
 
 enum class RedirectForm : std::uint8_t {

@@ -8,9 +8,9 @@
 
 #include "threads/ranges.hpp"
 
-namespace molt::livepatch {
+namespace molt::threads {
 
 // True only if all frames up to the thread's first one are known, and none of them is in the ranges.
-bool own_frames_are_out(const threads::RangeSet& ranges);
+bool own_frames_are_out(const RangeSet& ranges);
 
-}  // namespace molt::livepatch
+}  // namespace molt::threads

@@ -1,21 +1,24 @@
-#include "livepatch/own_frames.hpp"
+#include "threads/own_frames.hpp"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 #include <unwind.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "base/fd.hpp"
+#include "threads/own_thread.hpp"
 
-namespace molt::livepatch {
+namespace molt::threads {
 namespace {
 
 struct Walk {
-  const threads::RangeSet& ranges;
+  const RangeSet& ranges;
   bool is_out = true;
   std::uintptr_t outermost = 0;  // canonical frame address of the last frame
 };
@@ -47,15 +50,43 @@ std::uintptr_t first_stack_pointer() {
 
 }  // namespace
 
-bool own_frames_are_out(const threads::RangeSet& ranges) {
+namespace {
+
+// How far below its thread pointer the first frame of a thread of pthread_create() begins: the same in
+// all threads, but not told by anybody. So one is asked.
+void* measure(void* result) {
+  const RangeSet none;
+  Walk walk{none};
+  if (_Unwind_Backtrace(step, &walk) == _URC_END_OF_STACK) {
+    const auto descriptor = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
+    *static_cast<std::uintptr_t*>(result) = descriptor - walk.outermost;
+  }
+  return nullptr;
+}
+
+std::uintptr_t first_frame_distance() {
+  static std::atomic<std::uintptr_t> known{0};
+  std::uintptr_t distance = known.load(std::memory_order_relaxed);
+  if (distance != 0) return distance;
+  const auto thread = start_thread("molt-frames", default_stack, measure, &distance);
+  if (!thread) return 0;
+  pthread_join(*thread, nullptr);
+  known.store(distance, std::memory_order_relaxed);
+  return distance;
+}
+
+}  // namespace
+
+bool own_frames_are_out(const RangeSet& ranges) {
   Walk walk{ranges};
   if (_Unwind_Backtrace(step, &walk) != _URC_END_OF_STACK || !walk.is_out) return false;
   // It may have ended because nothing is known of a frame: only at the stack's very top is it over.
-  constexpr std::uintptr_t slack = 512;
   const auto descriptor = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
-  if (walk.outermost <= descriptor && descriptor - walk.outermost < slack) return true;
+  const std::uintptr_t distance = first_frame_distance();
+  if (distance != 0 && descriptor - walk.outermost == distance) return true;
+  constexpr std::uintptr_t slack = 512;
   const std::uintptr_t first = first_stack_pointer();
   return first != 0 && walk.outermost + slack > first && walk.outermost < first + slack;
 }
 
-}  // namespace molt::livepatch
+}  // namespace molt::threads
