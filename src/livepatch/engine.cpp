@@ -223,7 +223,7 @@ Status force(std::string_view name) {
     Lock lock(engine().mutex);
     t.forced = true;
     patch->forced = true;
-    engine().worker_hurry = true;
+    engine().worker_hurry.store(true, std::memory_order_release);
   }
   announce();
   ensure_worker();

@@ -26,6 +26,8 @@ std::atomic<std::uint32_t> g_control{0};
 std::atomic<std::uint32_t> g_last_generation{0};
 std::atomic<SelfCheck> g_self_check{nullptr};
 std::atomic<pid_t> g_agent_process{0};
+std::atomic<unsigned> g_awaited{0};
+std::atomic<void (*)()> g_all_done{nullptr};
 // From the head of a thread's robust list to its word; the same in every thread of the C library.
 std::ptrdiff_t g_from_robust_list = 0;
 
@@ -85,6 +87,25 @@ Status setup() {
 }
 
 void set_self_check(SelfCheck check) { g_self_check.store(check, std::memory_order_release); }
+
+void await_self_checks(unsigned threads, void (*done)()) {
+  g_all_done.store(done, std::memory_order_release);
+  g_awaited.store(threads, std::memory_order_release);
+}
+
+namespace {
+void changed_over() {
+  unsigned awaited = g_awaited.load(std::memory_order_acquire);
+  while (awaited != 0) {
+    if (!g_awaited.compare_exchange_weak(awaited, awaited - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+      continue;
+    }
+    if (awaited == 1) g_all_done.load(std::memory_order_acquire)();
+    return;
+  }
+}
+}  // namespace
 
 std::uint32_t begin(Side from) {
   std::uint32_t generation = g_last_generation.load(std::memory_order_relaxed) + 1;
@@ -200,7 +221,7 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
 
     const std::uint32_t rule = control & ~closed_bit;
     if (generation_of(value) != generation) {  // G4
-      MOLT_TORTURE_STEP();
+      if (value == 0) MOLT_TORTURE_STEP(6000);
       if (!swap(word, value, rule)) continue;
 #ifndef MOLT_MUTATE_NO_RECHECK
       const std::uint32_t now = g_control.load(std::memory_order_seq_cst);
@@ -227,7 +248,10 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
       }
       t_checks = 0;
       // Fails if a reversal took PENDING away, or the agent closed the gate meanwhile.
-      swap(word, value, own == Own::leaves ? rule : value & ~pending_bit);
+      if (swap(word, value, own == Own::leaves ? rule : value & ~pending_bit) &&
+          own == Own::leaves) {
+        changed_over();
+      }
       continue;
     }
     return Settled::decided;

@@ -29,7 +29,8 @@
 //            try_switch(): SWITCHING set (locked, by the kernel), then the look. Of a thread asleep
 //            its context switch is the partner; of a running one the look proves nothing.
 // Progress   A thread waits for the agent's look at itself alone (microseconds), and never for
-//            another thread. PENDING costs at most `most_checks` scans of its own stack for each try of
+//            another thread. The last of those that were left tells the agent, which need not guess when
+//            to look again. PENDING costs at most `most_checks` scans of its own stack for each try of
 //            the agent: a busy thread has many nested calls for each outermost one, where it can leave.
 // Death      Another thread's word is reached through the kernel (futex operations,
 //            process_vm_readv), which answers EFAULT where the memory has gone with its thread. Each
@@ -52,13 +53,13 @@
 // Where the torture's builds stop for a moment, so that what could go wrong there does.
 #ifdef MOLT_TORTURE_STEPS
 #include <time.h>
-#define MOLT_TORTURE_STEP()           \
-  do {                                \
-    const timespec moment{0, 30'000}; \
-    nanosleep(&moment, nullptr);      \
+#define MOLT_TORTURE_STEP(us)            \
+  do {                                   \
+    const timespec moment{0, (us)*1000}; \
+    nanosleep(&moment, nullptr);         \
   } while (false)
 #else
-#define MOLT_TORTURE_STEP() static_cast<void>(0)
+#define MOLT_TORTURE_STEP(us) static_cast<void>(0)
 #endif
 
 namespace molt::livepatch::gate {
@@ -96,6 +97,10 @@ enum class Own {
 // What the calling thread's stack says, from `sp` up. Async-signal-safe.
 using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp);
 void set_self_check(SelfCheck check);
+
+// So many threads were left by the agent's last try: when as many have changed over by themselves,
+// `done` is called, by the last of them. Async-signal-safe.
+void await_self_checks(unsigned threads, void (*done)());
 
 // A new transition from one side to the other; its generation. From here on trampolines of that
 // generation may be installed, and the census be taken.
@@ -181,6 +186,7 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return read_word(word, value) && value == decided(generation, target) ? Turned::done
                                                                           : Turned::held;
   }
+  MOLT_TORTURE_STEP(30);
 #ifndef MOLT_MUTATE_NO_GATE
   if (!set_bits(word, switching_bit)) return Turned::gone;  // G2
 #endif
@@ -199,7 +205,7 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return Turned::done;
   }
   if (may_leave()) {
-    MOLT_TORTURE_STEP();
+    MOLT_TORTURE_STEP(30);
     const bool ok =
         target == Side::patched ? set_bits(word, side_bit) : clear_bits_and_wake(word, side_bit);
     if (!ok) return Turned::gone;

@@ -65,7 +65,7 @@ struct Engine {
   bool worker = false;
   std::atomic<int> worker_tid{0};
   bool finishing = false;  // a transition is over, its patches are about to be released
-  bool worker_hurry = false;
+  std::atomic<bool> worker_hurry{false};
   int delay_release_ms = 0;
 
   // Held by the token's holder but for the time of callbacks; fork waits for it.

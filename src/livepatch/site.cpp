@@ -75,27 +75,28 @@ class ThreadWitness final : public arch::Witness {
   // Threads block all signals for a moment when they begin and end: only who goes on does matters.
   Status no_thread_blocks_sigtrap() override {
     const Deadline patience = Deadline::in_ms(patient_ms_);
+    std::vector<int> blocking;
+    if (Status listed = list_blocking(blocking); !listed) return listed;
     for (;;) {
-      Status verdict = look_for_blocked_sigtrap();
-      if (verdict || patience.passed()) return verdict;
+      std::erase_if(blocking, [](int tid) { return !blocks_sigtrap(tid); });
+      if (blocking.empty()) return {};
+      if (patience.passed()) break;
       timespec pause{0, 1'000'000};
       nanosleep(&pause, nullptr);  // tidy: sleep-ok nobody tells when a mask changes
     }
+    return fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
+                "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
+                "would kill it; let it unblock SIGTRAP, or build with "
+                "-fpatchable-function-entry=7,5",
+                blocking.front(), threads::thread_name(blocking.front()).c_str());
   }
 
-  Status look_for_blocked_sigtrap() {
+  static Status list_blocking(std::vector<int>& tids) {
     Status verdict;
     Status asked = threads::inspect([&](threads::Census& census) {
       if (verdict = census.refresh(); !verdict) return;
       for (threads::Thread* thread : census.threads()) {
-        if (census.is_worker(*thread) || !blocks_sigtrap(thread->tid)) continue;
-        verdict =
-            fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
-                 "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
-                 "would kill it; let it unblock SIGTRAP, or build with "
-                 "-fpatchable-function-entry=7,5",
-                 thread->tid, threads::thread_name(thread->tid).c_str());
-        return;
+        if (!census.is_worker(*thread) && blocks_sigtrap(thread->tid)) tids.push_back(thread->tid);
       }
     });
     return asked ? verdict : asked;
@@ -309,8 +310,11 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   for (const auto& known : sites().all) {
     if (known->address == found->address) return known.get();
   }
-  auto mine = elf::object_at(reinterpret_cast<const void*>(&resolve_at_gate));
-  if (mine && mine->extent.contains(found->address)) {
+  // Linked into the program, the runtime cannot be told from it.
+  const auto mine = elf::object_at(reinterpret_cast<const void*>(&resolve_at_gate));
+  const auto program = elf::find_loaded("");
+  if (mine && mine->extent.contains(found->address) &&
+      !(program && program->extent.contains(found->address))) {
     return fail(EINVAL, "function '%s' is the runtime's own", name.c_str());
   }
   if (found->size == 0) {

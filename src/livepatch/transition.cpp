@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +29,7 @@ namespace {
 constexpr int prologue_patience_ms = 3000;
 constexpr std::int64_t first_retry_ms = 1;
 constexpr std::int64_t longest_retry_ms = 100;
+constexpr std::int64_t slow_retry_ms = 1000;  // of what is only to be freed
 constexpr std::int64_t sample_ns = 2'000'000;
 constexpr unsigned tries_before_sampling = 3;
 constexpr std::int64_t poke_every_ns = 15'000'000'000;  // KERNEL.md P4.6
@@ -63,12 +65,27 @@ std::uintptr_t stack_end(std::uintptr_t sp) {
                                  ? g_main_stack_end
                                  : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
   constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
-  if (sp >= end || end - sp > most) return 0;
-  stack_t alternate;
-  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0 || (alternate.ss_flags & SS_ONSTACK)) {
-    return 0;
+  return sp >= end || end - sp > most ? 0 : end;
+}
+
+// On the alternate signal stack: where the stack pointer was when the first handler there began. The
+// kernel keeps it in the frame that it built, beside the bounds of that stack. 0: not found.
+std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
+  static_assert(offsetof(ucontext_t, uc_stack) + sizeof(stack_t) ==
+                offsetof(ucontext_t, uc_mcontext.gregs));
+  constexpr std::size_t sp_place = sizeof(stack_t) / sizeof(std::uintptr_t) + REG_RSP;
+  const auto begin = reinterpret_cast<std::uintptr_t>(alternate.ss_sp);
+  const auto* end = reinterpret_cast<const std::uintptr_t*>(begin + alternate.ss_size);
+  std::uintptr_t lowest = 0;
+  for (const auto* at = reinterpret_cast<const std::uintptr_t*>(sp & ~std::uintptr_t{7});
+       at + sp_place < end; ++at) {
+    if (at[0] != begin || at[2] != alternate.ss_size) continue;
+    const std::uintptr_t found = at[sp_place];
+    // A handler on top of another; a leftover can only make more of the stack be looked at.
+    if (found - begin <= alternate.ss_size || stack_end(found) == 0) continue;
+    if (lowest == 0 || found < lowest) lowest = found;
   }
-  return end;
+  return lowest;
 }
 
 // Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
@@ -89,6 +106,23 @@ gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std
   return gate::Own::leaves;
 }
 
+gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp) {
+  stack_t alternate;
+  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return gate::Own::unknown;
+  if (alternate.ss_flags & SS_ONSTACK) {
+    constexpr std::uintptr_t red_zone = 128;
+    const std::uintptr_t below = interrupted_sp(sp, alternate);
+    if (below == 0) return gate::Own::unknown;
+    const auto alternate_end =
+        reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
+    const gate::Own here = scan_own_stack(ranges, sp, alternate_end);
+    if (here != gate::Own::leaves) return here;
+    sp = below - red_zone;
+  }
+  const std::uintptr_t end = stack_end(sp);
+  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end);
+}
+
 gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
   return gate::Own::leaves;
@@ -97,8 +131,7 @@ gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t
   const Armed* armed = g_armed.load(std::memory_order_seq_cst);
   gate::Own own = gate::Own::unknown;
   if (armed != nullptr && armed->generation == generation && armed->target == target) {
-    const std::uintptr_t end = stack_end(sp);
-    if (end != 0) own = scan_own_stack(armed->ranges, sp, end);
+    own = look_at_own_stack(armed->ranges, sp);
   }
   g_checking.fetch_sub(1, std::memory_order_release);
   return own;
@@ -402,6 +435,7 @@ Status take_census(Transition& t) {
   });
   if (!asked) return asked;
   if (!verdict) return verdict;
+  MOLT_TORTURE_STEP(2000);
   gate::seal(t.target);
   Lock lock(engine().mutex);
   t.sealed = true;
@@ -474,6 +508,14 @@ bool close_transition(const Transition& t) {
 
 }  // namespace
 
+namespace {
+// Async-signal-safe.
+void hurry_worker() {
+  engine().worker_hurry.store(true, std::memory_order_release);
+  announce();
+}
+}  // namespace
+
 bool try_complete(bool may_sample) {
   Engine& e = engine();
   Transition& t = e.transition;
@@ -492,6 +534,7 @@ bool try_complete(bool may_sample) {
         return false;
       }
     }
+    MOLT_TORTURE_STEP(3000);
     if (Status ok = take_census(t); !ok) {
       Lock lock(e.mutex);
       t.obstacle = ok.error().detail;
@@ -517,6 +560,7 @@ bool try_complete(bool may_sample) {
     t.left = a.left;
     t.holders = std::move(a.holders);
   }
+  gate::await_self_checks(t.left, hurry_worker);
   announce();
   if (!asked || !verdict || t.left != 0 || !close_transition(t)) return false;
   if (complete()) return true;
@@ -613,28 +657,31 @@ void* work(void*) {
     Lock lock(e.mutex);
     e.worker_tid = gettid();
   }
-  std::int64_t pause_ms = first_retry_ms;
+  std::int64_t pause_ms = first_retry_ms, working_on = 0;
   for (;;) {
-    bool hurry = false;
-    {
-      Lock lock(e.mutex);
-      if (!e.transition.active() && e.pinned.empty() && !e.uncollected) {
-        e.worker = false;
-        e.worker_tid = 0;
-        return nullptr;
-      }
-      if (!e.transition.active()) pause_ms = 1000;
-      hurry = std::exchange(e.worker_hurry, false);
-    }
-    if (hurry) pause_ms = first_retry_ms;
-    // Until it is time, or somebody is in a hurry.
-    const Deadline until = Deadline::in_ms(pause_ms);
-    while (!until.passed()) {
+    Deadline until = Deadline::in_ms(pause_ms);
+    // Until it is time, somebody is in a hurry, or there is another transition.
+    for (;;) {
       const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
       {
         Lock lock(e.mutex);
-        if (e.worker_hurry) break;
+        const bool is_active = e.transition.active();
+        if (!is_active && e.pinned.empty() && !e.uncollected) {
+          e.worker = false;
+          e.worker_tid = 0;
+          return nullptr;
+        }
+        const std::int64_t began_ns = is_active ? e.transition.began_ns : 0;
+        if (std::exchange(working_on, began_ns) != began_ns) {
+          pause_ms = is_active ? first_retry_ms : slow_retry_ms;
+          until = Deadline::in_ms(pause_ms);
+        }
       }
+      if (e.worker_hurry.exchange(false, std::memory_order_acq_rel)) {
+        pause_ms = first_retry_ms;
+        break;
+      }
+      if (until.passed()) break;
       futex_wait(e.changes, seen, until);
     }
     {
@@ -647,7 +694,7 @@ void* work(void*) {
     }
     poke_holders();
     collect_pinned();
-    pause_ms = std::min(pause_ms * 2, longest_retry_ms);
+    if (working_on != 0) pause_ms = std::min(pause_ms * 2, longest_retry_ms);
   }
 }
 

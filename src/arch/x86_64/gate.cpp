@@ -113,7 +113,20 @@ std::size_t write_gate(CodeAddress at, const GateWords& words, GateRecord& recor
   code.bytes({0x45, 0x31, 0xdb});  // xor %r11d, %r11d
 #endif
   if_equal(words.take_new, record.new_code);
+#ifdef MOLT_TORTURE_STEPS
+  // Between the decision and the old version: push %rcx; mov $400, %ecx; 1: pause; dec %ecx; jne 1b;
+  // pop %rcx
+  code.bytes({0x64, 0x81, 0x3c, 0x25});
+  code.u32(static_cast<std::uint32_t>(words.tls_offset));
+  code.u32(words.take_old);
+  code.bytes({0x75, 0});
+  const std::size_t not_old = code.size() - 1;
+  code.bytes({0x51, 0xb9, 0x90, 1, 0, 0, 0xf3, 0x90, 0xff, 0xc9, 0x75, 0xfa, 0x59});
+  far.jump(record.old_code);
+  code.patch_rel8(not_old, code.here());
+#else
   if_equal(words.take_old, record.old_code);
+#endif
   code.bytes({0xff, 0x35});  // pushq record(%rip)
   far.literal(reinterpret_cast<std::uint64_t>(&record));
   code.bytes(jump_through);

@@ -37,7 +37,9 @@ struct Note {
       version = met;
       return;
     }
-    if (met != version && epochs->load(std::memory_order_seq_cst) == epoch) is_mixed = true;
+    if (met != version && (epoch & 1) == 0 && epochs->load(std::memory_order_seq_cst) == epoch) {
+      is_mixed = true;
+    }
   }
   void leave() { --depth; }
 };

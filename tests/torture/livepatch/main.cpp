@@ -52,7 +52,8 @@ std::atomic<std::uint32_t> g_epoch{0};
 std::atomic<std::uint64_t> g_calls{0}, g_handled{0}, g_births{0}, g_forks{0},
     g_finished_in_child{0};
 std::uint64_t g_seed = 1;
-bool g_verbose = false;  // says who holds up what takes long
+bool g_verbose = false;   // says who holds up what takes long
+long g_signal_us = 1000;  // between signals
 std::string g_modules;
 
 void violate(const char* what) {
@@ -100,6 +101,9 @@ void linger(Note& note) {
   if (r % 1024 == 2) sleep_us(2000);
   for (std::uint64_t i = r >> 16 & 63; i > 0; --i) asm volatile("" ::: "memory");
 }
+
+// Of threads that are hardly anywhere but on their way in.
+void hurry(Note&) {}
 
 // One outermost call, and what it must have met.
 void call(Thread& self) {
@@ -152,6 +156,7 @@ void on_signal(int) {
   if (interrupted.depth == 0) {
     note.epoch = g_epoch.load(std::memory_order_seq_cst);
   }
+  if (note.chance(3)) sleep_us(2000);
   if (note.depth < 6) lpt_middle(&note);
   const bool is_mixed = note.is_mixed;
   note = interrupted;
@@ -168,8 +173,9 @@ void on_crash(int signal) {
   _exit(1);
 }
 
-void work(Thread* self, std::uint64_t seed, bool own_stack) {
+void work(Thread* self, std::uint64_t seed, bool own_stack, bool hurries) {
   begin(*self, seed);
+  if (hurries) self->note.linger = hurry;
   void* stack = nullptr;
   constexpr std::size_t stack_bytes = 256 * 1024;
   if (own_stack) {
@@ -181,6 +187,8 @@ void work(Thread* self, std::uint64_t seed, bool own_stack) {
   while (!g_stop.load(std::memory_order_acquire)) {
     call(*self);
     if (self->note.chance(16)) sched_yield();
+    if (!hurries && self->note.chance(32))
+      sleep_us(static_cast<long>(self->note.next_random() % 200));
   }
   // No more signals, so that the alternate stack can go.
   sigset_t usr;
@@ -236,7 +244,8 @@ void signal_until_stopped(std::vector<Thread>* workers) {
     Thread& one = (*workers)[n++ % workers->size()];
     const pthread_t id = one.id.load(std::memory_order_acquire);
     if (id != 0) pthread_kill(id, n % 3 == 0 ? SIGUSR2 : SIGUSR1);
-    sleep_us(100);
+    // Not so many that nothing but handlers runs.
+    sleep_us(g_signal_us);
   }
 }
 
@@ -304,7 +313,10 @@ class Controller {
     while (!stack_.empty() && !g_violation.load(std::memory_order_acquire)) {
       revert(stack_.size() - 1, false, false);
     }
-    for (double end = now_s() + 20; !loaded_.empty() && now_s() < end;) unload_idle();
+    for (double end = now_s() + 20;
+         !loaded_.empty() && now_s() < end && !g_violation.load(std::memory_order_acquire);) {
+      unload_idle();
+    }
     if (!loaded_.empty() && !g_violation.load(std::memory_order_acquire)) {
       std::printf("torture: lpt_%d: %s\n", loaded_.front(), molt_last_error());
       violate("V4: a patch could not be unloaded");
@@ -334,7 +346,8 @@ class Controller {
   void unload_idle() {
     std::erase_if(loaded_, [&](int patch) {
       if (std::find(stack_.begin(), stack_.end(), patch) != stack_.end()) return false;
-      return molt_unload(name(patch).c_str(), 0, 2000) == 0;
+      // Memory goes in the background, as soon as no word on a stack looks like a way into it.
+      return molt_unload(name(patch).c_str(), MOLT_UNLOAD_LAZY, 0) == 0;
     });
   }
 
@@ -352,7 +365,7 @@ class Controller {
     const std::string path = g_modules + "/" + name(patch) + ".so";
     if (molt_load(path.c_str(), replaces ? "replace=1" : "", 0, 20000) != 0) {
       // Somebody stood in a prologue for too long, say: everything is as it was.
-      ++held;
+      if (++held == 1 || g_verbose) std::printf("torture: held up: %s\n", molt_last_error());
       set_phase(Phase::idle, from, from);
       return;
     }
@@ -361,7 +374,9 @@ class Controller {
     ++applied;
     if (turns && turn_back(patch, false)) {
       stack_.pop_back();
-      finish(patch, from, false);
+      // It may have been complete before: then what it replaced is gone.
+      if (replaces && molt_patch_set_enabled(name(from).c_str(), 1) == -ENOENT) stack_.clear();
+      finish(patch, top(), false);
       return;
     }
     if (!finish(from, patch, forces)) return;
@@ -453,12 +468,14 @@ int main(int argc, char** argv) {
       g_seed = std::strtoull(argv[++i], nullptr, 0);
     } else if (std::strcmp(argv[i], "--modules") == 0 && i + 1 < argc) {
       g_modules = argv[++i];
+    } else if (std::strcmp(argv[i], "--signal-us") == 0 && i + 1 < argc) {
+      g_signal_us = std::atol(argv[++i]);
     } else if (std::strcmp(argv[i], "--verbose") == 0) {
       g_verbose = true;
     } else {
-      std::fprintf(
-          stderr,
-          "usage: molt-livepatch-torture [--seconds N] [--seed N] [--modules DIR] [--verbose]\n");
+      std::fprintf(stderr,
+                   "usage: molt-livepatch-torture [--seconds N] [--seed N] [--modules DIR] "
+                   "[--signal-us N] [--verbose]\n");
       return 2;
     }
   }
@@ -484,7 +501,7 @@ int main(int argc, char** argv) {
   std::vector<Thread> workers(worker_count);
   std::vector<std::thread> threads;
   for (int i = 0; i < worker_count; ++i) {
-    threads.emplace_back(work, &workers[i], g_seed + i, i % 3 == 2);
+    threads.emplace_back(work, &workers[i], g_seed + i, i % 3 == 2, i % 3 == 0);
   }
   threads.emplace_back(bear_until_stopped, g_seed * 7);
   threads.emplace_back(signal_until_stopped, &workers);
@@ -507,9 +524,13 @@ int main(int argc, char** argv) {
   clock.join();
   for (std::thread& thread : threads) thread.join();
   controller.take_all_back();
-  if (!g_violation.load(std::memory_order_acquire) && is_patch_mapped()) {
+  for (int i = 0; i < 500 && is_patch_mapped() && !g_violation.load(std::memory_order_acquire);
+       ++i) {
     molt_gc();
-    if (is_patch_mapped()) violate("V4: code of a patch is left in memory");
+    sleep_us(10000);
+  }
+  if (!g_violation.load(std::memory_order_acquire) && is_patch_mapped()) {
+    violate("V4: code of a patch is left in memory");
   }
   std::printf(
       "torture: %llu calls, %llu in handlers, %llu births, %llu forks (%llu finished a "
