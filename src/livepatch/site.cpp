@@ -274,8 +274,10 @@ Result<SiteGate*> make_gate(arch::TextWriter& writer, const Lead& to, std::uint3
                               gate::decided(generation, gate::Side::unpatched),
                               gate::decided(generation, gate::Side::patched)};
   std::byte code[arch::gate_size] = {};
-  arch::write_gate(slot->address, words, gate->record, code);
-  if (Status ok = pool.publish(writer, *slot, code); !ok) {
+  const bool fits = arch::write_gate(slot->address, words, gate->record, code) != 0;
+  Status ok = fits ? pool.publish(writer, *slot, code)
+                   : Status(fail(EINVAL, "a gate takes more than %zu bytes", arch::gate_size));
+  if (!ok) {
     pool.free(writer, *slot);
     free_gate(gate);
     return pass(ok);
