@@ -56,6 +56,7 @@ struct Engine {
   std::list<PatchPtr> patches;      // in the order of enabling
   Transition transition;
   std::vector<Pinned> pinned;
+  unsigned straighten_tries = 0;  // that are left: straighten()
   bool uncollected = false;  // code of earlier transitions is still to be freed: collect()
   std::map<std::string, molt_module*, std::less<>> alive;  // modules that may be patched
   std::map<std::string, bool, std::less<>> marked;         // of these, which are livepatches

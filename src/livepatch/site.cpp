@@ -486,6 +486,28 @@ bool collect() {
   return true;
 }
 
+bool has_short_jumps() {
+  const auto& all = sites().all;
+  return std::any_of(all.begin(), all.end(), [](const auto& site) {
+    return site->gate == nullptr && site->redirect.form == arch::RedirectForm::short_jump;
+  });
+}
+
+bool straighten() {
+  constexpr int patience_ms = 50;
+  arch::TextWriter writer = arch::TextWriter::open();
+  bool all_done = true;
+  for (const auto& site : sites().all) {
+    if (site->gate != nullptr || site->redirect.form != arch::RedirectForm::short_jump) continue;
+    arch::Edit edit;
+    edit.redirect = &site->redirect;
+    edit.change = arch::Change::straighten;
+    ThreadWitness witness(patience_ms);
+    if (!arch::commit(writer, {&edit, 1}, witness)) all_done = false;
+  }
+  return all_done;
+}
+
 void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   Lock lock(engine().mutex);
   bool any = false;

@@ -98,6 +98,10 @@ void retire_gates();
 // Frees what no thread can be in any more. Cheap if there is nothing. False: something is left, and
 // shall be tried again (Engine::uncollected says so too).
 bool collect();
+// Prepared entries are redirected by a short jump, which needs no int3, but costs two jumps more. Makes
+// them one jump, where that can be done now. False: some are left.
+bool straighten();
+bool has_short_jumps();
 // Forgets the sites in an object that is gone or going; their entries are not written to. The caller
 // has put the entries back if the memory is still there. `ways_in`: code from which a thread may still
 // come to one of the entries, or to what was displaced there.

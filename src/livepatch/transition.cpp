@@ -30,6 +30,8 @@ constexpr int prologue_patience_ms = 3000;
 constexpr std::int64_t first_retry_ms = 1;
 constexpr std::int64_t longest_retry_ms = 100;
 constexpr std::int64_t slow_retry_ms = 1000;  // of what is only to be freed
+constexpr std::int64_t straighten_after_ms = 10;
+constexpr unsigned most_straighten_tries = 5;
 constexpr std::int64_t sample_ns = 2'000'000;
 constexpr unsigned tries_before_sampling = 3;
 constexpr std::int64_t poke_every_ns = 15'000'000'000;  // KERNEL.md P4.6
@@ -309,7 +311,14 @@ bool complete() {
     Lock lock(e.mutex);
     patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
   }
-  if (!collect()) ensure_worker();
+  const bool is_clean = collect();
+  if (const bool has_short = has_short_jumps(); has_short || !is_clean) {
+    {
+      Lock lock(e.mutex);
+      e.straighten_tries = has_short ? most_straighten_tries : 0;
+    }
+    ensure_worker();
+  }
   // Who waits for the end shall find the modules free.
   replaced.clear();
   patch.reset();
@@ -651,6 +660,17 @@ void poke_holders() {
   for (int tid : tids) poke(tid);
 }
 
+void straighten_sites() {
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    if (e.straighten_tries == 0) return;
+  }
+  const bool all_done = straighten();
+  Lock lock(e.mutex);
+  e.straighten_tries = all_done ? 0 : e.straighten_tries - 1;
+}
+
 void* work(void*) {
   Engine& e = engine();
   {
@@ -666,14 +686,16 @@ void* work(void*) {
       {
         Lock lock(e.mutex);
         const bool is_active = e.transition.active();
-        if (!is_active && e.pinned.empty() && !e.uncollected) {
+        if (!is_active && e.pinned.empty() && !e.uncollected && e.straighten_tries == 0) {
           e.worker = false;
           e.worker_tid = 0;
           return nullptr;
         }
         const std::int64_t began_ns = is_active ? e.transition.began_ns : 0;
         if (std::exchange(working_on, began_ns) != began_ns) {
-          pause_ms = is_active ? first_retry_ms : slow_retry_ms;
+          pause_ms = is_active                 ? first_retry_ms
+                     : e.straighten_tries != 0 ? straighten_after_ms
+                                               : slow_retry_ms;
           until = Deadline::in_ms(pause_ms);
         }
       }
@@ -690,11 +712,12 @@ void* work(void*) {
         try_complete(e.transition.tries >= tries_before_sampling);
       } else if (token) {
         collect();
+        straighten_sites();
       }
     }
     poke_holders();
     collect_pinned();
-    if (working_on != 0) pause_ms = std::min(pause_ms * 2, longest_retry_ms);
+    pause_ms = working_on != 0 ? std::min(pause_ms * 2, longest_retry_ms) : slow_retry_ms;
   }
 }
 

@@ -11,6 +11,11 @@ int lp_answer(int argument) {
   return argument + 1;
 }
 
+__attribute__((patchable_function_entry(7, 5))) int lp_prepared() {
+  asm volatile("");
+  return 1;
+}
+
 int lp_inner() {
   asm volatile("");
   return 1;

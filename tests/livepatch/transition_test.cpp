@@ -213,6 +213,26 @@ TEST(Transition, AFailingInitTakesItsPatchBack) {
   EXPECT_EQ(sleeper.second, 1);
 }
 
+TEST(Transition, APreparedEntryBecomesOneJump) {
+  const auto entry = [] {
+    return __atomic_load_n(reinterpret_cast<const std::uint16_t*>(&lp_prepared), __ATOMIC_RELAXED);
+  };
+  const std::uint16_t before = entry();
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_EQ(apply("lp_two", "prepared=1"), "");
+    EXPECT_EQ(lp_prepared(), 2);
+    EXPECT_TRUE(eventually([&] { return (entry() & 0xff) == 0xe9; }));
+    EXPECT_EQ(lp_prepared(), 2);
+    ASSERT_EQ(apply("lp_three", "prepared=1"), "");  // from there to a gate and back
+    EXPECT_EQ(lp_prepared(), 3);
+    EXPECT_EQ(revert("lp_three"), "");
+    EXPECT_EQ(lp_prepared(), 2);
+    EXPECT_EQ(revert("lp_two"), "");
+    EXPECT_EQ(lp_prepared(), 1);
+    EXPECT_EQ(entry(), before);
+  }
+}
+
 TEST(Transition, BusyThreadsSeeOneVersionPerActivation) {
   std::atomic<bool> stop{false};
   std::atomic<long> mixed{0}, calls{0};
