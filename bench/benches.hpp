@@ -32,9 +32,9 @@ struct Bench {
   std::function<void(const Options& options, Report& report)> run;
 };
 
-std::vector<Figure> dispatch_figures();  // dispatch.cpp
-std::vector<Figure> empty_figures();     // empty.cpp
-std::vector<Figure> redirect_figures();  // redirect.cpp
+std::vector<Figure> dispatch_figures();   // dispatch.cpp
+std::vector<Figure> empty_figures();      // empty.cpp
+std::vector<Figure> redirect_figures();   // redirect.cpp
 std::vector<Figure> livepatch_figures();  // livepatch.cpp
 
 // Each file's list, in the order in which they are run.

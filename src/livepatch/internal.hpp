@@ -57,7 +57,7 @@ struct Engine {
   Transition transition;
   std::vector<Pinned> pinned;
   unsigned straighten_tries = 0;  // that are left: straighten()
-  bool uncollected = false;  // code of earlier transitions is still to be freed: collect()
+  bool uncollected = false;       // code of earlier transitions is still to be freed: collect()
   std::map<std::string, molt_module*, std::less<>> alive;  // modules that may be patched
   std::map<std::string, bool, std::less<>> marked;         // of these, which are livepatches
   const Observer* observer = nullptr;

@@ -96,7 +96,7 @@ class ThreadWitness final : public arch::Witness {
     Status asked = threads::inspect([&](threads::Census& census) {
       if (verdict = census.refresh(); !verdict) return;
       for (threads::Thread* thread : census.threads()) {
-        if (!census.is_worker(*thread) && blocks_sigtrap(thread->tid)) tids.push_back(thread->tid);
+        if (!census.is_worker(*thread) && blocks_sigtrap(*thread)) tids.push_back(thread->tid);
       }
     });
     return asked ? verdict : asked;
@@ -121,6 +121,22 @@ class ThreadWitness final : public arch::Witness {
   }
 
  private:
+  // A sleeping thread is asked once, and then only how often it has run.
+  static bool blocks_sigtrap(threads::Thread& thread) {
+    const auto runs = [&] {
+      std::uint64_t count = 0;
+      return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
+    };
+    const std::uint64_t before = runs();
+    if (before != 0 && before == thread.traps_open_at) return false;
+    const bool is_asleep =
+        before != 0 && thread.syscall &&
+        threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
+    if (blocks_sigtrap(thread.tid)) return true;
+    if (is_asleep && runs() == before) thread.traps_open_at = before;
+    return false;
+  }
+
   static bool blocks_sigtrap(int tid) {
     char path[64];
     std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);

@@ -134,13 +134,14 @@ TEST_F(Cxx, LeavesByLongjmp) {
 TEST_F(Cxx, IsCancelledInAnOldFunction) {
   lp_shared.hold = 1;
   pthread_t thread;
-  pthread_create(&thread, nullptr,
-                 [](void*) -> void* {
-                   pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, nullptr);
-                   cx_recurses(3);
-                   return nullptr;
-                 },
-                 nullptr);
+  pthread_create(
+      &thread, nullptr,
+      [](void*) -> void* {
+        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, nullptr);
+        cx_recurses(3);
+        return nullptr;
+      },
+      nullptr);
   ASSERT_TRUE(eventually([] { return lp_shared.inside == 1; }));
   ASSERT_EQ(load_patch("lp_cxx2"), 0) << molt_last_error();
   EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
@@ -197,17 +198,19 @@ TEST_F(Cxx, AChildOfATransitionFinishesOrTurnsIt) {
   EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
   // The thread that holds it up is not there.
   EXPECT_EQ(in_child([] {
-    if (cx_version() != 2) return 1;
-    if (molt_patch_wait(5000) != 0) return 2;
-    if (cx_version() != 2) return 3;
-    if (molt_patch_set_enabled("lp_cxx2", 0) != 0 || molt_patch_wait(5000) != 0) return 4;
-    return cx_version() == 1 ? 0 : 5;
-  }), 0);
+              if (cx_version() != 2) return 1;
+              if (molt_patch_wait(5000) != 0) return 2;
+              if (cx_version() != 2) return 3;
+              if (molt_patch_set_enabled("lp_cxx2", 0) != 0 || molt_patch_wait(5000) != 0) return 4;
+              return cx_version() == 1 ? 0 : 5;
+            }),
+            0);
   EXPECT_EQ(in_child([] {
-    if (molt_patch_set_enabled("lp_cxx2", 0) != 0) return 1;
-    if (molt_patch_wait(5000) != 0) return 2;
-    return cx_version() == 1 ? 0 : 3;
-  }), 0);
+              if (molt_patch_set_enabled("lp_cxx2", 0) != 0) return 1;
+              if (molt_patch_wait(5000) != 0) return 2;
+              return cx_version() == 1 ? 0 : 3;
+            }),
+            0);
   EXPECT_EQ(molt_patch_thread_state(gettid()), 1);
   holds_up.let_go();
   EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
