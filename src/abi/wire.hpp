@@ -44,6 +44,7 @@ inline constexpr std::string_view gc = "molt.Gc";
 inline constexpr std::string_view blocking = "molt.Blocking";
 inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
+inline constexpr std::string_view patches = "molt.Patches";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "base/result.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -39,6 +40,8 @@ void stop();
 
 // To be registered before the first module is loaded, so that objects come and go with modules.
 [[nodiscard]] const module::Observer* observer();
+
+[[nodiscard]] const livepatch::Observer* patch_observer();
 
 // The debug mode of object.hpp, for who holds objects back elsewhere.
 int delay_release_ms();

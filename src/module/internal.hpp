@@ -38,6 +38,7 @@ namespace molt::module {
 enum Taint : unsigned {
   taint_proprietary = 1,  // P: licence that is not free
   taint_forced = 2,       // F: loaded in spite of its magic
+  taint_livepatch = 8,    // K: it replaces functions
 };
 std::string taint_text(unsigned taint);
 // Of the process beside those of its modules; R: a module was removed while it could still run.
@@ -70,6 +71,7 @@ struct Module {
   bool has_symbols = false;           // beside the descriptor: another object may be bound to them
   std::vector<std::string> warnings;  // what whoever asked for the load should know
   bool permanent = false;             // init without exit
+  bool livepatch = false;             // marked: it may enable a patch
 
   // --- under Manager::mutex ---
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
@@ -88,6 +90,9 @@ struct Module {
   std::vector<Module*> users;                      // who references it as a provider
   std::vector<ImportInfo> imports;
   Requests requests;
+
+  // --- of one that goes ---
+  threads::RangeSet ways_in;  // PatchHooks::going
 
   // --- of residents ---
   bool pinned = false;
@@ -161,6 +166,8 @@ struct Manager {
   std::vector<Thread*> threads;
   std::list<std::string> operations;
   const Observer* observer = nullptr;
+  const PatchHooks* patch_hooks = nullptr;
+  bool told_of_livepatch = false;
   bool locked = false;
   unsigned taint = 0;
   std::string poison;
@@ -268,6 +275,10 @@ Fate dispose(const ModulePtr& module, const Patience& patience, std::string& rea
 // takes the module off the list.
 Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& patience,
         std::string& reason);
+// Livepatches that concern the module, or that it is.
+Status patch_coming(Module& module);
+void patch_going(Module& module);
+void patch_failed(Module& module);
 void tell_formed(Module& module);
 void tell_gone(Module& module);
 
@@ -281,6 +292,7 @@ struct Prepared {
   std::vector<std::string> hazards, effects;
   bool has_symbols = false;
   unsigned taint = 0;
+  bool livepatch = false;
 };
 Result<Prepared> prepare(const LoadRequest& request);
 // Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.

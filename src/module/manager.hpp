@@ -30,6 +30,7 @@
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::module {
 
@@ -209,6 +210,19 @@ struct Observer {
   void (*gone)(const std::string& name);
 };
 void set_observer(const Observer* observer);
+
+// Livepatches of modules that come and go (KERNEL.md P9). Called without locks, on the operation's
+// thread.
+struct PatchHooks {
+  // Before the notifiers; an error refuses the module, and nothing of it remains patched.
+  Status (*coming)(molt_module* module, bool is_livepatch);
+  // After exit and notifiers. `ways_in`: where a thread may be that has called a function of the module
+  // and is not in its code yet; counts with that code from here on.
+  void (*going)(molt_module* module, threads::RangeSet& ways_in);
+  // Its init failed: a patch that it enabled goes first.
+  void (*failed)(molt_module* module);
+};
+void set_patch_hooks(const PatchHooks* hooks);
 
 enum class Until { live, gone, freed };
 // Waits for a module's state; name empty: until no operation is under way. -ETIMEDOUT, -ECANCELED.

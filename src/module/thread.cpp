@@ -40,6 +40,9 @@ void leave(void* value) {
   all.erase(std::remove(all.begin(), all.end(), thread), all.end());
   if (thread->owner != nullptr) --thread->owner->refcnt;
   thread->left = true;
+  // Whoever keeps the handle keeps nothing of the module.
+  thread->run = nullptr;
+  thread->argument = nullptr;
   if (!thread->handle_kept) delete thread;
   announce_change();
 }

@@ -187,6 +187,7 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& 
         std::string& reason) {
   if (with_exit) call_exit(*module);
   notify(*module, MOLT_MODULE_STATE_GOING);
+  patch_going(*module);
   tell_gone(*module);
   take_down(*module);
   {

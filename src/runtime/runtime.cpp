@@ -18,6 +18,7 @@
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 #include "threads/census.hpp"
 #include "threads/own_thread.hpp"
@@ -30,6 +31,7 @@ namespace {
 
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
+  livepatch::before_fork();
   module::before_fork();
   hooks::before_fork();
   threads::census_before_fork();
@@ -40,14 +42,22 @@ void after_fork_parent() {
   threads::census_after_fork(false);
   hooks::after_fork(false);
   module::after_fork(false);
+  livepatch::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
   hooks::after_fork(true);
   module::after_fork(true);
+  livepatch::after_fork(true);
   control::after_fork_child();
 }
+
+// What a failing init may leave of its patch has this long to be taken back.
+constexpr int take_back_ms = 2000;
+constexpr module::PatchHooks patch_hooks = {
+    livepatch::module_coming, livepatch::module_going,
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
@@ -56,6 +66,8 @@ __attribute__((constructor(101))) void set_up() {
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
+  module::set_patch_hooks(&patch_hooks);
+  livepatch::set_observer(control::patch_observer());
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }

@@ -48,6 +48,8 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
+  // A blocked fault kills; and SIGTRAP is how code is changed under threads (arch/x86_64/trap.hpp).
+  for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &before);
 
   pthread_t thread{};

@@ -17,8 +17,9 @@ declare -A sees=(
   [audit]="audit threads arch elf base"
   [hook]="hook abi threads arch elf base"
   [module]="module hook abi audit threads arch elf base"
-  [control]="control module hook abi audit threads arch elf base"
-  [runtime]="runtime control module hook abi audit threads arch elf base"
+  [livepatch]="livepatch abi threads arch elf base"
+  [control]="control module livepatch hook abi audit threads arch elf base"
+  [runtime]="runtime control module livepatch hook abi audit threads arch elf base"
   [unwind]="unwind base"
   [cli]="cli unwind abi base elf"
 )
