@@ -1,6 +1,7 @@
 // benches.hpp - what can be measured, and what a measurement is given.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,19 +29,23 @@ Compared measure_in_processes(const std::string& figure, const Options& options)
 struct Bench {
   const char* name;
   const char* what;
-  void (*run)(const Options& options, Report& report);
+  std::function<void(const Options& options, Report& report)> run;
 };
 
 std::vector<Figure> dispatch_figures();  // dispatch.cpp
 std::vector<Figure> empty_figures();     // empty.cpp
+std::vector<Figure> redirect_figures();  // redirect.cpp
 
 // Each file's list, in the order in which they are run.
-std::vector<Bench> dispatch_benches();  // dispatch.cpp
-std::vector<Bench> empty_benches();     // empty.cpp
-std::vector<Bench> sharing_benches();   // sharing.cpp
-std::vector<Bench> change_benches();    // change.cpp
-std::vector<Bench> storm_benches();     // storm.cpp
-std::vector<Bench> cycle_benches();     // cycles.cpp
+std::vector<Bench> dispatch_benches();   // dispatch.cpp
+std::vector<Bench> empty_benches();      // empty.cpp
+std::vector<Bench> sharing_benches();    // sharing.cpp
+std::vector<Bench> change_benches();     // change.cpp
+std::vector<Bench> storm_benches();      // storm.cpp
+std::vector<Bench> cycle_benches();      // cycles.cpp
+std::vector<Bench> audit_benches();      // audit.cpp
+std::vector<Bench> residency_benches();  // residency.cpp
+std::vector<Bench> redirect_benches();   // redirect.cpp
 
 // The parts of measurements that need a process of their own, which was started with
 // `--scenario NAME`; they print what they measured. The exit code, or -1: no such scenario.

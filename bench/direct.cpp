@@ -21,4 +21,10 @@ BENCH_DIRECT(13)
 BENCH_DIRECT(14)
 BENCH_DIRECT(15)
 
+CallbackArray callback_array[longest_chain + 1] = {
+    {direct, 0},  {direct, 1},  {direct, 2},  {direct, 3},  {direct, 4},  {direct, 5},
+    {direct, 6},  {direct, 7},  {direct, 8},  {direct, 9},  {direct, 10}, {direct, 11},
+    {direct, 12}, {direct, 13}, {direct, 14}, {direct, 15}, {direct, 16}};
+Callback* module_callbacks[longest_chain];
+
 }  // namespace bench

@@ -68,6 +68,19 @@ template <unsigned N>
   });
 }
 
+// What any call of a module's callback costs, however it is protected.
+template <unsigned... K>
+[[gnu::always_inline]] inline int call_bare(const Request* request,
+                                            std::integer_sequence<unsigned, K...>) {
+  int answer = 0;
+  (void)(__builtin_expect((answer = module_callbacks[K](request)) == 0, 1) && ...);
+  return answer;
+}
+template <unsigned N>
+[[gnu::noinline]] void barely(std::uint64_t iterations, Request* request) {
+  loop(iterations, [=] { return call_bare(request, std::make_integer_sequence<unsigned, N>{}); });
+}
+
 [[gnu::noinline]] int leaf_function(Request* request) {
   barrier();
   return static_cast<int>(request->objections);
@@ -89,11 +102,15 @@ template <unsigned N>
 const DispatchLoops LOOPS = {
     nothing,
     empty_hook,
+    hooked<chain1_rare>,
+    hooked<empty_filled>,
     {hooked<chain1>, hooked<chain4>, hooked<chain8>, hooked<chain16>},
     {directly<1>, directly<4>, directly<8>, directly<16>},
     {through_array<1>, through_array<4>, through_array<8>, through_array<16>},
+    {barely<1>, barely<4>, barely<8>, barely<16>},
     leaf,
     leaf_with_empty,
+    module_callbacks,
 };
 
 }  // namespace bench

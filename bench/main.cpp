@@ -1,5 +1,5 @@
-// molt-bench - measures Molt beside its rivals. `./run bench` builds and calls it; docs/benchmarks.md
-// says what the figures mean.
+// The command line of molt-bench, which measures Molt beside its rivals. `./run bench` builds and
+// calls it; docs/benchmarks.md says what the figures mean.
 
 #include <fnmatch.h>
 
@@ -9,6 +9,7 @@
 #include <set>
 
 #include "benches.hpp"
+#include "dispatch_loops.hpp"
 
 namespace {
 
@@ -17,7 +18,8 @@ using bench::Bench;
 std::vector<Bench> all_benches() {
   std::vector<Bench> all;
   for (auto part : {bench::dispatch_benches, bench::empty_benches, bench::sharing_benches,
-                    bench::change_benches, bench::storm_benches, bench::cycle_benches}) {
+                    bench::change_benches, bench::audit_benches, bench::storm_benches,
+                    bench::cycle_benches, bench::residency_benches, bench::redirect_benches}) {
     for (const Bench& one : part()) all.push_back(one);
   }
   return all;
@@ -52,7 +54,8 @@ std::vector<Bench> select(const std::vector<Bench>& all, const std::vector<std::
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int bench::run_program(int argc, char** argv, const DispatchLoops& in_program) {
+  far_loops_of_program = &in_program;
   bench::Options options;
   std::vector<std::string> patterns;
   std::string json, scenario;

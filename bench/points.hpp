@@ -32,21 +32,31 @@ inline constexpr unsigned longest_chain = 16;
 struct ChainPoint : molt::hook_point<int(const Request*)> {
   static constexpr int default_result = 0;
 };
-struct chain1_point : ChainPoint {
+// Those that are said to be nearly always filled; `chain1_rare` and `empty` are said to be empty.
+struct FilledPoint : ChainPoint {
+  static constexpr bool mostly_empty = false;
+};
+struct chain1_point : FilledPoint {
   static constexpr const char* name = "bench.chain1";
 };
-struct chain4_point : ChainPoint {
+struct chain4_point : FilledPoint {
   static constexpr const char* name = "bench.chain4";
 };
-struct chain8_point : ChainPoint {
+struct chain8_point : FilledPoint {
   static constexpr const char* name = "bench.chain8";
 };
-struct chain16_point : ChainPoint {
+struct chain16_point : FilledPoint {
   static constexpr const char* name = "bench.chain16";
 };
-// Nothing is ever attached to it.
+struct chain1_rare_point : ChainPoint {
+  static constexpr const char* name = "bench.chain1_rare";
+};
+// Nothing is ever attached to these.
 struct empty_point : ChainPoint {
   static constexpr const char* name = "bench.empty";
+};
+struct empty_filled_point : FilledPoint {
+  static constexpr const char* name = "bench.empty_filled";
 };
 // `leaver` and the other modules that come and go are attached here.
 struct sleep_point : molt::hook_point<void(Request*)> {

@@ -15,13 +15,16 @@
 // when all threads have ended.
 
 #include <dlfcn.h>
+#include <linux/futex.h>
 #include <molt/molt.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <filesystem>
 #include <functional>
 #include <sstream>
@@ -48,6 +51,24 @@ struct Outcome {
   int late = 0;    // answered EEXIST
 };
 
+// A flag that threads wait for. Not std::atomic::wait(): that yields several times before it sleeps,
+// and 400 threads that yield keep a load from running that others wait for.
+class Stage {
+ public:
+  void wait_while(int value) const {
+    while (value_.load(std::memory_order_acquire) == value) {
+      syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+    }
+  }
+  void set(int value) {
+    value_.store(value, std::memory_order_release);
+    syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+
+ private:
+  std::atomic<int> value_{0};
+};
+
 // Threads that wait for a flag, and then do `work(i)`.
 class Crowd {
  public:
@@ -70,11 +91,9 @@ class Crowd {
   // Answers when the last of them was done. They end only after that: ending takes time, too, and is
   // not what is measured.
   std::int64_t release() {
-    stage_.store(1, std::memory_order_release);
-    stage_.notify_all();
+    stage_.set(1);
     while (done_.load(std::memory_order_acquire) < storm_threads) usleep(1000);
-    stage_.store(2, std::memory_order_release);
-    stage_.notify_all();
+    stage_.set(2);
     std::int64_t last = 0;
     for (Member& member : members_) {
       pthread_join(member.thread, nullptr);
@@ -98,17 +117,17 @@ class Crowd {
     free(first);
     Crowd& crowd = *member->crowd;
     crowd.waiting_.fetch_add(1, std::memory_order_release);
-    crowd.stage_.wait(0, std::memory_order_acquire);
+    crowd.stage_.wait_while(0);
     crowd.work_(member->number);
     member->done_ns = now_ns();
     crowd.done_.fetch_add(1, std::memory_order_release);
-    crowd.stage_.wait(1, std::memory_order_acquire);
+    crowd.stage_.wait_while(1);
     return nullptr;
   }
   std::function<void(int)> work_;
   std::vector<Member> members_;
   std::atomic<int> waiting_{0}, done_{0};
-  std::atomic<int> stage_{0};  // 1: work, 2: end
+  Stage stage_;  // 1: work, 2: end
 };
 
 Outcome grown(const Holdings& before, double ms) {

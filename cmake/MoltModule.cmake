@@ -45,7 +45,8 @@ function(molt_add_module name)
   endif()
   target_link_libraries(${name} PRIVATE molt::molt ${arg_LIBRARIES})
 
-  if(NOT arg_NO_CHECK)
+  # A sanitizer's own symbols are none of the module's.
+  if(NOT arg_NO_CHECK AND NOT MOLT_SANITIZE)
     add_custom_command(TARGET ${name} POST_BUILD
       COMMAND ${CMAKE_COMMAND} -DMOLT=$<TARGET_FILE:molt::cli> -DMODULE=$<TARGET_FILE:${name}>
               -P ${_molt_module_check}

@@ -2,7 +2,11 @@
 #
 # A GoogleTest program; every case becomes a CTest test of its own, so that the counts are counts of
 # cases. LIBRARIES are usually layers (molt_hook) or molt::molt. Label `sanitize` marks what the
-# sanitizer builds run too. SERIAL: never beside another test (timing, or all cores in use).
+# sanitizer builds run too; `sanitize_address` what only the address sanitizer's does, since it has
+# one thread. SERIAL: never beside another test (timing, or all cores in use).
+#
+# The address sanitizer's build is of the whole tree, since warnings are errors in it; the thread
+# sanitizer's, of what it runs.
 #
 # molt_script_test(NAME COMMAND argument... [LABELS label...] [TIMEOUT seconds] [SERIAL])
 #
@@ -24,6 +28,10 @@ function(molt_gtest name)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gtest_main)
+  if(MOLT_SANITIZE MATCHES thread AND NOT sanitize IN_LIST arg_LABELS)
+    set_property(TARGET ${name} PROPERTY EXCLUDE_FROM_ALL ON)
+    return()
+  endif()
   # Names are read when the tests run: a build alone never executes what it built.
   gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60)
 

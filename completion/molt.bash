@@ -41,7 +41,7 @@ _molt() {
         selection+=("$word" "${COMP_WORDS[++at]}")
         ;;
       --all) selection+=(--all) ;;
-      --timeout | --for | --since) ((++at)) ;;
+      --timeout | --for | --since | --every) ((++at)) ;;
       -*) ;;
       *)
         if [ -z "$verb" ]; then
@@ -61,7 +61,7 @@ _molt() {
       ;;
     --name) word=$(_molt_fields comm ps) ;;
     --for) word=$'live\ngone\nfreed' ;;
-    --timeout | --since) return ;;
+    --timeout | --since | --every) return ;;
     --exe)
       _molt_files "$current"
       return
@@ -77,7 +77,7 @@ _molt() {
           help)
             word=$(_molt_verbs)
             ;;
-          unload | wait)
+          unload | wait | audit | blocking)
             word=$(_molt_fields name list "${selection[@]}")
             ;;
           info | replace)

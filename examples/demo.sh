@@ -294,6 +294,25 @@ cmp -s "$tmp/seen" "$tmp/counted" || fail "the counter is not exact: $(
 # The allocator takes one more or less for itself now and then; one left by each round would be many.
 ((after[2] < before[2] + 5)) || fail "mappings are left"
 [ "$(cut -d' ' -f22 "/proc/$server_pid/stat")" = "$born" ] || fail "it is another process"
+# --- A module that does everything wrong -----------------------------------------------------------
+
+echo
+echo "everything_wrong: a detached thread, a forgotten callback, a signal handler, a timer, ..."
+molt load "$modules/everything_wrong.so"
+echo "\$ molt -p $server_pid unload --timeout 0.2 everything_wrong"
+"$bin/molt" -p "$server_pid" unload --timeout 0.2 everything_wrong 2>&1 ||
+  fail "everything_wrong could not be unloaded"
+echo "it is out of use, and its memory stays, since:"
+"$bin/molt" -p "$server_pid" blocking everything_wrong | sed 's/^/  /'
+"$bin/molt" -p "$server_pid" events | sed -n 's/.*everything_wrong: pointer left: /  /p'
+for what in thread 'handler of SIGUSR2' on_timer on_terminate; do
+  grep -q "$what" <("$bin/molt" -p "$server_pid" blocking everything_wrong
+    "$bin/molt" -p "$server_pid" events) || fail "unload did not name: $what"
+done
+"$bin/molt" -p "$server_pid" list | grep -q 'everything_wrong.*resident' ||
+  fail "what everything_wrong left behind is not shown as resident"
+expect 200 GET /pub/small.bin
+
 stop "$server_pid"
 status=$?
 server_pid=

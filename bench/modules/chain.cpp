@@ -17,6 +17,7 @@ int check(const bench::Request* request) { return bench::object<CALLBACK>(reques
 MOLT_MODULE("bench_chain_" TEXT(CALLBACK), "1.0", "Apache-2.0", "one callback of a measured chain")
 #if CALLBACK < 1
 MOLT_HOOK(bench::chain1_point, check)
+MOLT_HOOK(bench::chain1_rare_point, check)
 #endif
 #if CALLBACK < 4
 MOLT_HOOK(bench::chain4_point, check)

@@ -209,6 +209,10 @@ constexpr std::uint64_t fingerprint_of() {
 //   default_result   what "no opinion" is; needed unless the result is void or value-initialised
 //   on_exception     molt::fail_open (the default) or molt::fail_closed(result)
 //   rule             a molt::combine; without it `all` for void, else `first`
+//   mostly_empty     which way is laid out straight: past the empty hook (true, the default), which
+//                    then costs a branch that is not taken; or into a callback (false), which saves
+//                    two jumps there and costs one at an empty hook. For the few hooks that are hot
+//                    and nearly always have callbacks.
 //   description      one line for `molt hook list`
 template <class F>
 struct hook_point;
@@ -220,6 +224,7 @@ struct hook_point<R(Args...)> {
   using signature = R(Args...);
   using result = R;
   static constexpr const char* description = "";
+  static constexpr bool mostly_empty = true;
   static constexpr auto on_exception = fail_open;
 };
 

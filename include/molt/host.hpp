@@ -189,12 +189,10 @@ class hook<Point, R(Args...)> {
   [[gnu::always_inline]] R operator()(Args... args) requires(detail::rule_of<Point>() !=
                                                              combine::by_name) {
     const molt_chain* chain = __atomic_load_n(&hook_.chain, __ATOMIC_ACQUIRE);
-    if (chain == nullptr) {
-      if constexpr (std::is_void_v<R>) {
-        return;
-      } else {
-        return detail::default_of<Point>();
-      }
+    if constexpr (Point::mostly_empty) {
+      if (detail::likely(chain == nullptr)) return outcome{}.get();
+    } else {
+      if (chain == nullptr) return outcome{}.get();
     }
     return dispatch(chain, args...);
   }
@@ -310,9 +308,10 @@ class hook<Point, R(Args...)> {
   // The shape of the code is what this costs: calling and returning take four cycles a callback, and
   // the protection hides in their shadow, but every jump that is taken and every cache line of code
   // that is passed adds about one. So the way through a single callback is straight-line code of
-  // less than two cache lines with no jump taken, unlike the way past an empty hook; further
-  // callbacks stand, unrolled, at the function's end: one jump there, one back; and whatever is rare
-  // is out of line. `./run bench hook` measures it.
+  // less than two cache lines with no jump taken within it, and hook_point's `mostly_empty` says
+  // whether there is a jump around it or to it; further callbacks stand, unrolled, at the function's
+  // end: one jump there, one back; and whatever is rare is out of line. `./run bench hook` measures
+  // it.
   [[gnu::always_inline]] R dispatch(const molt_chain* chain, Args&... args) {
     // end first: a signal handler's first hook call may set both in between.
     const molt_entry** end = __atomic_load_n(&molt_tls_self.end, __ATOMIC_RELAXED);

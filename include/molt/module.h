@@ -47,7 +47,7 @@ MOLT_HIDDEN_ int molt_module_init(void) __attribute__((weak));
 MOLT_HIDDEN_ void molt_module_exit(void) __attribute__((weak));
 MOLT_HIDDEN_ int molt_module_save(struct molt_state* state) __attribute__((weak));
 MOLT_HIDDEN_ int molt_module_restore(const struct molt_state* state) __attribute__((weak));
-MOLT_HIDDEN_ extern const struct molt_state_info molt_module_state __attribute__((weak));
+MOLT_HIDDEN_ extern const struct molt_state_info molt_module_state_info __attribute__((weak));
 
 MOLT_HIDDEN_ extern struct molt_callback __start_molt_callbacks[] __attribute__((weak));
 MOLT_HIDDEN_ extern struct molt_callback __stop_molt_callbacks[] __attribute__((weak));
@@ -72,7 +72,7 @@ MOLT_HIDDEN_ extern const struct molt_import __stop_molt_imports[] __attribute__
       version_,                                                                          \
       license_,                                                                          \
       description_,                                                                      \
-      &molt_module_state,                                                                \
+      &molt_module_state_info,                                                           \
       molt_module_init,                                                                  \
       molt_module_exit,                                                                  \
       molt_module_save,                                                                  \

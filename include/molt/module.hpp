@@ -29,6 +29,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -153,8 +154,30 @@ class param {
       }
     } else {
       const char* end = text + std::strlen(text);
-      auto [stop, error] = std::from_chars(text, end, value);
-      if (error != std::errc{} || stop != end || stop == text) return -EINVAL;
+      const char* at = text + (text[0] == '+' && text[1] != '-');
+      if constexpr (std::is_integral_v<T>) {
+        // As in C and in the kernel: 0x10 is sixteen. (Not by from_chars, whose table of digits is a
+        // unique symbol, which could never be unloaded.)
+        if (at[0] == '0' && (at[1] == 'x' || at[1] == 'X')) {
+          unsigned long long number = 0;
+          if ((at += 2) == end) return -EINVAL;
+          for (; at != end; ++at) {
+            const int letter = (*at | 32) - 'a';
+            const int digit = *at >= '0' && *at <= '9'    ? *at - '0'
+                              : letter >= 0 && letter < 6 ? letter + 10
+                                                          : -1;
+            if (digit < 0 || number >> 60 != 0) return -EINVAL;
+            number = number * 16 + static_cast<unsigned>(digit);
+          }
+          if (number > static_cast<unsigned long long>(std::numeric_limits<T>::max()))
+            return -EINVAL;
+          static_cast<param*>(self)->value_.store(static_cast<T>(number),
+                                                  std::memory_order_relaxed);
+          return 0;
+        }
+      }
+      const std::from_chars_result result = std::from_chars(at, end, value);
+      if (result.ec != std::errc{} || result.ptr != end || at == end) return -EINVAL;
     }
     static_cast<param*>(self)->value_.store(value, std::memory_order_relaxed);
     return 0;
@@ -314,7 +337,7 @@ class state_reader {
 #define MOLT_STATE_LIVE(version_, oldest_, save_, restore_) \
   MOLT_STATE_(version_, oldest_, save_, restore_, MOLT_MODULE_LIVE_HANDOVER)
 #define MOLT_STATE_(version_, oldest_, save_, restore_, flags_)                                    \
-  extern "C" const molt_state_info molt_module_state = {version_, oldest_, flags_};                \
+  extern "C" const molt_state_info molt_module_state_info = {version_, oldest_, flags_};           \
   extern "C" int molt_module_save(molt_state* state) {                                             \
     return molt::detail::guarded_call<[](molt_state* s) { return save_(molt::state_writer(s)); }>( \
         "save", state);                                                                            \
@@ -330,32 +353,29 @@ class state_reader {
 #define MOLT_HOOK(point_, callback_, ...) MOLT_HOOK_(point_, callback_, __COUNTER__, ##__VA_ARGS__)
 #define MOLT_HOOK_(point_, callback_, id_, ...) \
   MOLT_HOOK2_(point_, callback_, id_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
-#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                        \
-  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())         \
-  /* Unnamed: several sources of one module have the same counters. */                        \
-  namespace {                                                                                 \
-  extern molt_callback var_;                                                                  \
-  MOLT_ITEM_("molt_callbacks")                                                                \
-  molt_callback var_ = molt::detail::make_callback<point_>(                                   \
-      &molt::detail::wrapper<point_::signature, callback_, &var_>::call, id_, ##__VA_ARGS__); \
+#define MOLT_HOOK2_(point_, callback_, id_, var_, ...)                                          \
+  MOLT_CXX_NOTE_("hook=", point_::name, " ", molt::signature_of<point_::signature>())           \
+  /* Unnamed: several sources of one module have the same counters. */                          \
+  namespace {                                                                                   \
+  extern molt_callback var_;                                                                    \
+  MOLT_ITEM_("molt_callbacks")                                                                  \
+  molt_callback var_ = {point_::name,                                                           \
+                        molt::signature_of<point_::signature>(),                                \
+                        molt::fingerprint_of<point_::signature>(),                              \
+                        reinterpret_cast<molt_fn>(                                              \
+                            &molt::detail::wrapper<point_::signature, callback_, &var_>::call), \
+                        molt::detail::order_of(__VA_ARGS__),                                    \
+                        molt::detail::flags_of(__VA_ARGS__),                                    \
+                        id_,                                                                    \
+                        0,                                                                      \
+                        nullptr};                                                               \
   }
 
 namespace molt::detail {
-// The cast of a function pointer keeps this from being a constant expression, not from being
-// initialised statically.
-template <class Point, class F>
-inline molt_callback make_callback(F* fn, unsigned sequence, int order = MOLT_ORDER_NORMAL,
-                                   unsigned flags = 0) {
-  return {Point::name,
-          signature_of<typename Point::signature>(),
-          fingerprint_of<typename Point::signature>(),
-          reinterpret_cast<molt_fn>(fn),
-          order,
-          flags,
-          sequence,
-          0,
-          nullptr};
-}
+// Written out above, not made by a function: the cast of a function pointer is no constant
+// expression, but is initialised statically where it stands. `molt load -n` reads it in the file.
+constexpr int order_of(int order = MOLT_ORDER_NORMAL, unsigned = 0) { return order; }
+constexpr unsigned flags_of(int = 0, unsigned flags = 0) { return flags; }
 }  // namespace molt::detail
 
 // A parameter `name_` of type int, unsigned, long, unsigned long, bool, double or std::string.

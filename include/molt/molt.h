@@ -331,6 +331,12 @@ enum molt_load_flags {
 };
 enum molt_unload_flags {
   MOLT_UNLOAD_RESIDENT = 1u, /* exit and free the name, leave the memory to gc; taints R */
+  /* Unmap it although the process's memory still holds addresses in it, which otherwise makes it
+   * resident. Who follows one of them crashes. */
+  MOLT_UNLOAD_IGNORE_POINTERS = 2u,
+  /* Wait for nobody, and go on in the background: exit() runs when nobody is inside and no reference
+   * is held, and the memory is freed when it is proven that no thread can return into it. */
+  MOLT_UNLOAD_LAZY = 4u,
 };
 
 /* Loads a module on the calling thread, without holding a lock over its code. `args` is
@@ -343,8 +349,12 @@ enum molt_unload_flags {
 MOLT_API int molt_load(const char* path, const char* args, uint32_t flags, int timeout_ms);
 MOLT_API int molt_load_fd(int fd, const char* args, uint32_t flags, int timeout_ms);
 /* Unloads. Waits up to `timeout_ms` (-1: 10 s) for threads inside the module's callbacks, then
- * gives up with -ETIMEDOUT, the module live again. -ENOENT, -EAGAIN in use, -EBUSY not live or
- * permanent. 0 also when the memory had to stay: molt_last_error() then says "pinned: ...". */
+ * gives up with -ETIMEDOUT, the module live again. After its exit() the rest of that time is for
+ * threads that still have the module's code on their stacks, of whatever kind they are. -ENOENT,
+ * -EAGAIN in use, -EBUSY not live or permanent. 0 also when the memory had to stay:
+ * molt_last_error() then says "pinned: ...", or "resident: ..." with the threads that may return into
+ * the module, or with the addresses in it that the process's memory still holds, as after a callback
+ * that was not unregistered; molt_gc() looks again. */
 MOLT_API int molt_unload(const char* name, uint32_t flags, int timeout_ms);
 /* Loads `path`, a newer version of live module `name`, beside it; hands the state over; switches
  * all hooks in one step; unloads the old. On any failure the old one goes on. -ETIMEDOUT: the pause
@@ -354,7 +364,9 @@ MOLT_API int molt_replace(const char* name, const char* path, const char* args, 
 /* disable: no callback of the module is entered any more; those inside finish. Does not wait. */
 MOLT_API int molt_disable(const char* name);
 MOLT_API int molt_enable(const char* name);
-/* Frees what resident and pinned modules hold, where that is possible now. Returns how many. */
+/* Frees what resident and pinned modules hold, where that is possible now, and unloads modules that
+ * others have used and nobody needs any more: no callback in force, no reference, no dependant, no
+ * notifier, no thread. Returns how many. */
 MOLT_API int molt_gc(void);
 /* From now on no module can be loaded or unloaded in this process. There is no way back. */
 MOLT_API void molt_lock_loading(void);
@@ -399,7 +411,8 @@ MOLT_API int molt_thread_start(struct molt_module* owner, const char* name, void
 MOLT_API bool molt_thread_should_stop(void);
 /* Inside such a thread: sleeps at most timeout_ms, returns early and true when asked to stop. */
 MOLT_API bool molt_thread_sleep(int timeout_ms);
-/* Asks a thread to stop and waits until it has left the module; frees the handle. */
+/* Asks a thread to stop and waits until it has left the module; frees the handle. Of the calling
+ * thread itself: asks only. */
 MOLT_API void molt_thread_stop(struct molt_thread* thread);
 
 enum { MOLT_NOTIFY_OK = 0 };

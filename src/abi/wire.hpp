@@ -41,7 +41,10 @@ inline constexpr std::string_view get_attribute = "molt.GetAttribute";
 inline constexpr std::string_view close = "molt.Close";
 inline constexpr std::string_view events = "molt.Events";
 inline constexpr std::string_view gc = "molt.Gc";
+inline constexpr std::string_view blocking = "molt.Blocking";
+inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
+inline constexpr std::string_view detach = "molt.Detach";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.

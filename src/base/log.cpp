@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <deque>
 #include <mutex>
 
 #include "base/futex.hpp"
@@ -14,9 +15,11 @@ namespace {
 
 struct Ring {
   std::mutex mutex;
-  std::vector<Line> lines = std::vector<Line>(capacity);
+  // Line n is at (n - 1) % capacity. Grows until it is full: most hosts never have so many.
+  std::deque<Line> lines;
   std::uint64_t next = 1;
   std::string prefix;
+  Line& at(std::uint64_t seq) { return lines[(seq - 1) % capacity]; }
 };
 // Leaked on purpose: the host's static destructors may still log.
 Ring& ring() {
@@ -46,7 +49,8 @@ void line(std::string_view module, const char* format, ...) {
   Ring& r = ring();
   {
     std::lock_guard lock(r.mutex);
-    Line& l = r.lines[r.next % capacity];
+    if (r.lines.size() < capacity) r.lines.emplace_back();
+    Line& l = r.at(r.next);
     l.seq = r.next++;
     l.time_ms = unix_ms();
     l.module = module;
@@ -86,7 +90,7 @@ Batch read(std::uint64_t since, std::size_t most) {
     from = oldest;
   }
   for (; from < r.next && batch.lines.size() < most; ++from) {
-    batch.lines.push_back(r.lines[from % capacity]);
+    batch.lines.push_back(r.at(from));
   }
   batch.next = from;
   return batch;

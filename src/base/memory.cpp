@@ -1,5 +1,7 @@
 #include "base/memory.hpp"
 
+#include <dlfcn.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -60,16 +62,32 @@ void give_back(void* p) {
   char* at = static_cast<char*>(p) - 16;
   std::size_t count;
   memcpy(&count, at, sizeof count);
+  memset(at, 0, count * unit_bytes);
   Locked locked;
   memset(g_taken + static_cast<std::size_t>(at - g_reserve) / unit_bytes, 0, count);
   g_taken_count.fetch_sub(count, std::memory_order_relaxed);
+}
+
+// What malloc gave for so many bytes. Its answer counts only if it is the same library's as the
+// memory; a program may bring a malloc without it.
+std::size_t usable_bytes(void* p, std::size_t bytes) {
+  static const bool is_same_library = [] {
+    Dl_info memory, sizes;
+    return dladdr(reinterpret_cast<void*>(&malloc), &memory) != 0 &&
+           dladdr(reinterpret_cast<void*>(&malloc_usable_size), &sizes) != 0 &&
+           memory.dli_fbase == sizes.dli_fbase;
+  }();
+  return is_same_library ? malloc_usable_size(p) : bytes;
 }
 
 }  // namespace
 
 void* reserve_allocate(std::size_t bytes) {
   for (;;) {
-    if (void* p = malloc(bytes ? bytes : 1)) return p;
+    if (void* p = malloc(bytes ? bytes : 1)) {
+      memset(p, 0, usable_bytes(p, bytes));
+      return p;
+    }
     if (void* p = from_reserve(bytes)) return p;
     // Neither: this thread waits for memory rather than end the host.
     timespec nap{0, 10'000'000};
@@ -77,12 +95,15 @@ void* reserve_allocate(std::size_t bytes) {
   }
 }
 
-void reserve_release(void* p) {
-  if (!in_reserve(p)) {
-    free(p);
+void reserve_release(void* p, std::size_t bytes) {
+  if (p == nullptr) return;
+  if (in_reserve(p)) {
+    give_back(p);
     return;
   }
-  give_back(p);
+  memset(p, 0, usable_bytes(p, bytes));
+  asm volatile("" : : "r"(p) : "memory");  // or the compiler drops a store to what is freed
+  free(p);
 }
 
 Status memory_available() {

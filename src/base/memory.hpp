@@ -48,8 +48,10 @@ class Bytes {
 };
 
 // What the runtime's operator new and delete are made of (runtime/new.cpp). Never null: without
-// memory and reserve the calling thread waits for some.
+// memory and reserve the calling thread waits for some. Wiped when it is taken, as it may be what a
+// module has just freed, and when it is released: so the runtime's memory shows no address in a
+// module but those that it has on purpose (audit/).
 void* reserve_allocate(std::size_t bytes);
-void reserve_release(void* memory);
+void reserve_release(void* memory, std::size_t bytes = 0);
 
 }  // namespace molt

@@ -17,6 +17,7 @@ namespace {
 constexpr Verb verbs[] = {
     {"ps", "", "List the processes with Molt", declare_ps},
     {"attach", "", "Put Molt into running processes", declare_attach},
+    {"detach", "", "End Molt in processes that have no modules", declare_detach},
     {"run", "-- COMMAND [ARGUMENT]...", "Start a program with Molt in it", declare_run},
     {"doctor", "PID...", "Tell why processes can, or cannot, be attached to", declare_doctor},
     {"load", "FILE... [NAME=VALUE]...", "Load a module", declare_load},
@@ -33,6 +34,8 @@ constexpr Verb verbs[] = {
     {"tree", "[PATH]", "Print objects and attributes as a tree", declare_tree},
     {"events", "", "Print the event log", declare_events},
     {"gc", "", "Free what unloaded modules still hold, where that is possible", declare_gc},
+    {"blocking", "NAME", "Show who is in a module's code or refers to it", declare_blocking},
+    {"audit", "NAME", "Show which memory of a process points into a module", declare_audit},
     {"wait", "[NAME]", "Wait for a module, or until no operation is under way", declare_wait},
     {"check", "FILE...", "Tell whether module files can be loaded and unloaded", declare_check},
     {"version", "", "Print the version", declare_version},

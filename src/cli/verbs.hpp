@@ -28,6 +28,7 @@ Runner declare_gc(CLI::App& verb);
 Runner declare_wait(CLI::App& verb);
 // verbs_attach.cpp
 Runner declare_attach(CLI::App& verb);
+Runner declare_detach(CLI::App& verb);
 Runner declare_doctor(CLI::App& verb);
 Runner declare_run(CLI::App& verb);
 // verbs_program.cpp
@@ -49,6 +50,10 @@ Runner declare_set(CLI::App& verb);
 Runner declare_tree(CLI::App& verb);
 // verbs_events.cpp
 Runner declare_events(CLI::App& verb);
+// verbs_blocking.cpp
+Runner declare_blocking(CLI::App& verb);
+// verbs_audit.cpp
+Runner declare_audit(CLI::App& verb);
 // verbs_file.cpp
 Runner declare_check(CLI::App& verb);
 // `molt info FILE`: from the file alone, without a process.

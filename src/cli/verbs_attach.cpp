@@ -10,9 +10,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <system_error>
+#include <thread>
 
 namespace molt::cli {
 
@@ -32,7 +36,47 @@ Runner declare_attach(CLI::App&) {
                          reply.at("found").get<std::string>(), reply.at("stopped_us").get<double>(),
                          reply.at("total_us").get<double>() / 1000);
     };
-    return run_on_targets(options, "attach", {ask, show});
+    return run_on_targets(options, "attach", {ask, show, false, true});
+  };
+}
+
+namespace {
+
+bool has_own_threads(const Process& process) {
+  const std::string tasks = fmt::format("/proc/{}/task", process.pid);
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
+    // The process may have "molt" in its own name; its first thread is never ours.
+    if (task.path().filename() == std::to_string(process.pid)) continue;
+    std::ifstream in(task.path() / "comm");
+    std::string name;
+    if (std::getline(in, name) && name.starts_with("molt")) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Runner declare_detach(CLI::App&) {
+  return [](const Options& options) {
+    const auto ask = [](Session& session) {
+      Json parameters = Json::object();
+      if (session.options().dry_run) parameters["dry_run"] = true;
+      session.call(wire::method::detach, parameters);
+      session.hang_up();
+      const Deadline deadline = Deadline::after(std::chrono::milliseconds(
+          session.options().timeout_s ? session.options().timeout_ms() : answer_ms));
+      while (!session.options().dry_run && has_own_threads(session.process())) {
+        if (deadline.remaining_ms() == 0) {
+          fail(ErrorClass::stalled, ETIMEDOUT,
+               "{}: its threads of Molt have not ended within {}; they will",
+               describe(session.process()), deadline.text());
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      return Json::object();
+    };
+    return run_on_targets(options, "detach", {ask, {}});
   };
 }
 

@@ -4,6 +4,7 @@
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 #include "elf/hazards.hpp"
+#include "elf/loadable.hpp"
 
 #include <molt/module.h>
 
@@ -84,6 +85,9 @@ std::vector<Finding> examine(const std::string& path) {
   const std::vector<std::byte> bytes = read_module_file(path);
   const Result<elf::Image> image = elf::Image::parse(bytes);
   if (!image) return {{"no_shared_object", "", image.error().detail}};
+  if (Status ok = check_loadable(*image); !ok) {
+    return {{"no_shared_object", "", ok.error().detail}};
+  }
 
   std::vector<Finding> findings;
   check_descriptor(*image, findings);
@@ -184,8 +188,8 @@ Json describe(const std::string& path, const elf::Image& image) {
       fields["imports"].push_back(name_and_signature(note.value, "name"));
     }
   }
-  for (const elf::Hazard& hazard : unload_hazards(image)) {
-    fields["hazards"].push_back(demangled(hazard.text));
+  for (const auto& hazards : {unload_hazards(image), lasting_effects(image)}) {
+    for (const elf::Hazard& hazard : hazards) fields["hazards"].push_back(demangled(hazard.text));
   }
   return fields;
 }

@@ -60,10 +60,19 @@ Json call_with_file(Session& session, std::string_view method, const std::string
   return session.call_waiting(method, std::move(parameters), load_ms, fd.get());
 }
 
-void note_pinned(Session& session, const std::string& name, const Json& reply, const char* field) {
-  if (session.options().dry_run || reply.at(field) != wire::result::pinned) return;
+// `asked`: it was the wish to leave its memory where it is.
+void note_kept(Session& session, const std::string& name, const Json& reply, const char* field,
+               bool asked = false) {
+  if (session.options().dry_run || asked || reply.at(field) == wire::result::unmapped) return;
   session.note(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
                            name, reply.value("reason", "no reason given")));
+}
+
+void note_warnings(Session& session, const Json& reply) {
+  for (const Json& warning : reply.value("warnings", Json::array())) {
+    session.note(demangled(
+        fmt::format("{}: {}", reply.at("name").get<std::string>(), warning.get<std::string>())));
+  }
 }
 
 std::string describe_load(const Json& reply) {
@@ -103,7 +112,9 @@ Json load_file(Session& session, const LoadWords& words, const std::string& file
   Json parameters = request_for_file(session.options(), file, words.args);
   if (words.force) parameters["force"] = true;
   if (words.probe) parameters["probe"] = true;
-  return call_with_file(session, wire::method::load, file, std::move(parameters));
+  Json reply = call_with_file(session, wire::method::load, file, std::move(parameters));
+  note_warnings(session, reply);
+  return reply;
 }
 
 // Keeps what fits; what says that it does not fit is no failure.
@@ -169,12 +180,13 @@ Runner declare_load(CLI::App& verb) {
   return [words](const Options& options) {
     words->take_apart();
     if (words->probe) {
-      return run_on_targets(options, "load",
-                            {[words](Session& session) {
-                               attach_if_absent(session);
-                               return probe_files(session, *words);
-                             },
-                             [&options](const Json& reply) { return show_probe(reply, options); }});
+      return run_on_targets(
+          options, "load",
+          {[words](Session& session) {
+             attach_if_absent(session);
+             return probe_files(session, *words);
+           },
+           [&options](const Json& reply) { return show_probe(reply, options); }, false, true});
     }
     const auto show = [&options](const Json& reply) -> std::string {
       const std::string name = reply.at("name").get<std::string>();
@@ -189,27 +201,35 @@ Runner declare_load(CLI::App& verb) {
                              attach_if_absent(session);
                              return load_file(session, *words, words->files[0]);
                            },
-                           show});
+                           show, false, true});
   };
 }
 
 namespace {
 
-Json unload_one(Session& session, const std::string& name, bool resident) {
+struct UnloadHow {
+  bool resident = false;
+  bool lazy = false;
+  bool ignore_pointers = false;
+};
+
+Json unload_one(Session& session, const std::string& name, const UnloadHow& how) {
   Json parameters = {{"name", name}};
-  if (resident) parameters["resident"] = true;
+  if (how.resident) parameters["resident"] = true;
+  if (how.lazy) parameters["lazy"] = true;
+  if (how.ignore_pointers) parameters["ignore_pointers"] = true;
   if (session.options().dry_run) parameters["dry_run"] = true;
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
-  note_pinned(session, name, reply, "result");
+  note_kept(session, name, reply, "result", how.resident || how.lazy);
   return reply;
 }
 
-Json unload_each(Session& session, const std::vector<std::string>& names, bool resident) {
+Json unload_each(Session& session, const std::vector<std::string>& names, const UnloadHow& how) {
   Json results = Json::array();
   for (const std::string& name : names) {
     Json result = {{"name", name}};
     try {
-      result.update(unload_one(session, name, resident));
+      result.update(unload_one(session, name, how));
       result.erase("schema");
       session.part_done();
     } catch (const Failure& failure) {
@@ -233,15 +253,19 @@ std::string show_unloaded(const Json& reply, const Options& options) {
 
 Runner declare_unload(CLI::App& verb) {
   auto names = std::make_shared<std::vector<std::string>>();
-  auto resident = std::make_shared<bool>(false);
+  auto how = std::make_shared<UnloadHow>();
   verb.add_option("NAME", *names, "Modules, unloaded in this order")->required();
-  verb.add_flag("--resident", *resident,
+  verb.add_flag("--resident", how->resident,
                 "Leave the memory until `molt gc`, wait for nobody inside");
-  return [names, resident](const Options& options) {
+  verb.add_flag("--lazy", how->lazy,
+                "Wait for nobody; free the memory in the background when that is safe");
+  verb.add_flag("--ignore-pointers", how->ignore_pointers,
+                "Free the memory although the process still has addresses in it");
+  return [names, how](const Options& options) {
     if (names->size() == 1) {
       return run_on_targets(
           options, "unload",
-          {[=](Session& session) { return unload_one(session, names->front(), *resident); },
+          {[=](Session& session) { return unload_one(session, names->front(), *how); },
            [&options](const Json& reply) { return show_unloaded(reply, options); }});
     }
     const auto show = [&options](const Json& reply) {
@@ -251,7 +275,7 @@ Runner declare_unload(CLI::App& verb) {
     };
     return run_on_targets(
         options, "unload",
-        {[=](Session& session) { return unload_each(session, *names, *resident); }, show});
+        {[=](Session& session) { return unload_each(session, *names, *how); }, show});
   };
 }
 
@@ -279,10 +303,10 @@ Runner declare_replace(CLI::App& verb) {
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
       Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
-      note_pinned(
-          session,
-          fmt::format("{} {}", reply.at("name").get<std::string>(), reply.value("from", "")), reply,
-          "old");
+      note_warnings(session, reply);
+      note_kept(session,
+                fmt::format("{} {}", reply.at("name").get<std::string>(), reply.value("from", "")),
+                reply, "old");
       return reply;
     };
     const auto show = [&options](const Json& reply) -> std::string {

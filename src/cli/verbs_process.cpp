@@ -15,6 +15,7 @@ namespace {
 
 // One process that does not answer must not hold up the list of the others.
 constexpr double ps_answer_s = 2;
+constexpr int gc_interval_max_s = 86'400;
 
 struct Row {
   Process process;
@@ -122,10 +123,23 @@ Runner declare_ps(CLI::App&) {
   };
 }
 
-Runner declare_gc(CLI::App&) {
-  return [](const Options& options) {
-    const auto ask_gc = [](Session& session) {
+Runner declare_gc(CLI::App& verb) {
+  auto ignore_pointers = std::make_shared<bool>(false);
+  auto every_s = std::make_shared<int>(-1);
+  verb.add_option("--every", *every_s,
+                  "Let the process do it by itself every so many seconds; 0: no more")
+      ->option_text("SECONDS")
+      ->check(CLI::Range(0, gc_interval_max_s));
+  verb.add_flag("--ignore-pointers", *ignore_pointers,
+                "Free memory although the process still has addresses in it");
+  return [ignore_pointers, every_s](const Options& options) {
+    const auto ask_gc = [ignore_pointers, every_s](Session& session) {
+      if (*every_s >= 0 && !session.options().dry_run) {
+        session.call(wire::method::set,
+                     {{"path", "host/gc_interval_s"}, {"value", std::to_string(*every_s)}});
+      }
       Json parameters = Json::object();
+      if (*ignore_pointers) parameters["ignore_pointers"] = true;
       if (session.options().dry_run) parameters["dry_run"] = true;
       return session.call(wire::method::gc, parameters);
     };

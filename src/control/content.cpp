@@ -59,9 +59,9 @@ Text joined(const std::vector<Text>& names) {
   return list;
 }
 
-Text callbacks_text(const std::vector<hook::CallbackInfo>& callbacks) {
+Text callbacks_text(const std::vector<hooks::CallbackInfo>& callbacks) {
   std::vector<Text> each;
-  for (const hook::CallbackInfo& c : callbacks) {
+  for (const hooks::CallbackInfo& c : callbacks) {
     each.push_back(c.module + ":" + std::to_string(c.order));
   }
   return joined(each);
@@ -77,6 +77,7 @@ Result<Text> show(const Object&, const Text&) {
 Text pid_text() { return std::to_string(getpid()); }
 Text locked_text() { return flag(module::loading_locked()); }
 Text delay_text() { return std::to_string(delay_release_ms()); }
+Text gc_interval_text() { return std::to_string(module::gc_interval()); }
 Text live_text() { return std::to_string(object_counts().live); }
 Text delayed_text() { return std::to_string(object_counts().delayed); }
 
@@ -86,14 +87,28 @@ Status store_locked(const Object&, const Text&, const Text& value) {
   return {};
 }
 
+Result<int> number_up_to(int most, const Text& value) {
+  int number = -1;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < 0 || number > most) {
+    return fail(EINVAL, "`%s' is no number from 0 to %d", value.c_str(), most);
+  }
+  return number;
+}
+
 Status store_delay(const Object&, const Text&, const Text& value) {
   constexpr int longest_ms = 60'000;
-  int ms = -1;
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), ms);
-  if (error != std::errc() || end != value.data() + value.size() || ms < 0 || ms > longest_ms) {
-    return fail(EINVAL, "`%s' is no number from 0 to %d", value.c_str(), longest_ms);
-  }
-  set_delay_release_ms(ms);
+  const auto ms = number_up_to(longest_ms, value);
+  if (!ms) return pass(ms);
+  set_delay_release_ms(*ms);
+  return {};
+}
+
+Status store_gc_interval(const Object&, const Text&, const Text& value) {
+  constexpr int longest_s = 86'400;
+  const auto seconds = number_up_to(longest_s, value);
+  if (!seconds) return pass(seconds);
+  module::set_gc_interval(*seconds);
   return {};
 }
 
@@ -104,6 +119,7 @@ std::vector<Attribute> host_attributes(const Object&) {
           {"locked", 0644, show<locked_text>, store_locked},
           {"poisoned", 0444, show<module::poisoned>, nullptr},
           {"delay_release_ms", 0644, show<delay_text>, store_delay},
+          {"gc_interval_s", 0644, show<gc_interval_text>, store_gc_interval},
           {"objects", 0444, show<live_text>, nullptr},
           {"objects_delayed", 0444, show<delayed_text>, nullptr}};
 }
@@ -229,30 +245,30 @@ std::vector<Attribute> resident_attributes(const Object&) {
 
 std::vector<Text> hook_names() {
   std::vector<Text> names;
-  for (hook::HookInfo& h : hook::list()) names.push_back(std::move(h.name));
+  for (hooks::HookInfo& h : hooks::list()) names.push_back(std::move(h.name));
   return names;
 }
 
-bool hook_is_there(const Object& object) { return hook::find(object.subject()).has_value(); }
+bool hook_is_there(const Object& object) { return hooks::find(object.subject()).has_value(); }
 
-template <Text (*text)(const hook::HookInfo&)>
+template <Text (*text)(const hooks::HookInfo&)>
 Result<Text> show(const Object& object, const Text&) {
-  auto info = hook::find(object.subject());
+  auto info = hooks::find(object.subject());
   if (!info) return pass(info);
   return text(*info);
 }
 
-Text signature(const hook::HookInfo& h) { return h.signature; }
-Text rule(const hook::HookInfo& h) { return h.rule; }
-Text on_exception(const hook::HookInfo& h) { return h.on_exception; }
-Text attached(const hook::HookInfo& h) { return callbacks_text(h.callbacks); }
-Text order(const hook::HookInfo& h) { return joined(h.order.modules); }
+Text signature(const hooks::HookInfo& h) { return h.signature; }
+Text rule(const hooks::HookInfo& h) { return h.rule; }
+Text on_exception(const hooks::HookInfo& h) { return h.on_exception; }
+Text attached(const hooks::HookInfo& h) { return callbacks_text(h.callbacks); }
+Text order(const hooks::HookInfo& h) { return joined(h.order.modules); }
 
 Status store_order(const Object& object, const Text&, const Text& value) {
-  hook::Order wanted;
+  hooks::Order wanted;
   wanted.modules = split(value);
   wanted.given = !wanted.modules.empty();
-  return hook::set_order(object.subject(), wanted);
+  return hooks::set_order(object.subject(), wanted);
 }
 
 std::vector<Attribute> hook_attributes(const Object&) {

@@ -34,6 +34,12 @@ struct Options {
 // log that. Cancels what waits, then waits for operations under way. Handles and connections are gone.
 void stop();
 
+// As stop(), asked for from outside: once the asker has its answer, a thread of its own ends the
+// server, the census and itself, and removes the process's directory. What stays is memory: the
+// library, and the handlers of signals that could still come. EBUSY: modules are loaded, or left in
+// memory, and nobody could look after them. `dry_run`: only that.
+[[nodiscard]] Status leave(bool dry_run);
+
 // Empty: not running. For tests and messages.
 [[nodiscard]] std::string socket_path();
 
@@ -44,7 +50,7 @@ void stop();
 int delay_release_ms();
 void set_delay_release_ms(int ms);
 
-// In a forked child, after module::after_fork() and hook::after_fork(): the child has no server,
+// In a forked child, after module::after_fork() and hooks::after_fork(): the child has no server,
 // sees the modules that it has, and may start a server of its own. Takes no locks.
 void after_fork_child();
 

@@ -15,6 +15,7 @@
 #include "base/barrier.hpp"
 #include "base/fd.hpp"
 #include "control/content.hpp"
+#include "control/control.hpp"
 #include "control/errors.hpp"
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
@@ -31,7 +32,7 @@ tl::unexpected<Failure> refuse(Asked asked, const Result<T>& failed) {
   return refuse(asked, failed.error());
 }
 
-hook::Cancelled cancelled_by(const Caller& caller) {
+hooks::Cancelled cancelled_by(const Caller& caller) {
   if (caller.cancelled == nullptr) return {};
   return [flag = caller.cancelled] { return flag->load(std::memory_order_relaxed); };
 }
@@ -93,7 +94,7 @@ Reply get_info(Arguments& arguments, const Caller&) {
               {"poisoned", module::poisoned()},
               {"membarrier", barrier_asymmetric()},
               {"modules", module::list().size()},
-              {"hooks", hook::count()},
+              {"hooks", hooks::count()},
               {"threads", stat.threads},
               {"operation", module::operation()}};
 }
@@ -124,12 +125,21 @@ tl::unexpected<Failure> no_file() {
 }
 
 // Not a failure for who wants it loaded: the very same file is live.
-Reply already_loaded(const std::string& name) {
+Reply already_loaded(const std::string& name, const std::string& args) {
+  Json warnings = Json::array();
+  if (!args.empty()) {
+    warnings.push_back("loaded already; the parameters '" + args +
+                       "' were not applied: `molt set` changes those that are writable");
+  }
   std::string taint;
   for (const module::ModuleInfo& m : module::list()) {
     if (m.name == name) taint = m.taint;
   }
-  return Json{{"name", name}, {"already", true}, {"shared", false}, {"taint", taint}};
+  return Json{{"name", name},
+              {"already", true},
+              {"shared", false},
+              {"taint", taint},
+              {"warnings", std::move(warnings)}};
 }
 
 Reply load(Arguments& arguments, const Caller& caller) {
@@ -150,11 +160,13 @@ Reply load(Arguments& arguments, const Caller& caller) {
     return Json{{"name", report->name},
                 {"already", false},
                 {"shared", report->shared},
-                {"taint", report->taint}};
+                {"taint", report->taint},
+                {"warnings", report->warnings}};
   }
   if (report.error().code == EEXIST) {
     const auto name = module::name_in_file(caller.file);
-    if (name && module::same_content(*name, caller.file)) return already_loaded(*name);
+    if (name && module::same_content(*name, caller.file))
+      return already_loaded(*name, request.args);
   }
   return refuse(Asked::load, report);
 }
@@ -163,6 +175,8 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   module::UnloadRequest request;
   request.name = arguments.text("name");
   request.resident = arguments.flag("resident");
+  request.lazy = arguments.flag("lazy");
+  request.ignore_pointers = arguments.flag("ignore_pointers");
   request.dry_run = arguments.flag("dry_run");
   request.timeout_ms = arguments.timeout_ms();
   request.cancelled = cancelled_by(caller);
@@ -202,7 +216,8 @@ Reply replace(Arguments& arguments, const Caller& caller) {
               {"state_bytes", report->state_bytes},
               {"pause_us", report->pause_us},
               {"old", module::to_text(report->old)},
-              {"reason", report->reason}};
+              {"reason", report->reason},
+              {"warnings", report->warnings}};
 }
 
 Reply list(Arguments& arguments, const Caller&) {
@@ -235,7 +250,7 @@ Reply info(Arguments& arguments, const Caller&) {
                           {"description", p.description}});
   }
   Json callbacks = Json::array();
-  for (const hook::CallbackInfo& c : detail->callbacks) {
+  for (const hooks::CallbackInfo& c : detail->callbacks) {
     callbacks.push_back({{"hook", c.module}, {"order", c.order}});
   }
   Json imports = Json::array();
@@ -267,12 +282,67 @@ Reply info(Arguments& arguments, const Caller&) {
 
 Reply gc(Arguments& arguments, const Caller&) {
   const bool dry_run = arguments.flag("dry_run");
+  const bool ignore_pointers = arguments.flag("ignore_pointers");
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  const module::GcReport report = module::gc(dry_run);
+  const module::GcReport report = module::gc(dry_run, ignore_pointers);
   Json kept = Json::array();
   for (const module::Kept& k : report.kept)
     kept.push_back({{"name", k.name}, {"reason", k.reason}});
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  const std::string name = arguments.text("name");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto report = module::blocking(name);
+  if (!report) return refuse(Asked::module, report);
+  Json holders = Json::array();
+  for (const module::Holder& h : report->holders) {
+    Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
+    if (h.tid != 0) {
+      holder["tid"] = h.tid;
+      holder["thread"] = h.thread;
+      holder["asleep_ms"] = h.asleep_ms;
+      holder["syscall"] = h.syscall;
+    }
+    if (h.address != 0) {
+      holder["function"] = h.function;
+      holder["address"] = hex(h.address);
+      holder["stack_address"] = hex(h.stack_address);
+      holder["depth"] = h.depth;
+    }
+    holders.push_back(std::move(holder));
+  }
+  return Json{{"name", report->name},
+              {"state", report->state},
+              {"reason", report->reason},
+              {"holders", std::move(holders)}};
+}
+
+Reply audit_module(Arguments& arguments, const Caller& caller) {
+  module::AuditRequest request;
+  request.name = arguments.text("name");
+  request.timeout_ms = arguments.timeout_ms();
+  request.cancelled = cancelled_by(caller);
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+
+  const auto report = module::audit_module(request);
+  if (!report) return refuse(Asked::module, report);
+  Json pointers = Json::array();
+  for (const audit::Finding& f : report->findings) {
+    pointers.push_back({{"place", audit::to_text(f.place)},
+                        {"address", hex(f.address)},
+                        {"where", f.where},
+                        {"owner", f.owner},
+                        {"target", f.target},
+                        {"looks", audit::to_text(f.looks)},
+                        {"bars", f.bars}});
+  }
+  return Json{{"name", request.name},     {"pointers", std::move(pointers)},
+              {"more", report->more},     {"dismissed", report->dismissed},
+              {"stable", report->stable}, {"method", audit::to_text(report->method)},
+              {"rounds", report->rounds}, {"bytes", report->bytes},
+              {"us", report->us}};
 }
 
 Reply wait(Arguments& arguments, const Caller& caller) {
@@ -296,18 +366,25 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }
 
+Reply detach(Arguments& arguments, const Caller&) {
+  const bool dry_run = arguments.flag("dry_run");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  if (Status done = leave(dry_run); !done) return refuse(Asked::other, done);
+  return Json::object();
+}
+
 // --- hooks --------------------------------------------------------------------------------------
 
-Json order_json(const hook::Order& order) {
+Json order_json(const hooks::Order& order) {
   return order.given ? Json(order.modules) : Json(nullptr);
 }
 
 Reply hook_list(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   Json hooks = Json::array();
-  for (const hook::HookInfo& h : hook::list()) {
+  for (const hooks::HookInfo& h : hooks::list()) {
     Json callbacks = Json::array();
-    for (const hook::CallbackInfo& c : h.callbacks) {
+    for (const hooks::CallbackInfo& c : h.callbacks) {
       callbacks.push_back({{"module", c.module}, {"order", c.order}});
     }
     hooks.push_back({{"name", h.name},
@@ -326,14 +403,14 @@ Reply hook_order(Arguments& arguments, const Caller&) {
   const bool is_for_all = !arguments.has("hook");
   const std::string name = arguments.text_or("hook", "");
   bool is_load_order = false;
-  hook::Order order;
+  hooks::Order order;
   order.modules = arguments.texts("modules", is_load_order);
   order.given = !is_load_order;
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   if (name.empty() && !is_for_all) {
     return refuse(Asked::request, fail(EINVAL, "`hook` is empty; leave it out for all").value());
   }
-  if (Status done = hook::set_order(name, order); !done) return refuse(Asked::hook, done);
+  if (Status done = hooks::set_order(name, order); !done) return refuse(Asked::hook, done);
   return Json{{"hook", is_for_all ? Json(nullptr) : Json(name)}, {"order", order_json(order)}};
 }
 
@@ -444,7 +521,10 @@ std::span<const Method> methods() {
       {name::close, false, false, close_object},
       {name::events, false, false, events},
       {name::gc, true, false, gc},
+      {name::blocking, true, false, blocking},
+      {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
+      {name::detach, true, false, detach},
   };
   return all;
 }

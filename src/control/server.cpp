@@ -23,7 +23,7 @@
 #include "base/futex.hpp"
 #include "control/errors.hpp"
 #include "control/parcel.hpp"
-#include "control/thread.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::control {
 
@@ -61,33 +61,6 @@ constexpr std::size_t events_at_once = 256;
 // Never reset, and outside of any server: whoever rings need not know whether one is left.
 std::atomic<std::uint32_t> bell{0};
 std::atomic<int> streams{0};
-
-// An empty table of our own (S1). The host's descriptors are not even open here for a moment, where
-// the system has close_range(); with the older way they are, but are closed before anything else.
-Status leave_descriptor_table() {
-  if (syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0) return {};
-  if (unshare(CLONE_FILES) != 0) {
-    return fail_errno(errno, "the system does not let a thread have its own descriptors");
-  }
-  DIR* listing = opendir("/proc/thread-self/fd");
-  if (listing == nullptr) return fail_errno(errno, "cannot list the process's descriptors");
-  while (const dirent* entry = readdir(listing)) {
-    const int fd = atoi(entry->d_name);
-    if (entry->d_name[0] != '.' && fd != dirfd(listing)) close(fd);
-  }
-  closedir(listing);
-  return {};
-}
-
-// What some library believes to be stdin, stdout and stderr is nothing of ours.
-Status occupy_standard_descriptors() {
-  for (;;) {
-    const int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (fd > STDERR_FILENO) return close(fd), Status();
-    if (fd < 0 && eventfd(0, EFD_CLOEXEC) < 0) return fail_errno(errno, "no descriptors");
-    if (fd < 0 && fcntl(STDERR_FILENO, F_GETFD) >= 0) return {};
-  }
-}
 
 Result<sockaddr_un> address_of(const std::string& path, const Fd& directory) {
   sockaddr_un address{};
@@ -155,7 +128,7 @@ Server::Server(std::string directory, const Limits& limits)
 
 Status Server::start() {
   if (Status ok = workers_.start(); !ok) return ok;
-  auto thread = start_thread("molt", molt_stack, run, this);
+  auto thread = threads::start_thread("molt", molt_stack, run, this);
   if (thread) {
     thread_ = *thread;
     while (is_set_up_.load(std::memory_order_acquire) == 0) futex_wait(is_set_up_, 0);
@@ -175,6 +148,20 @@ void Server::stop() {
   workers_.stop();
 }
 
+void Server::stop_when_quiet() {
+  quiet_until_ns_.store(Deadline::in_ms(limits_.unread_ms).at_ns, std::memory_order_relaxed);
+  stop();
+}
+
+bool Server::is_over() const {
+  if (!is_stopping_.load(std::memory_order_acquire)) return false;
+  if (Deadline{quiet_until_ns_.load(std::memory_order_relaxed)}.passed()) return true;
+  return flights_.empty() &&
+         std::none_of(connections_.begin(), connections_.end(), [](const auto& entry) {
+           return entry.second.has_unsent() || entry.second.has_request();
+         });
+}
+
 void* Server::run(void* self) {
   auto& server = *static_cast<Server*>(self);
   server.set_up_ = server.set_up();
@@ -190,8 +177,8 @@ void* Server::run(void* self) {
 }
 
 Status Server::set_up() {
-  if (Status ok = leave_descriptor_table(); !ok) return ok;
-  if (Status ok = occupy_standard_descriptors(); !ok) return ok;
+  if (Status ok = threads::leave_descriptor_table(); !ok) return ok;
+  if (Status ok = threads::occupy_standard_descriptors(); !ok) return ok;
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_ || !wake_) return fail_errno(errno, "cannot make an epoll and an eventfd");
@@ -207,7 +194,7 @@ Status Server::set_up() {
 
   // Last: tear_down() knows by bell_thread_ whether there is one.
   bell_heard_ = bell.load(std::memory_order_acquire);
-  auto thread = start_thread("molt-bell", bell_stack, run_bell, this);
+  auto thread = threads::start_thread("molt-bell", bell_stack, run_bell, this);
   if (!thread) return pass(thread);
   bell_thread_ = *thread;
   return {};
@@ -275,7 +262,7 @@ void* Server::run_bell(void* self) {
 
 void Server::serve() {
   epoll_event events[32];
-  while (!is_stopping_.load(std::memory_order_acquire)) {
+  while (!is_over()) {
     const int n =
         epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)), next_round_ms());
     if (n < 0 && errno != EINTR) return;  // it cannot come to that; if it does, no busy loop

@@ -120,7 +120,10 @@ class Image {
 
   std::uint16_t type() const { return header_.e_type; }        // ET_DYN or ET_EXEC
   std::uint16_t machine() const { return header_.e_machine; }  // EM_X86_64
+  std::span<const std::byte> file() const { return file_; }
+  const Elf64_Ehdr& header() const { return header_; }
   const std::vector<Elf64_Phdr>& segments() const { return segments_; }
+  const std::vector<Elf64_Shdr>& sections() const { return sections_; }
 
   // The dynamic table. Without one (a static program) all of it is empty or 0.
   std::string_view soname() const { return soname_; }

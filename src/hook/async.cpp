@@ -11,7 +11,7 @@
 #include "base/barrier.hpp"
 #include "hook/internal.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 struct Step {
@@ -19,29 +19,43 @@ struct Step {
   unsigned ordinal;
 };
 
+void begin(Owner* owner) {
+  owner->counted.store(true, std::memory_order_relaxed);
+  arch::percpu_increment(owner->began);
+  full_fence();
+}
+
 // Begins a callback in the version in force; null if there is none.
 Owner* enter(Lineage* lineage) {
+  HeldUp held(lineage);
   for (;;) {
     std::uint32_t word = lineage->pause_word.load(std::memory_order_acquire);
     Owner* current = lineage->current.load(std::memory_order_acquire);
     if (current == nullptr) return nullptr;
     if (current == &paused) {
-      futex_wait(lineage->pause_word, word);
+      Owner* from = lineage->paused_from.load(std::memory_order_acquire);
+      Meeting meeting = meet_pause(lineage, from);
+      if (meeting == Meeting::skip) return nullptr;
+      if (meeting == Meeting::wait) {
+        held.wait(word);
+        continue;
+      }
+      begin(from);
+      if (joined_in_time(lineage, from)) return from;
+      arch::percpu_increment(from->ended);
       continue;
     }
-    current->counted.store(true, std::memory_order_relaxed);
-    arch::percpu_increment(current->began);
-    full_fence();
+    begin(current);
     if (lineage->current.load(std::memory_order_seq_cst) == current) return current;
     arch::percpu_increment(current->ended);
   }
 }
 
 }  // namespace
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
 using namespace molt;
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" int molt_async_begin(molt_async_walk* walk, molt_hook* hook) {
   *walk = {hook, nullptr, nullptr, 0, 0};

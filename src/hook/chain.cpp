@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/own_memory.hpp"
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 struct Pool {
@@ -41,6 +42,8 @@ void* carve(Pool& p, std::size_t bytes) {
     std::size_t size = std::max(slab_bytes, (bytes + 4095) & ~std::size_t{4095});
     void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
+    // Chains that were retired name callbacks that are gone.
+    note_own_memory(memory, size);
     p.slab = static_cast<char*>(memory);
     p.slab_left = size;
   }
@@ -139,4 +142,4 @@ const molt_hook_core* hook_of(const molt_entry* entry) {
   return chain ? chain->core : nullptr;
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

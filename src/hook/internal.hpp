@@ -11,19 +11,19 @@
 
 #include "hook/registry.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 struct Attachment;
 struct Lineage;
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
 // Type-stable (I3): a walker may look at an owner that has just been recycled; what it reads then is
 // rejected by its check of Lineage::current.
 struct molt_owner {
   // A frame that points here holds the module, and no chain.
   molt_entry self = {nullptr, this};
-  std::atomic<molt::hook::Lineage*> lineage{nullptr};
+  std::atomic<molt::hooks::Lineage*> lineage{nullptr};
   // Written before the owner comes into force, freed after it was drained.
-  std::vector<molt::hook::Attachment>* attachments = nullptr;
+  std::vector<molt::hooks::Attachment>* attachments = nullptr;
   std::uint64_t load_sequence = 0;
   // Per-CPU cells: callbacks that began, and that ended, for walks that change threads.
   std::uint64_t* began = nullptr;
@@ -49,10 +49,10 @@ struct molt_hook_core {
   std::vector<molt_hook*> instances;
   molt_chain* chain = nullptr;
   std::uint64_t gen = 1;
-  molt::hook::Order order;
+  molt::hooks::Order order;
 };
 
-namespace molt::hook {
+namespace molt::hooks {
 
 struct Attachment {
   molt_hook_core* hook;
@@ -74,10 +74,32 @@ struct Lineage {
   // While false, threads that are inside paused_from may go on entering it. Set once nobody is.
   std::atomic<bool> sealed{false};
   std::atomic<std::uint32_t> pause_word{0};
+  // Callers that a pause has held up and that have not got on yet.
+  std::atomic<int> held_up{0};
 };
 
 // Stands in Lineage::current during a pause.
 extern Owner paused;
+
+// walk.cpp: a caller that finds its lineage paused.
+enum class Meeting { skip, join, wait };
+Meeting meet_pause(const Lineage* lineage, const Owner* from);
+// Whether joining was in time: looked at after the caller can be seen inside `from`.
+bool joined_in_time(const Lineage* lineage, const Owner* from);
+
+// Waits for the end of a pause; counts as held up from the first wait to the end of the scope.
+class HeldUp {
+ public:
+  explicit HeldUp(Lineage* lineage) : lineage_(lineage) {}
+  ~HeldUp();
+  HeldUp(const HeldUp&) = delete;
+  HeldUp& operator=(const HeldUp&) = delete;
+  void wait(std::uint32_t seen);
+
+ private:
+  Lineage* const lineage_;
+  bool counted_ = false;
+};
 
 // chain.cpp: chains and their memory. All under the writer's lock.
 // A chain with room for `entries`, not valid before seal_chain(); null without memory.
@@ -102,7 +124,10 @@ struct Registry {
   std::vector<molt_hook_core*> hooks;
   std::vector<Lineage*> lineages;
   std::vector<Owner*> attached;  // every owner with attachments, in load order
-  Order order;                   // of hooks without one of their own
+  // Every one ever made: they are used again, never freed (I3). One that was destroyed may be named
+  // by nothing else but a chain, and leak checkers do not look into chains' memory.
+  std::vector<Owner*> owners;
+  Order order;  // of hooks without one of their own
   std::uint64_t next_gen = 2;
   std::uint64_t next_load_sequence = 1;
   // Without membarrier gens stay closed for ever: every call takes the fenced walk.
@@ -110,4 +135,4 @@ struct Registry {
 };
 Registry& registry();
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

@@ -10,9 +10,10 @@
 #include "arch/x86_64/percpu.hpp"
 #include "base/barrier.hpp"
 #include "hook/internal.hpp"
+#include "threads/procfs.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Owner paused;
 
@@ -247,6 +248,7 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
       delete owner;
       return fail(ENOMEM, "no memory for per-CPU counters");
     }
+    r.owners.push_back(owner);
   }
   auto* attachments = new std::vector<Attachment>;
   for (molt_callback* c = begin; c != end; ++c) {
@@ -272,6 +274,29 @@ Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback
   owner->lineage.store(lineage_named(name), std::memory_order_release);
   r.attached.push_back(owner);
   return owner;
+}
+
+void for_memory_naming(const Owner* owner, const void* begin, const void* end,
+                       const std::function<void(const void*, std::size_t)>& f) {
+  std::lock_guard lock(registry().mutex);
+  if (owner != nullptr && owner->attachments != nullptr) {
+    f(owner->attachments->data(), owner->attachments->capacity() * sizeof(Attachment));
+  }
+  auto is_inside = [&](const void* p) { return !std::less<>()(p, begin) && std::less<>()(p, end); };
+  for (molt_hook_core* core : registry().hooks) {
+    f(core->instances.data() + core->instances.size(),
+      (core->instances.capacity() - core->instances.size()) * sizeof(molt_hook*));
+    for (molt_hook* const& instance : core->instances) {
+      if (is_inside(instance)) f(&instance, sizeof instance);
+    }
+    if (!is_inside(core->info)) continue;
+    f(&core->info, sizeof core->info);
+    for (const Owner* other : registry().attached) {
+      for (const Attachment& a : *other->attachments) {
+        if (a.hook == core) f(&a.callback->bound, sizeof a.callback->bound);
+      }
+    }
+  }
 }
 
 void destroy(Owner* owner) {
@@ -340,6 +365,10 @@ bool in_force(const Owner* owner) {
   return lineage_of(owner)->current.load(std::memory_order_acquire) == owner;
 }
 
+bool has_callbacks(const Owner* owner) {
+  return owner->attachments != nullptr && !owner->attachments->empty();
+}
+
 void begin_pause(Owner* owner) {
   std::lock_guard lock(registry().mutex);
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) close(hook);
@@ -358,6 +387,10 @@ void end_pause(Owner* owner) {
   lineage->current.store(owner, std::memory_order_seq_cst);
   end_waiting(lineage);
   for (molt_hook_core* hook : hooks_of(owner, nullptr)) open(hook);
+}
+
+int held_up(const Owner* owner) {
+  return lineage_of(owner)->held_up.load(std::memory_order_relaxed);
 }
 
 namespace {
@@ -424,8 +457,15 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     timespec nap{0, round < 400 ? 20'000 : 500'000};
     nanosleep(&nap, nullptr);
   }
+  inside = who_is_inside(owner);
+  if (inside.empty()) inside.push_back({});
+  return false;
+}
+
+std::vector<Inside> who_is_inside(Owner* owner) {
+  std::vector<Inside> inside;
+  if (!entered(owner)) return inside;
   std::lock_guard lock(registry().mutex);
-  inside.clear();
   // A walk's second frame names the module only; the hook is that of the chain below it.
   const molt_hook_core* hook = nullptr;
   threads::for_each_frame([&](const molt_entry* entry, int tid) {
@@ -433,8 +473,7 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
     if (__atomic_load_n(&entry->owner, __ATOMIC_ACQUIRE) != owner) return;
     inside.push_back({tid, threads::thread_name(tid), hook ? hook->name : ""});
   });
-  if (inside.empty()) inside.push_back({});
-  return false;
+  return inside;
 }
 
 Status set_order(std::string_view name, const Order& order) {
@@ -506,6 +545,7 @@ void after_fork(bool child) {
     barrier_setup();
     // A hand-over by a thread that the child does not have: the old version goes on.
     for (Lineage* lineage : r.lineages) {
+      lineage->held_up.store(0, std::memory_order_relaxed);
       if (lineage->current.load(std::memory_order_relaxed) != &paused) continue;
       Owner* from = lineage->paused_from.load(std::memory_order_relaxed);
       lineage->current.store(from, std::memory_order_seq_cst);
@@ -518,9 +558,9 @@ void after_fork(bool child) {
   r.mutex.unlock();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks
 
-using namespace molt::hook;
+using namespace molt::hooks;
 
 extern "C" std::uint64_t molt_fingerprint(const char* signature) {
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -532,7 +572,7 @@ extern "C" std::uint64_t molt_fingerprint(const char* signature) {
 }
 
 extern "C" int molt_hook_register(molt_hook* hook) {
-  const molt_hook_info* info = hook->info;
+  const molt_hook_info* info = hook != nullptr ? hook->info : nullptr;
   if (info == nullptr || info->size != sizeof(molt_hook_info) || info->name == nullptr ||
       info->signature == nullptr || info->name[0] == '\0' ||
       info->fingerprint != molt_fingerprint(info->signature)) {
@@ -574,7 +614,7 @@ extern "C" int molt_hook_register(molt_hook* hook) {
 extern "C" void molt_hook_unregister(molt_hook* hook) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
-  molt_hook_core* core = hook->core;
+  molt_hook_core* core = hook != nullptr ? hook->core : nullptr;
   if (core == nullptr) return;
   core->instances.erase(std::remove(core->instances.begin(), core->instances.end(), hook),
                         core->instances.end());

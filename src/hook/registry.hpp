@@ -29,7 +29,7 @@
 #include "base/futex.hpp"
 #include "base/result.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 
 // One module version's right to be called; opaque outside this layer. Type-stable (I3).
 using Owner = molt_owner;
@@ -49,6 +49,11 @@ Status check(const molt_callback* begin, const molt_callback* end);
 
 // A new version of module `name`, attached to nothing yet, not in force.
 Result<Owner*> create(std::string_view name, molt_callback* begin, molt_callback* end);
+// f(begin, bytes): memory on the heap in which this layer names what lies in the module [begin, end):
+// its callbacks (`owner` may be null), and hooks of its own, which it takes back only when it is
+// closed.
+void for_memory_naming(const Owner* owner, const void* begin, const void* end,
+                       const std::function<void(const void*, std::size_t)>& f);
 // Forgets an owner that is neither in force nor entered by any thread.
 void destroy(Owner* owner);
 
@@ -60,11 +65,16 @@ Status change(Owner* from, Owner* to);
 // change.
 void revoke(Owner* owner);
 bool in_force(const Owner* owner);
+bool has_callbacks(const Owner* owner);
 
 // Callers that reach the lineage of `owner` wait until change() or end_pause(). The calling thread,
-// and threads that are already inside `owner`, do not: they skip, and go on in it, respectively.
+// and threads that are already inside `owner`, do not: they skip, and go on in it, respectively. Of
+// what is inside on no thread (asynchronous callbacks) nobody knows whose call is on its behalf: who
+// pauses must let go from time to time (module/replace.cpp).
 void begin_pause(Owner* owner);
 void end_pause(Owner* owner);
+// How many callers a pause has held up that have not got on since.
+int held_up(const Owner* owner);
 // Waits until no thread is inside `owner`, which was taken out of force or paused; during a pause not
 // even one that was inside gets in again after it. False: the
 // deadline passed or `cancelled` said so; `inside` then tells who is there.
@@ -73,6 +83,8 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
 // Whether a thread is inside now: a snapshot, exact once no one can enter. Then the first look that
 // finds nobody is the proof, and later ones answer false whatever frames they meet.
 bool entered(Owner* owner);
+// Who that is; an asynchronous callback is on no thread.
+std::vector<Inside> who_is_inside(Owner* owner);
 // Whether the calling thread is inside `owner` itself.
 bool self_inside(const Owner* owner);
 
@@ -101,4 +113,4 @@ std::size_t count();
 void before_fork();
 void after_fork(bool child);
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

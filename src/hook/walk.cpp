@@ -15,7 +15,7 @@
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
 
-namespace molt::hook {
+namespace molt::hooks {
 namespace {
 
 enum WalkFlags : std::uint32_t {
@@ -61,32 +61,24 @@ bool own_frame_inside(const Owner* owner) {
 
 // The version of `lineage` to call now, held by `frame`; null if none.
 Owner* enter(Lineage* lineage, const molt_entry** frame) {
+  HeldUp held(lineage);
   for (;;) {
     std::uint32_t word = lineage->pause_word.load(std::memory_order_acquire);
     Owner* current = lineage->current.load(std::memory_order_acquire);
     if (current == nullptr) return nullptr;
     if (current == &paused) {
       Owner* from = lineage->paused_from.load(std::memory_order_acquire);
-      // The thread that hands over calls hooks from save() or restore(): waiting for itself would
-      // never end.
-      if (lineage->paused_by.load(std::memory_order_relaxed) == gettid()) return nullptr;
-      // This thread's outer frame keeps `from` alive, and the pause waits for that frame to go.
-      // A frame proves that only until the drain is complete: after it, it is one that a signal
-      // handler finds unvalidated (tests/models/replace.pml, SIGNALS).
-      if (from != nullptr && !lineage->sealed.load(std::memory_order_acquire) &&
-          own_frame_inside(from)) {
+      Meeting meeting = meet_pause(lineage, from);
+      if (meeting == Meeting::skip) return nullptr;
+      if (meeting == Meeting::join) {
         publish(frame, &from->self);
-        if (!lineage->sealed.load(std::memory_order_seq_cst) &&
-            lineage->current.load(std::memory_order_seq_cst) == &paused &&
-            lineage->paused_from.load(std::memory_order_seq_cst) == from) {
-          return from;
-        }
+        if (joined_in_time(lineage, from)) return from;
         __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
         continue;
       }
       // Holds nothing while it waits, not even the module of the callback before.
       __atomic_store_n(frame, nullptr, __ATOMIC_RELEASE);
-      futex_wait(lineage->pause_word, word);
+      held.wait(word);
       continue;
     }
     publish(frame, &current->self);
@@ -109,9 +101,39 @@ const Attachment* find_attachment(const Owner* owner, const molt_hook_core* hook
 
 bool self_inside(const Owner* owner) { return own_frame_inside(owner); }
 
-}  // namespace molt::hook
+Meeting meet_pause(const Lineage* lineage, const Owner* from) {
+  // The thread that hands over calls hooks from save() or restore(): waiting for itself would never
+  // end.
+  if (lineage->paused_by.load(std::memory_order_relaxed) == gettid()) return Meeting::skip;
+  // This thread's outer frame keeps `from` alive, and the pause waits for that frame to go. A frame
+  // proves that only until the drain is complete: after it, it is one that a signal handler finds
+  // unvalidated (tests/models/replace.pml, SIGNALS).
+  if (from != nullptr && !lineage->sealed.load(std::memory_order_acquire) &&
+      own_frame_inside(from)) {
+    return Meeting::join;
+  }
+  return Meeting::wait;
+}
 
-using namespace molt::hook;
+bool joined_in_time(const Lineage* lineage, const Owner* from) {
+  return !lineage->sealed.load(std::memory_order_seq_cst) &&
+         lineage->current.load(std::memory_order_seq_cst) == &paused &&
+         lineage->paused_from.load(std::memory_order_seq_cst) == from;
+}
+
+void HeldUp::wait(std::uint32_t seen) {
+  if (!counted_) lineage_->held_up.fetch_add(1, std::memory_order_relaxed);
+  counted_ = true;
+  futex_wait(lineage_->pause_word, seen);
+}
+
+HeldUp::~HeldUp() {
+  if (counted_) lineage_->held_up.fetch_sub(1, std::memory_order_relaxed);
+}
+
+}  // namespace molt::hooks
+
+using namespace molt::hooks;
 
 extern "C" void molt_walk_begin(molt_walk* walk, molt_hook* hook) {
   *walk = {hook, nullptr, nullptr, nullptr, nullptr, 0, 0};

@@ -20,6 +20,7 @@
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
 #include "module/store.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::module {
 struct Flight;
@@ -60,18 +61,23 @@ struct Module {
   void* handle = nullptr;
   molt_module* descriptor = nullptr;
   molt_core_module core{this};
-  hook::Owner* owner = nullptr;
+  hooks::Owner* owner = nullptr;
   std::uint64_t address = 0, size = 0;
   std::optional<elf::MappedFile> mapping;
-  std::vector<std::string> hazards;
-  bool permanent = false;  // init without exit
+  threads::RangeSet text;             // its executable segments
+  std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
+  std::vector<std::string> effects;   // what outlasts it
+  std::vector<std::string> warnings;  // what whoever asked for the load should know
+  bool permanent = false;             // init without exit
 
   // --- under Manager::mutex ---
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
   int refcnt = 0;  // as the kernel stores it: the base while not going, and 1 for each reference
   bool base_held = false;
-  int inside = 0;  // calls of the core into it (parameters, notifiers) under way
+  int inside = 0;         // calls of the core into it (parameters) under way
+  int parameters_by = 0;  // the thread that reads or sets parameters; 0: none
   bool enabled = true;
+  bool was_used = false;       // another module imported from it, or an offer of it was acquired
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
   bool formed = false;         // the observer was told of it
@@ -84,7 +90,10 @@ struct Module {
 
   // --- of residents ---
   bool pinned = false;
-  bool exit_pending = false;  // a thread was inside when it was removed: exit() waits for it
+  bool destroyed = false;        // its static objects are
+  bool ignore_pointers = false;  // free it although writable memory holds addresses in it
+  bool exit_pending = false;     // a thread was inside when it was removed: exit() waits for it
+  bool lazy = false;             // freed in the background as soon as that is proven safe
   std::string reason;
 
   std::atomic<std::uint64_t> exceptions{0};
@@ -107,6 +116,7 @@ struct Flight {
   FileIdentity file;
   std::string hash;  // known once the file was read
   std::string name;  // known once the note was read
+  std::string args;
   int tid = 0;
   unsigned joined = 0;
   bool done = false;
@@ -139,7 +149,7 @@ struct Manager {
   std::vector<FlightPtr> flights;
   std::map<int, FlightPtr> waiting;  // tid -> the flight that it has joined
   std::vector<std::shared_ptr<Notifier>> notifiers;
-  std::vector<Offer> offers;
+  std::list<Offer> offers;  // a vector would keep what it moved away
   std::vector<Thread*> threads;
   std::list<std::string> operations;
   const Observer* observer = nullptr;
@@ -173,18 +183,27 @@ class OperationScope {
  private:
   std::list<std::string>::iterator at_;
 };
-// Poisoned or locked: why no operation may begin.
+// Poisoned or locked: why no operation may begin. Under the lock.
+Status operations_open(const Lock& lock);
+// The same, or no memory for one. Takes the lock.
 Status operations_allowed();
 
 // "1. Refuses with words": who stops a module from being removed. Under the lock. Threads that can
 // be asked to stop do not count.
 Status removable(const Module& module, bool resident);
 
+// How long an operation may wait for threads to leave.
+struct Patience {
+  Deadline deadline;
+  Cancelled cancelled;
+};
+
 // --- notify.cpp ---
 // Calls the notifiers without the lock. At COMING a veto stops, and those called before are told
 // GOING. Elsewhere results are ignored.
 Status notify(Module& module, molt_module_state event);
 void remove_notifiers_of(Module& module);
+bool has_notifiers(const Module& module);  // under the lock
 // --- offer.cpp ---
 void remove_offers_of(const Module& module);
 // --- thread.cpp ---
@@ -197,25 +216,46 @@ bool stop_threads(Module& module, Deadline deadline, const Cancelled& cancelled)
 // Whether the calling thread was started for this module.
 const Module* thread_owner();
 void forget_threads_after_fork();
+// One line in the event log, told to whoever asked for the load as well.
+[[gnu::format(printf, 2, 3)]] void warn(Module& module, const char* format, ...);
 // --- params.cpp ---
+// A dry run's part of apply_args().
+void name_unknown_params(Module& module, const std::string& args);
 Status apply_args(Module& module, const std::string& args);
 // --- unload.cpp ---
 // After this nothing can be inside: waits for core calls and hook callers. False: who is inside.
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
-           std::vector<hook::Inside>& inside);
-std::string name_them(const std::vector<hook::Inside>& inside);
+           std::vector<hooks::Inside>& inside);
+bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled);
+std::string name_them(const std::vector<hooks::Inside>& inside);
 void call_exit(Module& module);
 // Notifiers and offers of the module.
 void take_down(Module& module);
 void drop_providers(Module& module);
 // Why the memory cannot be freed now; "" if nothing is in the way.
 std::string cannot_free(const Module& module);
+// What an audit of the process's memory found: "2 pointers left: ..."; "" if nothing is in the way.
+// `may_destroy`: the module's static objects may be destroyed, if that may be all that is left.
+std::string pointers_left(Module& module, bool may_destroy);
+// --- residency.cpp ---
+// Waits until it is proven that no thread can return into the module's code. "": it is. Otherwise
+// who holds it, or why nothing could be proven.
+std::string threads_left(const Module& module, Deadline deadline, const Cancelled& cancelled);
+std::string name_holders(const std::vector<Holder>& holders);
+// --- reaper.cpp ---
+// One try for each of them; true if none is left. (unload.cpp)
+bool finish_lazy();
+// Sees to it that lazily unloaded modules are freed when they can be.
+void reap_in_background();
+void reaper_after_fork();
+
 // Frees the memory, or keeps it as resident (something may still use it) or pinned (the dynamic
 // loader keeps it), with the reason.
-Fate dispose(const ModulePtr& module, std::string& reason);
+Fate dispose(const ModulePtr& module, const Patience& patience, std::string& reason);
 // From GOING to the end of the name: exit(), notifiers, objects, references, memory. The caller
 // takes the module off the list.
-Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& reason);
+Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& patience,
+        std::string& reason);
 void tell_formed(Module& module);
 void tell_gone(Module& module);
 
@@ -226,7 +266,7 @@ struct Prepared {
   Bytes content;
   std::string hash;
   std::string name, version, license, description, srcversion;
-  std::vector<std::string> hazards;
+  std::vector<std::string> hazards, effects;
   unsigned taint = 0;
 };
 Result<Prepared> prepare(const LoadRequest& request);
@@ -236,6 +276,10 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 // Undoes bring_up() of a module whose init() had succeeded.
 void bring_down(const ModulePtr& module);
 Result<FileIdentity> identify(int fd);
+
+// --- replace.cpp ---
+// Whether `incoming` takes over the state of `old`.
+Status state_compatible(const Module& old, const Module& incoming, bool force);
 
 // A call of the core into module code other than an operation's own: holds the memory, not the
 // reference count. False: the module is on its way out.
@@ -249,5 +293,38 @@ class InsideScope {
  private:
   Module& module_;
 };
+
+// The right to call a module's parameter functions: one thread at a time has it (molt.h promises it
+// to them). Takes the lock held, and leaves it held. False: this thread has it already, from a
+// parameter function that asks for a parameter of its own module.
+class ParametersScope {
+ public:
+  ParametersScope(Lock& lock, Module& module);
+  ~ParametersScope();
+  ParametersScope(const ParametersScope&) = delete;
+  ParametersScope& operator=(const ParametersScope&) = delete;
+  explicit operator bool() const { return mine_; }
+
+ private:
+  Module& module_;
+  bool mine_;
+};
+
+// Notes, for this thread, that the core calls a function of this module (null: of the host).
+class CallScope {
+ public:
+  explicit CallScope(const Module* module);
+  ~CallScope();
+  CallScope(const CallScope&) = delete;
+  CallScope& operator=(const CallScope&) = delete;
+
+ private:
+  friend bool called_by_core(const Module& module);
+  const Module* const module_;
+  const CallScope* const outer_;
+};
+bool called_by_core(const Module& module);
+// Whether this thread runs code of the module: it would wait for itself, or return into nothing.
+bool self_inside(const Module& module);
 
 }  // namespace molt::module

@@ -7,13 +7,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <cstring>
+#include <iterator>
+#include <optional>
 
+#include "base/fd.hpp"
 #include "base/hash.hpp"
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
+#include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
 #include "module/internal.hpp"
+#include "module/preview.hpp"
 
 namespace molt::module {
 namespace {
@@ -22,6 +29,8 @@ constexpr int default_wait_ms = 30'000;  // KERNEL.md M5.4
 constexpr std::uint64_t largest_file = 1ull << 30;
 // How long a module that did not come to life may keep its own threads.
 constexpr int init_threads_ms = 1000;
+// How long who looked at it meanwhile may be in its parameters.
+constexpr int core_calls_ms = 10'000;
 
 Deadline deadline_of(int timeout_ms) {
   return Deadline::in_ms(timeout_ms < 0 ? default_wait_ms : timeout_ms);
@@ -86,6 +95,9 @@ Status deadlock(const std::string& name) {
 }
 
 // Waits for another's load and shares its result. Takes the lock held, leaves it released.
+//
+// Hundreds of threads may come here at once. Each takes the lock once on its way in, and none on its
+// way out (land() forgets them all), makes no system call but the wait, and takes next to no memory.
 Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request) {
   const Module* mine = thread_owner();
   bool of_this_load =
@@ -106,9 +118,11 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
     futex_wait(flight->word, 0, until);
     gave_up = deadline.passed() || (request.cancelled && request.cancelled());
   }
-  lock.lock();
-  manager().waiting.erase(gettid());
-  lock.unlock();
+  if (flight->word.load(std::memory_order_acquire) == 0) {
+    lock.lock();
+    manager().waiting.erase(gettid());
+    lock.unlock();
+  }
   if (flight->word.load(std::memory_order_acquire) == 0) {
     return fail(deadline.passed() ? EBUSY : ECANCELED, "%s: gave up waiting for another load of it",
                 request.path.c_str());
@@ -116,7 +130,21 @@ Result<LoadReport> join(Lock& lock, FlightPtr flight, const LoadRequest& request
   if (!flight->outcome) return pass(flight->outcome);
   LoadReport report = flight->report;
   report.shared = true;
+  if (request.args != flight->args) {
+    report.warnings.push_back(
+        "loaded for another request at the same time, with its parameters ('" + flight->args +
+        "') and not with these");
+  }
   return report;
+}
+
+// The load is over: nobody joins it any more, and nobody waits for it. Under the lock.
+void land(const FlightPtr& flight) {
+  Manager& m = manager();
+  m.flights.erase(std::find(m.flights.begin(), m.flights.end(), flight));
+  for (auto at = m.waiting.begin(); at != m.waiting.end();) {
+    at = at->second == flight ? m.waiting.erase(at) : std::next(at);
+  }
 }
 
 // --- names --------------------------------------------------------------------------------------
@@ -175,13 +203,44 @@ std::string undefined_in(std::string_view error) {
   return std::string(rest.substr(0, rest.find_first_of(" ,\n")));
 }
 
+// Whether [begin, end) lies in the object; an empty list may be nowhere.
+bool lies_in(const elf::Range& extent, const void* begin, const void* end) {
+  const auto first = reinterpret_cast<std::uintptr_t>(begin);
+  const auto last = reinterpret_cast<std::uintptr_t>(end);
+  if (first == last) return true;
+  return first < last && first >= extent.begin && last <= extent.end;
+}
+
+template <class T>
+bool list_lies_in(const elf::Range& extent, const T* begin, const T* end) {
+  const auto bytes =
+      reinterpret_cast<std::uintptr_t>(end) - reinterpret_cast<std::uintptr_t>(begin);
+  return lies_in(extent, begin, end) && bytes % sizeof(T) == 0;
+}
+
+// All that is read through the descriptor is the module's own; its functions may be others'.
+bool descriptor_is_sound(const molt_module& d, const elf::Range& extent) {
+  for (const char* text : {d.magic, d.name, d.version, d.license, d.description}) {
+    if (text != nullptr && !lies_in(extent, text, text + 1)) return false;
+  }
+  return (d.state == nullptr || lies_in(extent, d.state, d.state + 1)) &&
+         list_lies_in(extent, d.callbacks, d.callbacks_end) &&
+         list_lies_in(extent, d.params, d.params_end) &&
+         list_lies_in(extent, d.exports, d.exports_end) &&
+         list_lies_in(extent, d.imports, d.imports_end);
+}
+
 Status check_descriptor(Module& module, bool force) {
   const molt_module& d = *module.descriptor;
+  auto extent = elf::extent_of(&d);
+  if (!extent || !lies_in(*extent, &d, &d + 1)) {
+    return fail(ENOEXEC, "%s: its descriptor is not in it; rebuild it", module.name.c_str());
+  }
   if (d.abi != MOLT_ABI || d.size < sizeof(molt_module)) {
     return fail(ENOEXEC, "%s: built for interface %u of Molt, this process has %u; rebuild it",
                 module.name.c_str(), d.abi, MOLT_ABI);
   }
-  if (d.name == nullptr || module.name != d.name ||
+  if (!descriptor_is_sound(d, *extent) || d.name == nullptr || module.name != d.name ||
       (!force && (d.magic == nullptr || std::strcmp(d.magic, MOLT_MAGIC) != 0))) {
     return fail(ENOEXEC, "%s: its descriptor and its note disagree; rebuild it",
                 module.name.c_str());
@@ -202,6 +261,14 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   if (module.handle == nullptr) {
     std::string text = error ? error : "dlopen failed";
     store_forget(module.stored);
+    if (text.find("static TLS") != std::string::npos) {
+      // No one can tell beforehand how much is left; the dynamic loader has mapped nothing.
+      return fail(ENOEXEC,
+                  "%s: this process has no room left for initial-exec thread-local variables, "
+                  "which earlier loads of this kind have used up for good; compile it without "
+                  "-ftls-model=initial-exec, or restart the process",
+                  module.name.c_str());
+    }
     if (std::string symbol = undefined_in(text); !symbol.empty()) {
       log::line(module.name, "Unknown symbol %s (err -%d)", symbol.c_str(), ENOENT);
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
@@ -217,6 +284,15 @@ Status map(Module& module, std::span<const std::byte> content, bool force) {
   if (auto extent = elf::extent_of(module.descriptor)) {
     module.address = extent->begin;
     module.size = extent->size();
+  }
+  if (auto object = elf::object_at(module.descriptor)) {
+    for (std::size_t i = 0; i < object->text_count; ++i) {
+      module.text.add(object->text[i].begin, object->text[i].end);
+    }
+    const molt_module& d = *module.descriptor;
+    for (const molt_callback* c = d.callbacks; c != d.callbacks_end; ++c) {
+      module.text.note_entry(reinterpret_cast<std::uintptr_t>(c->fn));
+    }
   }
   module.mapping = elf::mapped_file_at(module.descriptor);
   module.descriptor->core = &module.core;
@@ -303,6 +379,7 @@ Status bind_imports(Module& module, const LoadRequest& request) {
     if (std::find(module.providers.begin(), module.providers.end(), provider) ==
         module.providers.end()) {
       ++provider->refcnt;
+      provider->was_used = true;
       provider->users.push_back(&module);
       module.providers.push_back(provider);
       // A module that uses what a tainted one offers is no better than that.
@@ -324,6 +401,34 @@ Status check_exports(const Module& module, const Module* beside) {
                 e->name, other->name.c_str());
   }
   return {};
+}
+
+Status check_hooks(const Module& module) {
+  const molt_module& d = *module.descriptor;
+  Status ok = hooks::check(d.callbacks, d.callbacks_end);
+  if (ok) return ok;
+  return fail(ok.error().code, "%s: %s", module.name.c_str(), ok.error().detail);
+}
+
+// A dry run: what a load checks before it runs anything of the module. Takes references as a load
+// does, for the caller to drop.
+Status would_fit(Module& module, std::span<const std::byte> content, const LoadRequest& request,
+                 const Module* beside) {
+  auto image = elf::Image::parse(content);
+  if (!image) return pass(image);
+  auto preview = Preview::of(*image);
+  if (!preview) return {};
+  module.descriptor = preview->descriptor();
+  Status ok = bind_imports(module, request);
+  if (ok) ok = check_hooks(module);
+  if (ok) {
+    Lock lock(manager().mutex);
+    ok = check_exports(module, beside);
+  }
+  if (ok && beside != nullptr) ok = state_compatible(*beside, module, request.force);
+  if (ok) name_unknown_params(module, request.args);
+  module.descriptor = nullptr;
+  return ok;
 }
 
 // --- init ---------------------------------------------------------------------------------------
@@ -354,23 +459,56 @@ void set_state(Module& module, molt_module_state state) {
 
 }  // namespace
 
-Result<FileIdentity> identify(int fd) {
-  struct stat info;
-  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+void warn(Module& module, const char* format, ...) {
+  char text[900];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  log::line(module.name, "%s", text);
+  module.warnings.push_back(text);
+}
+
+namespace {
+
+FileIdentity identity_of(const struct stat& info) {
   return FileIdentity{info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
                       info.st_mtim.tv_sec * 1'000'000'000LL + info.st_mtim.tv_nsec,
                       info.st_ctim.tv_sec * 1'000'000'000LL + info.st_ctim.tv_nsec};
 }
 
+tl::unexpected<Error> cannot_open(const std::string& path) {
+  return fail_errno(errno, "cannot open %s", path.c_str());
+}
+
+// Without opening it.
+Result<FileIdentity> identify(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return cannot_open(path);
+  return identity_of(info);
+}
+
+}  // namespace
+
+Result<FileIdentity> identify(int fd) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "cannot look at the module's file");
+  return identity_of(info);
+}
+
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
+  auto named = [&](const Error& error) {
+    return fail(error.code, "%s: %s", request.path.c_str(), error.detail);
+  };
   auto content = read_file(request.fd);
-  if (!content) return pass(content);
+  if (!content) return named(content.error());
   auto image = elf::Image::parse(*content);
-  if (!image) {
-    log::line("", "%s", image.error().detail);
-    return pass(image);
+  Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
+  if (!loadable) {
+    log::line("", "%s", loadable.error().detail);
+    return named(loadable.error());
   }
   auto text = [&](std::string_view key) { return std::string(image->note(key).value_or("")); };
   Prepared p;
@@ -394,6 +532,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
     p.taint |= taint_forced;
   }
   for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
+  for (const elf::Hazard& effect : elf::lasting_effects(*image)) p.effects.push_back(effect.text);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -426,6 +565,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->description = prepared.description;
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
+  module->effects = prepared.effects;
   module->taint = prepared.taint;
   module->path = request.path;
   module->file = prepared.file;
@@ -444,7 +584,13 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (request.dry_run) {
+    Status ok = would_fit(*module, prepared.content, request, beside);
+    drop_providers(*module);
     if (beside == nullptr) unreserve(module);
+    if (!ok) return pass(ok);
+    for (const auto* texts : {&module->hazards, &module->effects}) {
+      module->warnings.insert(module->warnings.end(), texts->begin(), texts->end());
+    }
     return module;
   }
 
@@ -454,12 +600,12 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     module->taint |= taint_proprietary;
   }
   for (const std::string& hazard : module->hazards) {
-    log::line(module->name, "cannot be unmapped once loaded: %s", hazard.c_str());
+    warn(*module, "cannot be unmapped once loaded: %s", hazard.c_str());
   }
+  for (const std::string& effect : module->effects) warn(*module, "%s", effect.c_str());
 
   bool init_reference = true;
   auto give_up = [&](const Status& why) -> tl::unexpected<Error> {
-    drop_providers(*module);
     {
       Lock lock(manager().mutex);
       module->state = MOLT_MODULE_STATE_UNFORMED;
@@ -467,7 +613,11 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       module->drop_base();
     }
     std::string reason;
-    if (module->handle != nullptr) dispose(module, reason);
+    if (module->handle != nullptr) {
+      dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
+    } else {
+      drop_providers(*module);
+    }
     if (beside == nullptr) unreserve(module);
     return pass(why);
   };
@@ -478,8 +628,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = hook::check(d.callbacks, d.callbacks_end); !ok) return give_up(ok);
-  auto owner = hook::create(module->name, d.callbacks, d.callbacks_end);
+  if (ok = check_hooks(*module); !ok) return give_up(ok);
+  auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;
 
@@ -519,6 +669,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   tell_gone(*module);
   take_down(*module);
   stop_threads(*module, Deadline::in_ms(init_threads_ms), {});
+  await_core_calls(*module, Deadline::in_ms(core_calls_ms), {});
   return give_up(ok);
 }
 
@@ -531,10 +682,10 @@ void bring_down(const ModulePtr& module) {
     announce_change();
   }
   Deadline deadline = Deadline::in_ms(init_threads_ms);
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, {}, inside) && stop_threads(*module, deadline, {});
   std::string reason;
-  go(module, empty && !module->permanent, !empty, reason);
+  go(module, empty && !module->permanent, !empty, {deadline, {}}, reason);
 }
 
 namespace {
@@ -561,11 +712,11 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   auto up = bring_up(request, *prepared, nullptr);
   if (!up) return pass(up);
   const ModulePtr& module = *up;
-  LoadReport report{module->name, taint_text(module->taint), false};
+  LoadReport report{module->name, taint_text(module->taint), false, module->warnings};
   if (request.dry_run) return report;
 
   // 13. LIVE: the callbacks come into force in one step.
-  if (Status ok = hook::change(nullptr, module->owner); !ok) {
+  if (Status ok = hooks::change(nullptr, module->owner); !ok) {
     bring_down(module);
     unreserve(module);
     return pass(ok);
@@ -581,34 +732,60 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
 
 }  // namespace
 
-Result<LoadReport> load(const LoadRequest& request) {
-  if (Status ok = operations_allowed(); !ok) return pass(ok);
-  auto identity = identify(request.fd);
+Result<LoadReport> load(const LoadRequest& asked) {
+  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
+  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
+  // the one that all wait for, wait for a grace period of milliseconds.
+  auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
   if (!identity) return pass(identity);
-  OperationScope scope("load " + request.path);
   Manager& m = manager();
-
-  auto flight = std::make_shared<Flight>();
-  flight->file = *identity;
-  flight->tid = gettid();
-  if (request.dry_run) return load_alone(request, flight);
-  {
-    Lock lock(m.mutex);
+  // What another load of this file answers for all. Takes the lock held, and leaves it released if
+  // there was one.
+  auto answered = [&](Lock& lock) -> std::optional<Result<LoadReport>> {
     for (const FlightPtr& other : m.flights) {
       // Before memory is taken or the file is read again.
-      if (other->file == *identity) return join(lock, other, request);
+      if (other->file == *identity) return join(lock, other, asked);
     }
     for (const ModulePtr& module : m.modules) {
       if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE) {
         return already_loaded(module->name);
       }
     }
+    return std::nullopt;
+  };
+  {
+    Lock lock(m.mutex);
+    if (Status ok = operations_open(lock); !ok) return pass(ok);
+    if (!asked.dry_run) {
+      if (auto answer = answered(lock)) return *answer;
+    }
+  }
+  if (Status ok = memory_available(); !ok) return pass(ok);
+  LoadRequest request = asked;
+  Fd opened;
+  if (request.fd < 0) {
+    opened = Fd(open(request.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!opened) return cannot_open(request.path);
+    request.fd = opened.get();
+    identity = identify(request.fd);
+    if (!identity) return pass(identity);
+  }
+  OperationScope scope("load " + request.path);
+
+  auto flight = std::make_shared<Flight>();
+  flight->file = *identity;
+  flight->tid = gettid();
+  flight->args = request.args;
+  if (request.dry_run) return load_alone(request, flight);
+  {
+    Lock lock(m.mutex);
+    if (auto answer = answered(lock)) return *answer;
     m.flights.push_back(flight);
   }
   Result<LoadReport> result = load_alone(request, flight);
   {
     Lock lock(m.mutex);
-    m.flights.erase(std::find(m.flights.begin(), m.flights.end(), flight));
+    land(flight);
     if (result) {
       flight->report = *result;
       if (ModulePtr module = find(result->name)) count_requests(*module, *flight);

@@ -104,9 +104,39 @@ InsideScope::~InsideScope() {
   announce_change();
 }
 
-Status operations_allowed() {
+ParametersScope::ParametersScope(Lock& lock, Module& module)
+    : module_(module), mine_(module.parameters_by != gettid()) {
+  if (!mine_) return;
+  while (module.parameters_by != 0) wait_for_change(lock, {}, {});
+  module.parameters_by = gettid();
+}
+ParametersScope::~ParametersScope() {
+  if (!mine_) return;
+  Lock lock(manager().mutex);
+  module_.parameters_by = 0;
+  announce_change();
+}
+
+namespace {
+thread_local const CallScope* t_call = nullptr;
+}  // namespace
+
+CallScope::CallScope(const Module* module) : module_(module), outer_(t_call) { t_call = this; }
+CallScope::~CallScope() { t_call = outer_; }
+
+bool called_by_core(const Module& module) {
+  for (const CallScope* call = t_call; call != nullptr; call = call->outer_) {
+    if (call->module_ == &module) return true;
+  }
+  return false;
+}
+
+bool self_inside(const Module& module) {
+  return hooks::self_inside(module.owner) || thread_owner() == &module || called_by_core(module);
+}
+
+Status operations_open(const Lock&) {
   Manager& m = manager();
-  Lock lock(m.mutex);
   if (!m.poison.empty()) {
     return fail(ENOTRECOVERABLE,
                 "molt stopped operating in this process: %s; restart it when you can",
@@ -115,6 +145,12 @@ Status operations_allowed() {
   if (m.locked) {
     return fail(EPERM, "loading and unloading are locked in this process until it restarts");
   }
+  return {};
+}
+
+Status operations_allowed() {
+  Lock lock(manager().mutex);
+  if (Status ok = operations_open(lock); !ok) return ok;
   return memory_available();
 }
 
@@ -191,6 +227,7 @@ Status removable(const Module& module, bool resident) {
     for (const Module* user : module.users) {
       if (!users.empty()) users += ",";
       users += user->name;
+      if (user->leaving) users += " (left in memory)";
     }
     return fail(EAGAIN, "%s is used by %s; unload that first", module.name.c_str(), users.c_str());
   }
@@ -236,7 +273,7 @@ Status set_enabled(std::string_view name, bool enabled) {
     module->busy = enabled ? "enable" : "disable";
   }
   Status changed =
-      enabled ? hook::change(nullptr, module->owner) : hook::change(module->owner, nullptr);
+      enabled ? hooks::change(nullptr, module->owner) : hooks::change(module->owner, nullptr);
   {
     Lock lock(manager().mutex);
     module->busy = nullptr;
@@ -336,11 +373,14 @@ Result<ModuleDetail> info(std::string_view name, bool values) {
   detail.imports = module->imports;
   detail.requests = module->requests;
   detail.hazards = module->hazards;
+  detail.hazards.insert(detail.hazards.end(), module->effects.begin(), module->effects.end());
   detail.exceptions = module->exceptions.load(std::memory_order_relaxed);
   if (module->state == MOLT_MODULE_STATE_GOING) return detail;
 
   InsideScope inside(lock, *module);
+  ParametersScope parameters(lock, *module);
   lock.unlock();
+  CallScope call(module.get());
   const molt_module& d = *module->descriptor;
   if (d.state != nullptr) detail.state_version = d.state->version;
   for (const molt_export* e = d.exports; e != d.exports_end; ++e) {
@@ -351,7 +391,7 @@ Result<ModuleDetail> info(std::string_view name, bool values) {
   }
   for (const molt_param* p = d.params; p != d.params_end; ++p) {
     ParamInfo param{p->name, p->type, "", p->description, (p->flags & MOLT_WRITABLE) != 0};
-    if (values && p->get != nullptr) {
+    if (values && parameters && p->get != nullptr) {
       char text[1024];
       if (p->get(p->value, text, sizeof text) >= 0) param.value = text;
     }
@@ -397,12 +437,14 @@ void after_fork(bool child) {
         module->busy = "an operation that fork cut off";
       }
       module->inside = 0;
+      module->parameters_by = 0;
     }
     m.flights.clear();
     m.waiting.clear();
     m.operations.clear();
     for (auto& notifier : m.notifiers) notifier->running = 0;
     forget_threads_after_fork();
+    reaper_after_fork();
   }
   m.mutex.unlock();
 }
@@ -463,7 +505,7 @@ extern "C" int molt_module_get_state(const molt_module* descriptor) {
 
 extern "C" molt_module* molt_module_find_get(const char* name) {
   Lock lock(manager().mutex);
-  ModulePtr module = find(name);
+  ModulePtr module = find(name ? name : "");
   if (!module || module->state != MOLT_MODULE_STATE_LIVE) return nullptr;
   ++module->refcnt;
   return module->descriptor;

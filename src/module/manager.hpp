@@ -25,6 +25,7 @@
 #include <string_view>
 #include <vector>
 
+#include "audit/audit.hpp"
 #include "base/futex.hpp"
 #include "base/log.hpp"
 #include "base/result.hpp"
@@ -32,11 +33,11 @@
 
 namespace molt::module {
 
-using Cancelled = hook::Cancelled;
+using Cancelled = hooks::Cancelled;
 
 struct LoadRequest {
-  int fd = -1;       // borrowed; read from offset 0
-  std::string path;  // for people
+  int fd = -1;       // borrowed; read from offset 0. -1: `path` is opened, once it is to be read
+  std::string path;  // with a descriptor: for people
   std::string args;
   bool force = false;
   bool probe = false;
@@ -48,6 +49,7 @@ struct LoadReport {
   std::string name;
   std::string taint;
   bool shared = false;  // joined a load that was under way
+  std::vector<std::string> warnings;
 };
 // Error codes: molt.h, molt_load().
 Result<LoadReport> load(const LoadRequest& request);
@@ -59,6 +61,8 @@ Result<std::string> name_in_file(int fd);
 struct UnloadRequest {
   std::string name;
   bool resident = false;
+  bool lazy = false;             // do not wait: go on in the background, also if it is in use
+  bool ignore_pointers = false;  // free its memory although the process still has addresses in it
   bool dry_run = false;
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
@@ -89,6 +93,7 @@ struct ReplaceReport {
   std::int64_t pause_us = 0;
   Fate old = Fate::unmapped;
   std::string reason;
+  std::vector<std::string> warnings;
 };
 Result<ReplaceReport> replace(const ReplaceRequest& request);
 
@@ -101,7 +106,41 @@ struct GcReport {
   std::vector<std::string> freed;
   std::vector<Kept> kept;
 };
-GcReport gc(bool dry_run);
+// `ignore_pointers` as in UnloadRequest.
+GcReport gc(bool dry_run, bool ignore_pointers = false);
+
+// Who has addresses in a live module: audit/audit.hpp. Stacks are searched too, for people.
+struct AuditRequest {
+  std::string name;
+  int timeout_ms = -1;  // -1: 30 s
+  Cancelled cancelled;
+};
+Result<audit::Report> audit_module(const AuditRequest& request);
+
+// What stands between a module and its memory's end.
+struct Holder {
+  std::string what;                 // "thread", "module", "references", ...
+  std::string where;                // "is in on_tick+0x1c", "is in a callback of hook http.request"
+  std::string function;             // "on_tick+0x1c"; empty if it is not about one
+  int tid = 0;                      // of the thread
+  std::string thread;               // its name
+  bool certain = false;             // false: a word on its stack, which may be a stale one
+  std::uint64_t address = 0;        // in the module
+  std::uint64_t stack_address = 0;  // where that word lies; 0: in a register
+  std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there
+  std::int64_t asleep_ms = 0;       // at least; 0: not known, or it runs
+  std::string syscall;              // in which it sleeps
+};
+struct BlockingReport {
+  std::string name, state, reason;
+  std::vector<Holder> holders;
+};
+// Who is in the code of a module, live or left in memory, or refers to it. One look; does not wait.
+Result<BlockingReport> blocking(std::string_view name);
+
+// Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
+void set_gc_interval(int seconds);
+int gc_interval();
 
 void lock_loading();
 bool loading_locked();
@@ -134,7 +173,7 @@ struct ModuleDetail {
   ModuleInfo module;
   std::string description, license, srcversion, path, store;
   std::vector<ParamInfo> parameters;
-  std::vector<hook::CallbackInfo> callbacks;  // module: the hook's name
+  std::vector<hooks::CallbackInfo> callbacks;  // module: the hook's name
   std::vector<std::string> exports;
   std::vector<ImportInfo> imports;
   unsigned state_version = 0;

@@ -17,6 +17,7 @@ int run(Lock& lock, const std::shared_ptr<Notifier>& entry, Module& module,
   if (entry->removed) return 0;
   ++entry->running;
   lock.unlock();
+  CallScope call(entry->owner);
   int result = entry->notifier->notify(entry->notifier, event, module.descriptor);
   lock.lock();
   --entry->running;
@@ -24,17 +25,26 @@ int run(Lock& lock, const std::shared_ptr<Notifier>& entry, Module& module,
   return result;
 }
 
-// The notifier that this thread is in, so that one may unregister itself.
-thread_local const Notifier* t_running = nullptr;
+// The notifiers that this thread is in, the innermost first: one may unregister itself, also from
+// within a load that it made.
+struct RunningScope;
+thread_local const RunningScope* t_running = nullptr;
 
 struct RunningScope {
-  const Notifier* outer = t_running;
-  explicit RunningScope(const Notifier* now) { t_running = now; }
+  const Notifier* const notifier;
+  const RunningScope* const outer = t_running;
+  explicit RunningScope(const Notifier* now) : notifier(now) { t_running = this; }
   ~RunningScope() { t_running = outer; }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
 };
 
 void wait_until_idle(Lock& lock, const std::shared_ptr<Notifier>& entry) {
-  while (entry->running > (t_running == entry.get() ? 1 : 0)) wait_for_change(lock, {}, {});
+  int own = 0;
+  for (const RunningScope* scope = t_running; scope != nullptr; scope = scope->outer) {
+    own += scope->notifier == entry.get();
+  }
+  while (entry->running > own) wait_for_change(lock, {}, {});
 }
 
 }  // namespace
@@ -76,6 +86,12 @@ void remove_notifiers_of(Module& module) {
     entry->removed = true;
     wait_until_idle(lock, entry);
   }
+}
+
+bool has_notifiers(const Module& module) {
+  const auto& all = manager().notifiers;
+  return std::any_of(all.begin(), all.end(),
+                     [&](const auto& entry) { return entry->owner == &module; });
 }
 
 }  // namespace molt::module

@@ -46,7 +46,7 @@ extern "C" int molt_offer(molt_module* owner, const char* kind, const char* name
 
 extern "C" int molt_withdraw(molt_module* owner, const char* kind, const char* name) {
   Lock lock(manager().mutex);
-  auto at = find_offer(kind, name);
+  auto at = find_offer(kind ? kind : "", name ? name : "");
   if (at == manager().offers.end() || at->owner != find_descriptor(owner)) {
     return molt::answer(molt::fail(ENOENT, "%s %s is not offered by this module", kind, name));
   }
@@ -55,6 +55,7 @@ extern "C" int molt_withdraw(molt_module* owner, const char* kind, const char* n
 }
 
 extern "C" const void* molt_acquire(const char* kind, const char* name, molt_module** owner) {
+  if (kind == nullptr || name == nullptr || owner == nullptr) return nullptr;
   Lock lock(manager().mutex);
   auto at = find_offer(kind, name);
   if (at == manager().offers.end()) return nullptr;
@@ -62,6 +63,7 @@ extern "C" const void* molt_acquire(const char* kind, const char* name, molt_mod
     // Only a live module's: before that it is not finished, after that it is going.
     if (at->owner->state != MOLT_MODULE_STATE_LIVE) return nullptr;
     ++at->owner->refcnt;
+    at->owner->was_used = true;
   }
   *owner = at->owner ? at->owner->descriptor : nullptr;
   return at->structure;

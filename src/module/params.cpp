@@ -18,6 +18,9 @@ const molt_param* find_param(const Module& module, std::string_view name) {
   return nullptr;
 }
 
+// Of a parameter's value; the rest is cut off.
+constexpr std::size_t largest_text = 1 << 20;
+
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 // The next word; double quotes hold white space together, as the kernel has it.
@@ -44,16 +47,29 @@ int checked_set(const molt_param& param, const std::string& text) {
 
 }  // namespace
 
+void name_unknown_params(Module& module, const std::string& args) {
+  std::string_view rest = args;
+  for (std::string word = next_word(rest); !word.empty() && word != "--"; word = next_word(rest)) {
+    std::string name = word.substr(0, word.find('='));
+    if (find_param(module, name) == nullptr) {
+      module.warnings.push_back("unknown parameter '" + name + "' ignored");
+    }
+  }
+}
+
 Status apply_args(Module& module, const std::string& args) {
   std::string_view rest = args;
+  Lock lock(manager().mutex);
+  ParametersScope parameters(lock, module);
+  lock.unlock();
   for (;;) {
     std::string word = next_word(rest);
     if (word.empty()) return {};
     if (word == "--") {
       while (!rest.empty() && is_space(rest.front())) rest.remove_prefix(1);
       if (!rest.empty()) {
-        log::line(module.name, "parameters '%.*s' after `--' ignored",
-                  static_cast<int>(rest.size()), rest.data());
+        warn(module, "parameters '%.*s' after `--' ignored", static_cast<int>(rest.size()),
+             rest.data());
       }
       return {};
     }
@@ -62,7 +78,7 @@ Status apply_args(Module& module, const std::string& args) {
     std::string value = equals == std::string::npos ? "" : word.substr(equals + 1);
     const molt_param* param = find_param(module, name);
     if (param == nullptr) {
-      log::line(module.name, "unknown parameter '%s' ignored", name.c_str());
+      warn(module, "unknown parameter '%s' ignored", name.c_str());
       continue;
     }
     if (int result = checked_set(*param, value); result < 0) {
@@ -91,7 +107,13 @@ auto with_param(std::string_view module_name, std::string_view name, F&& f)
                 name.data(), static_cast<int>(module_name.size()), module_name.data());
   }
   InsideScope inside(lock, *module);
+  ParametersScope parameters(lock, *module);
   lock.unlock();
+  if (!parameters) {
+    return fail(EDEADLK, "%s: a parameter function asks for a parameter of its own module",
+                module->name.c_str());
+  }
+  CallScope call(module.get());
   return f(*param);
 }
 
@@ -99,11 +121,16 @@ auto with_param(std::string_view module_name, std::string_view name, F&& f)
 
 Result<std::string> get_param(std::string_view module, std::string_view name) {
   return with_param(module, name, [&](const molt_param& param) -> Result<std::string> {
-    char text[4096];
-    int length = param.get ? param.get(param.value, text, sizeof text) : -EPERM;
-    if (length < 0) return fail(-length, "%s cannot be read", param.name);
-    return std::string(text,
-                       std::min<std::size_t>(static_cast<std::size_t>(length), sizeof text - 1));
+    std::string text(256, '\0');
+    for (;;) {
+      int length = param.get ? param.get(param.value, text.data(), text.size()) : -EPERM;
+      if (length < 0) return fail(-length, "%s cannot be read", param.name);
+      auto bytes = static_cast<std::size_t>(length);
+      // As snprintf has it: a length that does not fit is the length there would be.
+      bool fits = bytes < text.size() || text.size() > largest_text;
+      text.resize(fits ? std::min(bytes, text.size() - 1) : bytes + 1);
+      if (fits) return text;
+    }
   });
 }
 

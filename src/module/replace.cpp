@@ -7,8 +7,10 @@
 // one holds back nobody: the old version saves while it runs, and once more what came since, when
 // its callbacks have ended after the switch. If that second transfer fails the switch is reversed.
 
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "module/internal.hpp"
@@ -18,26 +20,8 @@ namespace molt::module {
 namespace {
 
 constexpr int default_pause_ms = 1000;
-
-Status state_compatible(const Module& old, const Module& incoming, bool force) {
-  const molt_module& from = *old.descriptor;
-  const molt_module& to = *incoming.descriptor;
-  if (from.state == nullptr || from.save == nullptr) return {};
-  if (to.state == nullptr || to.restore == nullptr) {
-    if (force) return {};
-    return fail(EINVAL,
-                "%s: version %s has state (version %u) that %s does not take over; --force "
-                "drops it",
-                old.name.c_str(), old.version.c_str(), from.state->version,
-                incoming.version.c_str());
-  }
-  if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
-    return fail(EINVAL, "%s: version %s understands state versions %u to %u, %s has %u",
-                old.name.c_str(), incoming.version.c_str(), to.state->oldest, to.state->version,
-                old.version.c_str(), from.state->version);
-  }
-  return {};
-}
+// For threads to leave the old version's code.
+constexpr int default_old_ms = 10'000;
 
 bool hands_over(const Module& old, const Module& incoming) {
   return old.descriptor->state && old.descriptor->save && incoming.descriptor->state &&
@@ -61,7 +45,7 @@ Status transfer(Module& old, Module& incoming, bool final, std::size_t& bytes) {
   return {};
 }
 
-Status stalled(const Module& old, const std::vector<hook::Inside>& inside, bool cancelled) {
+Status stalled(const Module& old, const std::vector<hooks::Inside>& inside, bool cancelled) {
   return fail(cancelled ? ECANCELED : ETIMEDOUT,
               "%s: gave up waiting for %s; version %s goes on; allow a longer pause with --timeout",
               old.name.c_str(), name_them(inside).c_str(), old.version.c_str());
@@ -76,26 +60,55 @@ struct Handover {
 
   bool cancelled() const { return request.cancelled && request.cancelled(); }
 
-  Status paused() {
+  // One pause, until `until` at most. False: somebody was inside all the while.
+  bool pause(Deadline until, Status& ok) {
     std::int64_t from = now_ns();
-    hook::begin_pause(old.owner);
-    std::vector<hook::Inside> inside;
-    Status ok;
-    if (!drain(old, deadline, request.cancelled, inside)) {
+    hooks::begin_pause(old.owner);
+    std::vector<hooks::Inside> inside;
+    bool empty = drain(old, until, request.cancelled, inside);
+    if (!empty) {
       ok = stalled(old, inside, cancelled());
     } else {
       ok = transfer(old, incoming, false, report.state_bytes);
     }
-    if (ok) ok = hook::change(old.owner, incoming.owner);
-    if (!ok) hook::end_pause(old.owner);
-    report.pause_us = (now_ns() - from) / 1000;
+    if (ok) ok = hooks::change(old.owner, incoming.owner);
+    if (!ok) hooks::end_pause(old.owner);
+    report.pause_us = std::max(report.pause_us, (now_ns() - from) / 1000);
+    return empty;
+  }
+
+  // Whoever was held up gets on, and whoever is inside has a moment to use it.
+  void let_pass(std::int64_t moment_ns) {
+    Deadline moment = deadline.sooner(Deadline{now_ns() + moment_ns});
+    while (!deadline.passed() && !cancelled() &&
+           (hooks::held_up(old.owner) > 0 || (!moment.passed() && hooks::entered(old.owner)))) {
+      timespec nap{0, 200'000};
+      nanosleep(&nap, nullptr);
+    }
+  }
+
+  // Who is inside may be waiting for one whom the pause holds up: a coroutine whose own next call
+  // reaches the module on another thread, or that only a thread can resume which waits here; a
+  // callback that gave work away. No one can tell. So a pause that does not come to an end is given
+  // up early, to let those pass, and begun again, each time four times as long. Who needs nobody else
+  // is as well off with the last one, which has more than half of the time.
+  Status paused() {
+    constexpr std::int64_t first_at_most_ns = 100'000'000;
+    Status ok;
+    std::int64_t whole_ns = deadline.at_ns - now_ns();
+    std::int64_t part_ns = std::min(whole_ns / 16, first_at_most_ns);
+    for (; part_ns < (deadline.at_ns - now_ns()) / 2; part_ns *= 4) {
+      if (pause(Deadline{now_ns() + part_ns}, ok) || cancelled()) return ok;
+      let_pass(part_ns / 4);
+    }
+    pause(deadline, ok);
     return ok;
   }
 
   Status live() {
     if (Status ok = transfer(old, incoming, false, report.state_bytes); !ok) return ok;
-    if (Status ok = hook::change(old.owner, incoming.owner); !ok) return ok;
-    std::vector<hook::Inside> inside;
+    if (Status ok = hooks::change(old.owner, incoming.owner); !ok) return ok;
+    std::vector<hooks::Inside> inside;
     Status ok;
     if (!drain(old, deadline, request.cancelled, inside)) {
       ok = stalled(old, inside, cancelled());
@@ -105,25 +118,45 @@ struct Handover {
     if (ok) return {};
     // Back to the old one, which has all that it saved. Only memory for chains could be missing, and
     // those of a moment ago are there to be used again.
-    if (Status back = hook::change(incoming.owner, old.owner); !back) return pass(back);
+    if (Status back = hooks::change(incoming.owner, old.owner); !back) return pass(back);
     return ok;
   }
 
   Status run(bool in_force) {
     bool state = hands_over(old, incoming);
     if (!in_force) {
-      std::vector<hook::Inside> inside;
+      std::vector<hooks::Inside> inside;
       if (!state) return {};
       if (!drain(old, deadline, request.cancelled, inside))
         return stalled(old, inside, cancelled());
       return transfer(old, incoming, false, report.state_bytes);
     }
-    if (!state) return hook::change(old.owner, incoming.owner);
+    if (!state) return hooks::change(old.owner, incoming.owner);
     return (old.descriptor->state->flags & MOLT_MODULE_LIVE_HANDOVER) ? live() : paused();
   }
 };
 
 }  // namespace
+
+Status state_compatible(const Module& old, const Module& incoming, bool force) {
+  const molt_module& from = *old.descriptor;
+  const molt_module& to = *incoming.descriptor;
+  if (from.state == nullptr || from.save == nullptr) return {};
+  if (to.state == nullptr || to.restore == nullptr) {
+    if (force) return {};
+    return fail(EINVAL,
+                "%s: version %s has state (version %u) that %s does not take over; --force "
+                "drops it",
+                old.name.c_str(), old.version.c_str(), from.state->version,
+                incoming.version.c_str());
+  }
+  if (from.state->version < to.state->oldest || from.state->version > to.state->version) {
+    return fail(EINVAL, "%s: version %s understands state versions %u to %u, %s has %u",
+                old.name.c_str(), incoming.version.c_str(), to.state->oldest, to.state->version,
+                old.version.c_str(), from.state->version);
+  }
+  return {};
+}
 
 Result<ReplaceReport> replace(const ReplaceRequest& request) {
   if (Status ok = operations_allowed(); !ok) return pass(ok);
@@ -151,9 +184,8 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
                   name.c_str());
     }
     if (Status ok = removable(*old, false); !ok) return pass(ok);
-    if (hook::self_inside(old->owner) || thread_owner() == old.get()) {
-      return fail(EDEADLK, "%s: a module cannot replace itself from its own callback or thread",
-                  name.c_str());
+    if (self_inside(*old)) {
+      return fail(EDEADLK, "%s: a module cannot replace itself from code of its own", name.c_str());
     }
     if (!request.dry_run) old->busy = "replace";
   }
@@ -174,6 +206,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   report.name = name;
   report.from = old->version;
   report.to = incoming->version;
+  report.warnings = incoming->warnings;
   if (request.dry_run) return report;
 
   // 3. State and switch.
@@ -204,10 +237,15 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   log::line(name, "replaced: version %s by %s", old->version.c_str(), incoming->version.c_str());
 
   // 5. The old one goes; a thread that stays in it keeps its memory, not the name.
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*old, deadline, request.cancelled, inside);
   bool stopped = empty && stop_threads(*old, deadline, request.cancelled);
-  report.old = go(old, empty && !old->permanent, !stopped, report.reason);
+  // Nothing waits for this any more but who asked.
+  Deadline old_deadline = request.timeout_ms < 0 ? Deadline::in_ms(default_old_ms) : deadline;
+  old->lazy = true;
+  report.old =
+      go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled}, report.reason);
+  if (report.old == Fate::resident) reap_in_background();
   tell_formed(*incoming);
   notify(*incoming, MOLT_MODULE_STATE_LIVE);
   {

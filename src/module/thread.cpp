@@ -113,6 +113,7 @@ using namespace molt::module;
 
 extern "C" int molt_thread_start(molt_module* owner, const char* name, void (*run)(void*),
                                  void* argument, std::uint32_t flags, molt_thread** handle) {
+  if (run == nullptr) return answer(fail(EINVAL, "a thread needs a function to run"));
   auto* thread = new Thread;
   thread->run = run;
   thread->argument = argument;
@@ -174,6 +175,10 @@ extern "C" void molt_thread_stop(molt_thread* handle) {
   if (thread == nullptr) return;
   Lock lock(manager().mutex);
   ask_to_stop(*thread);
+  if (thread == t_self) {  // it cannot wait for itself: nobody needs the handle any more
+    thread->handle_kept = false;
+    return;
+  }
   while (!thread->left) wait_for_change(lock, {}, {});
   delete thread;
 }

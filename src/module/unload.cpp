@@ -1,9 +1,11 @@
 // unload.cpp - taking a module down, in the order of KERNEL.md M1.6, and proving that it is gone.
 //
-//   disable -> drain -> threads -> exit -> GOING notifiers -> objects -> references ->
-//   [residency proof over the text -> pointer audit] -> dlclose -> proof that it is unmapped
+//   disable -> drain -> threads -> exit -> GOING notifiers -> objects -> residency proof over the
+//   text -> pointer audit -> dlclose -> proof that it is unmapped -> references on providers
 //
-// The bracketed steps belong to threads/ and go into dispose(), before free_memory().
+// Until exit() everything can be taken back. After it, what cannot be proven leaves the module
+// resident, under no name, and gc() tries again. Its providers stay as long as its code does: a
+// thread that is still in it may call them.
 
 #include <dlfcn.h>
 #include <unistd.h>
@@ -35,10 +37,10 @@ std::string still_there(const Module& module) {
 
 }  // namespace
 
-std::string name_them(const std::vector<hook::Inside>& inside) {
+std::string name_them(const std::vector<hooks::Inside>& inside) {
   std::string text;
   std::size_t shown = 0;
-  for (const hook::Inside& i : inside) {
+  for (const hooks::Inside& i : inside) {
     if (shown++ == 4) {
       text += " and " + std::to_string(inside.size() - 4) + " more";
       break;
@@ -55,8 +57,12 @@ std::string name_them(const std::vector<hook::Inside>& inside) {
 }
 
 bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
-           std::vector<hook::Inside>& inside) {
-  if (!hook::drain(module.owner, deadline, cancelled, inside)) return false;
+           std::vector<hooks::Inside>& inside) {
+  return hooks::drain(module.owner, deadline, cancelled, inside) &&
+         await_core_calls(module, deadline, cancelled);
+}
+
+bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled) {
   Lock lock(manager().mutex);
   while (module.inside != 0) {
     if (!wait_for_change(lock, deadline, cancelled)) return false;
@@ -95,6 +101,7 @@ Fate free_memory(const ModulePtr& module, std::string& reason) {
   reason = still_there(*module);
   if (reason.empty()) {
     store_forget(module->stored);
+    drop_providers(*module);
     return Fate::unmapped;
   }
   if (!module->hazards.empty()) reason += ": " + module->hazards.front();
@@ -114,7 +121,7 @@ void keep_resident(const ModulePtr& module, bool pinned, std::string reason) {
 }  // namespace
 
 std::string cannot_free(const Module& module) {
-  if (module.owner != nullptr && hook::entered(module.owner)) return "a thread is inside it";
+  if (module.owner != nullptr && hooks::entered(module.owner)) return "a thread is inside it";
   Lock lock(manager().mutex);
   if (module.inside != 0) return "the core is inside it";
   if (int threads = thread_count(module)) {
@@ -126,22 +133,51 @@ std::string cannot_free(const Module& module) {
   return "";
 }
 
-Fate dispose(const ModulePtr& module, std::string& reason) {
-  reason = cannot_free(*module);
-  if (!reason.empty()) {
-    keep_resident(module, false, reason);
-    return Fate::resident;
+namespace {
+
+// What somebody is about to forget anyway is not worth a resident module: another thread of the
+// runtime that looks at mappings, say.
+std::string lasting_pointers(Module& module, Deadline deadline) {
+  constexpr int longest_ms = 100;
+  const Deadline until = deadline.sooner(Deadline::in_ms(longest_ms));
+  for (long pause_ns = 1'000'000;; pause_ns *= 2) {
+    std::string pointers = pointers_left(module, true);
+    if (pointers.empty() || until.passed()) return pointers;
+    const timespec pause{0, pause_ns};
+    nanosleep(&pause, nullptr);
   }
+}
+
+// Frees the memory as far as that can be proven safe. exit() has run, or there is none to run. With
+// `all`, looks for pointers also if threads are in the way, so that every reason has a name.
+Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::string& reason) {
+  reason = cannot_free(*module);
+  if (!reason.empty()) return Fate::resident;
   if (module->owner != nullptr) {
-    hook::destroy(module->owner);
+    hooks::destroy(module->owner);
     module->owner = nullptr;
   }
-  Fate fate = free_memory(module, reason);
-  if (fate == Fate::pinned) keep_resident(module, true, reason);
+  reason = threads_left(*module, patience.deadline, patience.cancelled);
+  if (reason.empty() || all) {
+    const std::string pointers =
+        lasting_pointers(*module, all ? patience.deadline : Deadline::in_ms(0));
+    if (!reason.empty() && !pointers.empty()) reason += "; ";
+    reason += pointers;
+  }
+  if (!reason.empty()) return Fate::resident;
+  return free_memory(module, reason);
+}
+
+}  // namespace
+
+Fate dispose(const ModulePtr& module, const Patience& patience, std::string& reason) {
+  Fate fate = try_free(module, patience, true, reason);
+  if (fate != Fate::unmapped) keep_resident(module, fate == Fate::pinned, reason);
   return fate;
 }
 
-Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& reason) {
+Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& patience,
+        std::string& reason) {
   if (with_exit) call_exit(*module);
   notify(*module, MOLT_MODULE_STATE_GOING);
   tell_gone(*module);
@@ -152,7 +188,6 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& rea
     module->leaving = true;
     announce_change();
   }
-  drop_providers(*module);
   if (resident) {
     reason =
         with_exit || module->permanent ? "asked for" : "a thread was inside; exit() waits for it";
@@ -162,7 +197,7 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, std::string& rea
     keep_resident(module, false, reason);
     return Fate::resident;
   }
-  return dispose(module, reason);
+  return dispose(module, patience, reason);
 }
 
 Result<UnloadReport> unload(const UnloadRequest& request) {
@@ -171,8 +206,10 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     return fail(ENOENT, "'%.60s' is no module name", request.name.c_str());
   }
   OperationScope scope("unload " + request.name);
-  Deadline deadline =
-      Deadline::in_ms(request.timeout_ms < 0 ? default_drain_ms : request.timeout_ms);
+  const int patience_ms = request.timeout_ms >= 0 ? request.timeout_ms
+                          : request.lazy          ? 0
+                                                  : default_drain_ms;
+  Deadline deadline = Deadline::in_ms(patience_ms);
   UnloadReport report;
   report.name = request.name;
 
@@ -183,13 +220,18 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     Lock lock(manager().mutex);
     module = find(request.name);
     if (!module) return fail(ENOENT, "no module %s is loaded", request.name.c_str());
-    if (Status ok = removable(*module, request.resident); !ok) return pass(ok);
-    if (hook::self_inside(module->owner) || thread_owner() == module.get()) {
-      return fail(EDEADLK, "%s: a module cannot unload itself from its own callback or thread",
+    if (Status ok = removable(*module, request.resident || request.lazy); !ok) return pass(ok);
+    if (request.lazy && module->permanent) {
+      return fail(EBUSY, "%s has init but no exit: it is permanent; --resident frees its name",
+                  module->name.c_str());
+    }
+    if (self_inside(*module)) {
+      return fail(EDEADLK, "%s: a module cannot unload itself from code of its own",
                   module->name.c_str());
     }
     if (request.dry_run) return report;
     enabled = module->enabled;
+    module->ignore_pointers = request.ignore_pointers;
     module->state = MOLT_MODULE_STATE_GOING;
     // Forced out while referenced, it keeps the base, as in the kernel: the count stays positive.
     if (module->references() - stoppable_threads(*module) <= 0) module->drop_base();
@@ -199,15 +241,15 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
   // 2. Nobody new enters; those inside finish, or it is live again.
   std::int64_t from = now_ns();
   if (enabled) {
-    if (Status ok = hook::change(module->owner, nullptr); !ok) hook::revoke(module->owner);
+    if (Status ok = hooks::change(module->owner, nullptr); !ok) hooks::revoke(module->owner);
   }
-  std::vector<hook::Inside> inside;
+  std::vector<hooks::Inside> inside;
   bool empty = drain(*module, deadline, request.cancelled, inside);
   report.drain_us = (now_ns() - from) / 1000;
   bool stopped = empty && stop_threads(*module, deadline, request.cancelled);
-  if (!stopped && !request.resident) {
+  if (!stopped && !request.resident && !request.lazy) {
     if (enabled) {
-      if (Status ok = hook::change(nullptr, module->owner); !ok) {
+      if (Status ok = hooks::change(nullptr, module->owner); !ok) {
         log::line(module->name, "stays disabled: %s", ok.error().detail);
         enabled = false;
       }
@@ -220,66 +262,156 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
     std::string who = empty ? "its threads to stop: " + thread_names(*module) : name_them(inside);
     return fail(
         request.cancelled && request.cancelled() ? ECANCELED : ETIMEDOUT,
-        "%s: gave up waiting for %s; it is live again; wait longer (--timeout) or --resident",
+        "%s: gave up waiting for %s; it is live again; wait longer (--timeout), or go on in the "
+        "background (--lazy)",
         module->name.c_str(), who.c_str());
   }
 
   // 3. The end.
   bool with_exit = !module->permanent && empty;
-  report.fate = go(module, with_exit, request.resident, report.reason);
+  if (request.lazy) {
+    module->lazy = true;
+    // Its exit() shall find what an unload guarantees it: nobody inside, and no reference.
+    with_exit = stopped && cannot_free(*module).empty();
+  }
+  report.fate = go(module, with_exit, request.resident || (request.lazy && !with_exit),
+                   {deadline, request.cancelled}, report.reason);
   {
     Lock lock(manager().mutex);
     manager().modules.remove(module);
     manager().last_unloaded = module->name;
     announce_change();
   }
+  if (report.fate == Fate::resident && request.lazy) reap_in_background();
   return report;
 }
 
-GcReport gc(bool dry_run) {
-  GcReport report;
-  std::vector<ModulePtr> candidates;
-  {
-    Lock lock(manager().mutex);
-    candidates = manager().residents;
-    // Two gc at once must not free one module twice: whoever takes it off the list has it.
-    if (!dry_run) manager().residents.clear();
+namespace {
+
+// Has nothing to do, and had it once: others used it, and do so no more. Under the lock.
+bool is_garbage(const Module& module) {
+  return module.state == MOLT_MODULE_STATE_LIVE && module.busy == nullptr && module.was_used &&
+         !module.permanent && module.users.empty() && module.reported_refcnt() == 0 &&
+         module.inside == 0 && (!module.enabled || !hooks::has_callbacks(module.owner)) &&
+         !has_notifiers(module);
+}
+
+// Residents on which gc has set its mark: nobody else touches them.
+std::vector<ModulePtr> take_residents(bool lazy_only) {
+  std::vector<ModulePtr> taken;
+  Lock lock(manager().mutex);
+  for (const ModulePtr& module : manager().residents) {
+    if (module->busy != nullptr || (lazy_only && !module->lazy)) continue;
+    module->busy = "gc";
+    taken.push_back(module);
   }
-  for (const ModulePtr& module : candidates) {
-    std::string reason = module->pinned ? "" : cannot_free(*module);
-    if (dry_run) {
-      if (reason.empty() && module->pinned) reason = still_there(*module);
-      if (reason.empty()) {
-        report.freed.push_back(module->name);
-      } else {
-        report.kept.push_back({module->name, reason});
-      }
-      continue;
+  return taken;
+}
+
+// The rest of an unload that left the module in memory; "": it is unmapped now. `all`: as try_free().
+std::string finish(const ModulePtr& module, bool ignore_pointers, bool all) {
+  std::string reason = module->pinned ? "" : cannot_free(*module);
+  Fate fate = Fate::resident;
+  if (reason.empty()) {
+    if (module->exit_pending) {
+      module->exit_pending = false;
+      call_exit(*module);
+      take_down(*module);
     }
-    if (reason.empty()) {
-      if (module->exit_pending) {
-        module->exit_pending = false;
-        call_exit(*module);
-        take_down(*module);
-      }
-      if (module->owner != nullptr) {
-        hook::destroy(module->owner);
-        module->owner = nullptr;
-      }
-      if (free_memory(module, reason) == Fate::unmapped) {
-        log::line(module->name, "freed");
-        report.freed.push_back(module->name);
-        continue;
-      }
-      module->pinned = true;
-    }
-    report.kept.push_back({module->name, reason});
-    Lock lock(manager().mutex);
-    module->reason = reason;
-    manager().residents.push_back(module);
+    module->ignore_pointers |= ignore_pointers;
+    fate = module->pinned ? free_memory(module, reason)
+                          : try_free(module, {Deadline::in_ms(0), {}}, all, reason);
   }
   Lock lock(manager().mutex);
+  module->busy = nullptr;
+  module->pinned = fate == Fate::pinned;
+  module->reason = reason;
+  auto& residents = manager().residents;
+  if (fate == Fate::unmapped) {
+    residents.erase(std::find(residents.begin(), residents.end(), module));
+  }
   announce_change();
+  return fate == Fate::unmapped ? "" : reason;
+}
+
+void finish_all(GcReport& report, bool lazy_only, bool ignore_pointers) {
+  for (const ModulePtr& module : take_residents(lazy_only)) {
+    std::string reason = finish(module, ignore_pointers, !lazy_only);
+    if (reason.empty()) {
+      log::line(module->name, "freed");
+      report.freed.push_back(module->name);
+    } else {
+      report.kept.push_back({module->name, reason});
+    }
+  }
+}
+
+}  // namespace
+
+bool finish_lazy() {
+  GcReport report;
+  finish_all(report, true, false);
+  return report.kept.empty();
+}
+
+namespace {
+
+std::vector<std::string> find_garbage() {
+  std::vector<std::string> names;
+  Lock lock(manager().mutex);
+  for (const ModulePtr& module : manager().modules) {
+    if (is_garbage(*module)) names.push_back(module->name);
+  }
+  return names;
+}
+
+// What each would come to: nothing is changed.
+GcReport foresee() {
+  GcReport report;
+  std::vector<ModulePtr> residents;
+  {
+    Lock lock(manager().mutex);
+    residents = manager().residents;
+  }
+  for (const ModulePtr& module : residents) {
+    std::string reason = module->pinned ? still_there(*module) : cannot_free(*module);
+    if (reason.empty() && !module->pinned) {
+      reason = threads_left(*module, Deadline::in_ms(0), {});
+      if (reason.empty()) reason = pointers_left(*module, false);
+    }
+    if (reason.empty()) {
+      report.freed.push_back(module->name);
+    } else {
+      report.kept.push_back({module->name, reason});
+    }
+  }
+  for (std::string& name : find_garbage()) report.freed.push_back(std::move(name));
+  return report;
+}
+
+}  // namespace
+
+GcReport gc(bool dry_run, bool ignore_pointers) {
+  if (dry_run) return foresee();
+  GcReport report;
+  finish_all(report, false, ignore_pointers);
+  // What goes may leave others that only it needed.
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (const std::string& name : find_garbage()) {
+      UnloadRequest request;
+      request.name = name;
+      request.timeout_ms = 0;
+      const auto unloaded = unload(request);
+      if (!unloaded) continue;  // used again meanwhile, say: it stays, live
+      progress = true;
+      if (unloaded->fate == Fate::unmapped) {
+        report.freed.push_back(name);
+      } else {
+        report.kept.push_back({name, unloaded->reason});
+      }
+    }
+  }
   return report;
 }
 

@@ -15,6 +15,10 @@ void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
 }
 void operator delete(void* memory) noexcept { molt::reserve_release(memory); }
 void operator delete[](void* memory) noexcept { molt::reserve_release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { molt::reserve_release(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { molt::reserve_release(memory); }
+void operator delete(void* memory, std::size_t bytes) noexcept {
+  molt::reserve_release(memory, bytes);
+}
+void operator delete[](void* memory, std::size_t bytes) noexcept {
+  molt::reserve_release(memory, bytes);
+}
 #endif

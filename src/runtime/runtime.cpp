@@ -19,6 +19,7 @@
 #include "control/control.hpp"
 #include "hook/registry.hpp"
 #include "module/manager.hpp"
+#include "threads/census.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
@@ -32,17 +33,20 @@ constexpr const char* preload_variable = "LD_PRELOAD";
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   module::before_fork();
-  hook::before_fork();
+  hooks::before_fork();
+  threads::census_before_fork();
   log::before_fork();
 }
 void after_fork_parent() {
   log::after_fork();
-  hook::after_fork(false);
+  threads::census_after_fork(false);
+  hooks::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
-  hook::after_fork(true);
+  threads::census_after_fork(true);
+  hooks::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
 }
@@ -112,6 +116,9 @@ extern "C" int molt_start(const molt_options* options) {
     if (options->log_prefix) log::set_prefix(options->log_prefix);
     o.delay_release_ms = options->delay_release_ms;
   }
+  // Now, while the process may still look at itself: a server gives that right up with its privileges.
+  // A failure is told by whoever needs a proof.
+  static_cast<void>(threads::start_census());
   module::set_directory(o.directory);
   return answer(control::start(o));
 }
@@ -121,6 +128,7 @@ extern "C" void molt_stop() { control::stop(); }
 extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  if (fd < 0) return answer(fail(EBADF, "%d is no descriptor", fd));
   module::LoadRequest request;
   request.fd = fd;
   request.path = "fd " + std::to_string(fd);
@@ -135,10 +143,8 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
-  Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   module::LoadRequest request;
-  request.fd = fd.get();
   request.path = path;
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
@@ -154,8 +160,11 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
+  request.ignore_pointers = (flags & MOLT_UNLOAD_IGNORE_POINTERS) != 0;
   request.timeout_ms = timeout_ms;
-  if (flags & ~std::uint32_t{MOLT_UNLOAD_RESIDENT}) {
+  request.lazy = (flags & MOLT_UNLOAD_LAZY) != 0;
+  if (flags &
+      ~std::uint32_t{MOLT_UNLOAD_LAZY | MOLT_UNLOAD_RESIDENT | MOLT_UNLOAD_IGNORE_POINTERS}) {
     return answer(fail(EINVAL, "unknown unload flag %#x", flags));
   }
   auto report = module::unload(request);
@@ -169,6 +178,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
   module::ReplaceRequest request;
@@ -178,6 +188,9 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   request.args = args ? args : "";
   request.force = (flags & MOLT_LOAD_FORCE) != 0;
   request.timeout_ms = timeout_ms;
+  if (flags & ~std::uint32_t{MOLT_LOAD_FORCE}) {
+    return answer(fail(EINVAL, "unknown replace flag %#x", flags));
+  }
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
@@ -187,8 +200,12 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   return 0;
 }
 
-extern "C" int molt_disable(const char* name) { return answer(module::set_enabled(name, false)); }
-extern "C" int molt_enable(const char* name) { return answer(module::set_enabled(name, true)); }
+extern "C" int molt_disable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", false));
+}
+extern "C" int molt_enable(const char* name) {
+  return answer(module::set_enabled(name ? name : "", true));
+}
 
 extern "C" int molt_gc() {
   auto report = module::gc(false);
@@ -199,10 +216,10 @@ extern "C" int molt_gc() {
 extern "C" void molt_lock_loading() { module::lock_loading(); }
 
 extern "C" int molt_hook_set_order(const char* hook, const char* modules) {
-  hook::Order order;
+  hooks::Order order;
   order.given = modules != nullptr;
   if (modules) order.modules = split(modules);
-  return answer(hook::set_order(hook ? hook : "", order));
+  return answer(hooks::set_order(hook ? hook : "", order));
 }
 
 extern "C" void molt_log(const molt_module* module, const char* format, ...) {

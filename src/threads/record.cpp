@@ -1,17 +1,15 @@
 #include "threads/record.hpp"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
+#include <initializer_list>
 
 extern "C" {
 __thread molt_tls molt_tls_self
@@ -141,18 +139,6 @@ std::size_t count() {
     n += __atomic_load_n(&record->tid, __ATOMIC_RELAXED) != 0;
   }
   return n;
-}
-
-std::string thread_name(int tid) {
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return "";
-  char name[32];
-  ssize_t n = read(fd, name, sizeof name);
-  close(fd);
-  if (n > 0 && name[n - 1] == '\n') --n;
-  return n > 0 ? std::string(name, static_cast<std::size_t>(n)) : "";
 }
 
 }  // namespace molt::threads

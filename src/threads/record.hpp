@@ -18,7 +18,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 namespace molt::threads {
 
@@ -42,8 +41,6 @@ void after_fork_child();
 
 // Threads that have a record now.
 std::size_t count();
-
-std::string thread_name(int tid);
 
 // --- implementation of the templates ---------------------------------------------------------
 

@@ -92,6 +92,32 @@ class Unload(MoltTest):
         self.quiet("unload", "--resident", "limiter", "-p", process.pid)
         self.assertTrue(self.asked(process, "molt.Unload")["resident"])
 
+    def test_unload_lazy(self):
+        reply = {"schema": 1, "name": "limiter", "result": "resident", "drain_us": 0,
+                 "reason": "thread 7 (worker) is in tick+0x10"}
+        process = self.fake({"molt.Unload": {"reply": reply}})
+        self.quiet("unload", "--lazy", "limiter", "-p", process.pid)
+        self.assertTrue(self.asked(process, "molt.Unload")["lazy"])
+
+    def test_blocking(self):
+        thread = {"what": "thread", "tid": 7, "thread": "worker", "where": "is in tick+0x10",
+                  "function": "tick+0x10", "address": "0x1234", "stack_address": "0x0", "depth": 0,
+                  "certain": True, "asleep_ms": 1500, "syscall": "futex"}
+        others = {"what": "references", "where": "2 held by others", "certain": True}
+        reply = {"schema": 1, "name": "limiter", "state": "live", "reason": "",
+                 "holders": [thread, others]}
+        process = self.fake({"molt.Blocking": {"reply": reply}})
+        self.assertEqual(self.output("blocking", "limiter", "-p", process.pid),
+                         "thread 7 (worker) is in tick+0x10, asleep for 1.500 s in futex\n"
+                         "references 2 held by others\n")
+
+    def test_gc_every(self):
+        process = self.fake({"molt.Set": {"reply": {"schema": 1}},
+                             "molt.Gc": {"reply": {"schema": 1, "freed": [], "kept": []}}})
+        self.quiet("gc", "--every", "5", "-p", process.pid)
+        self.assertEqual(self.asked(process, "molt.Set"),
+                         {"path": "host/gc_interval_s", "value": "5"})
+
     def test_unload_several_goes_on_after_a_failure(self):
         stalled = {"errno": "ETIMEDOUT", "code": 110, "class": "stalled",
                    "message": "limiter: thread 7 is inside; try again"}

@@ -22,7 +22,7 @@ struct World {
   std::list<module::ModuleDetail> modules;
   std::map<std::string, std::string> contents;  // of what was loaded from a file
   std::vector<module::ResidentInfo> residents;
-  std::vector<hook::HookInfo> hooks;
+  std::vector<hooks::HookInfo> hooks;
   const module::Observer* observer = nullptr;
   bool is_locked = false;
   std::string poisoned;
@@ -49,8 +49,8 @@ tl::unexpected<Error> no_module(std::string_view name) {
   return fail(ENOENT, "no module %.*s", static_cast<int>(name.size()), name.data());
 }
 
-hook::HookInfo* find_hook(std::string_view name) {
-  for (hook::HookInfo& h : world().hooks) {
+hooks::HookInfo* find_hook(std::string_view name) {
+  for (hooks::HookInfo& h : world().hooks) {
     if (h.name == name) return &h;
   }
   return nullptr;
@@ -175,7 +175,7 @@ void edit(const std::string& name, const std::function<void(module::ModuleDetail
 }
 
 void add_hook(const std::string& name) {
-  hook::HookInfo h;
+  hooks::HookInfo h;
   h.name = name;
   h.signature = "int(const char*)";
   h.rule = "first";
@@ -301,7 +301,49 @@ Status set_enabled(std::string_view name, bool enabled) {
   return {};
 }
 
-GcReport gc(bool dry_run) {
+Result<audit::Report> audit_module(const AuditRequest& request) {
+  Lock lock(world().mutex);
+  if (!find(request.name)) return no_module(request.name);
+  audit::Report report;
+  audit::Finding finding;
+  finding.place = audit::Place::heap;
+  finding.looks = audit::Looks::callback;
+  finding.address = 0x1234;
+  finding.where = "[heap] block of 24 bytes, +8";
+  finding.target = "on_timer+0x0";
+  report.findings.push_back(finding);
+  report.rounds = 2;
+  report.stable = true;
+  return report;
+}
+
+Result<BlockingReport> blocking(std::string_view name) {
+  Lock lock(world().mutex);
+  if (!find(name)) return no_module(name);
+  Holder holder;
+  holder.what = "thread";
+  holder.where = "may return into on_tick+0x10";
+  holder.function = "on_tick+0x10";
+  holder.tid = 4711;
+  holder.thread = "ticker";
+  holder.address = 0x1234;
+  holder.stack_address = 0x5678;
+  holder.depth = 64;
+  holder.asleep_ms = 20;
+  holder.syscall = "futex";
+  BlockingReport report{std::string(name), "live", "", {}};
+  report.holders.push_back(holder);
+  report.holders.push_back({"references", "2 held by others"});
+  return report;
+}
+
+namespace {
+std::atomic<int> g_gc_interval_s{0};
+}  // namespace
+void set_gc_interval(int seconds) { g_gc_interval_s.store(seconds, std::memory_order_relaxed); }
+int gc_interval() { return g_gc_interval_s.load(std::memory_order_relaxed); }
+
+GcReport gc(bool dry_run, bool) {
   Lock lock(world().mutex);
   GcReport report;
   for (const ResidentInfo& r : world().residents) {
@@ -406,7 +448,7 @@ std::string poisoned() {
 
 }  // namespace molt::module
 
-namespace molt::hook {
+namespace molt::hooks {
 
 Status set_order(std::string_view name, const Order& order) {
   Lock lock(world().mutex);
@@ -434,4 +476,4 @@ std::size_t count() {
   return world().hooks.size();
 }
 
-}  // namespace molt::hook
+}  // namespace molt::hooks

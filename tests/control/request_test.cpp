@@ -270,6 +270,39 @@ TEST_F(RequestTest, Waits) {
   EXPECT_EQ(error_code(ask("molt.Wait", {{"name", "a"}, {"for", "gone"}})), ECANCELED);
 }
 
+TEST_F(RequestTest, BlockingTellsWhoIsInside) {
+  EXPECT_EQ(error_class(ask("molt.Blocking", {{"name", "a"}})), "missing");
+  EXPECT_EQ(error_class(ask("molt.Blocking")), "usage");
+  fake::form("a");
+  const Json reply = ask("molt.Blocking", {{"name", "a"}});
+  ASSERT_EQ(field(reply, "holders").size(), 2u) << reply.dump();
+  const Json thread = field(reply, "holders")[0];
+  EXPECT_EQ(thread["tid"], 4711);
+  EXPECT_EQ(thread["function"], "on_tick+0x10");
+  EXPECT_EQ(thread["stack_address"], "0x0000000000005678");
+  EXPECT_EQ(thread["certain"], false);
+  EXPECT_EQ(thread["syscall"], "futex");
+  const Json references = field(reply, "holders")[1];
+  EXPECT_EQ(references["where"], "2 held by others");
+  EXPECT_FALSE(references.contains("tid"));
+  EXPECT_FALSE(references.contains("address"));
+}
+
+TEST_F(RequestTest, AuditTellsWhereThePointersAre) {
+  EXPECT_EQ(error_class(ask("molt.Audit", {{"name", "a"}})), "missing");
+  fake::form("a");
+  const Json reply = ask("molt.Audit", {{"name", "a"}});
+  ASSERT_EQ(field(reply, "pointers").size(), 1u) << reply.dump();
+  const Json pointer = field(reply, "pointers")[0];
+  EXPECT_EQ(pointer["place"], "heap");
+  EXPECT_EQ(pointer["looks"], "callback");
+  EXPECT_EQ(pointer["address"], "0x0000000000001234");
+  EXPECT_EQ(pointer["target"], "on_timer+0x0");
+  EXPECT_EQ(pointer["bars"], true);
+  EXPECT_EQ(field(reply, "stable"), true);
+  EXPECT_EQ(field(reply, "method"), "rescan");
+}
+
 TEST_F(RequestTest, CollectsGarbage) {
   fake::add_resident("kept", 1, true);
   fake::add_resident("freed", 2, false);

@@ -83,6 +83,14 @@ TEST_F(TreeTest, SetsTheDelayOfReleases) {
   while (object_counts().delayed > 0) release_delayed();
 }
 
+TEST_F(TreeTest, SetsTheIntervalOfGc) {
+  EXPECT_EQ(set("host/gc_interval_s", "x"), EINVAL);
+  EXPECT_EQ(set("host/gc_interval_s", "86401"), EINVAL);
+  EXPECT_EQ(set("host/gc_interval_s", "5"), 0);
+  EXPECT_EQ(get("host/gc_interval_s"), "5");
+  EXPECT_EQ(set("host/gc_interval_s", "0"), 0);
+}
+
 TEST_F(TreeTest, ModulesComeAndGo) {
   EXPECT_EQ(get("modules/a/refcnt"), "!ENOENT");
   fake::form("a", MOLT_MODULE_STATE_COMING);

@@ -1,6 +1,7 @@
 // A file of any content must be refused or be safe to look at.
 
 #include "elf/image.hpp"
+#include "elf/loadable.hpp"
 
 #include "look.hpp"
 
@@ -12,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     auto image = molt::elf::Image::parse(bytes, purpose);
     if (image) {
       if (molt::elf::look_at_everything(*image) == 0) std::abort();
+      (void)molt::elf::check_loadable(*image);
     } else if (image.error().code == 0 || image.error().detail[0] == '\0') {
       std::abort();
     }

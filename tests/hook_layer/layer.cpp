@@ -17,17 +17,17 @@ void set_up(bool membarrier) {
 }
 
 Owner* create(const char* module, molt_callback* callback) {
-  return *molt::hook::create(module, callback, callback + 1);
+  return *molt::hooks::create(module, callback, callback + 1);
 }
-void destroy(Owner* owner) { molt::hook::destroy(owner); }
+void destroy(Owner* owner) { molt::hooks::destroy(owner); }
 void change(Owner* from, Owner* to) {
-  if (!molt::hook::change(from, to)) abort();
+  if (!molt::hooks::change(from, to)) abort();
 }
-void begin_pause(Owner* owner) { molt::hook::begin_pause(owner); }
-void end_pause(Owner* owner) { molt::hook::end_pause(owner); }
+void begin_pause(Owner* owner) { molt::hooks::begin_pause(owner); }
+void end_pause(Owner* owner) { molt::hooks::end_pause(owner); }
 bool drain(Owner* owner, int timeout_ms) {
-  std::vector<molt::hook::Inside> inside;
-  return molt::hook::drain(owner, molt::Deadline::in_ms(timeout_ms), {}, inside);
+  std::vector<molt::hooks::Inside> inside;
+  return molt::hooks::drain(owner, molt::Deadline::in_ms(timeout_ms), {}, inside);
 }
 void reap_dead() { molt::threads::reap_dead(); }
 bool has_own_frame() {

@@ -1,9 +1,8 @@
-// layer.hpp - the writer's side of the hook layer for tests that include molt/host.hpp. (The layer's
-// own namespace molt::hook and the public class template molt::hook cannot meet in one file.)
+// layer.hpp - the writer's side of the hook layer for tests that drive a chain by hand.
 #pragma once
 
 #include <molt/molt.h>
-#include <molt/hook_point.hpp>
+#include <molt/host.hpp>
 
 namespace layer {
 

@@ -14,12 +14,14 @@ declare -A sees=(
   [arch]="arch base"
   [elf]="elf base"
   [threads]="threads arch elf base"
+  [audit]="audit threads arch elf base"
   [hook]="hook abi threads arch elf base"
-  [module]="module hook abi threads arch elf base"
-  [control]="control module hook abi threads arch elf base"
-  [runtime]="runtime control module hook abi threads arch elf base"
+  [module]="module hook abi audit threads arch elf base"
+  [control]="control module hook abi audit threads arch elf base"
+  [runtime]="runtime control module hook abi audit threads arch elf base"
+  [unwind]="unwind base"
   [attach]="attach abi arch base elf"
-  [cli]="cli attach abi arch base elf"
+  [cli]="cli attach unwind abi arch base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.

@@ -516,6 +516,74 @@ TEST_F(Notifiers, LoadsAnother) {
   EXPECT_EQ(molt_notifier_unregister(&notifier), 0);
 }
 
+// Its code would be gone when the notifier returns into it.
+TEST_F(Notifiers, ModuleCannotUnloadItselfFromItsOwn) {
+  static molt_notifier notifier;
+  static int asked;
+  asked = 0;
+  board().init = [](molt_module* self) {
+    if (self->name != std::string("probe")) return 0;
+    notifier = {};
+    notifier.notify = [](molt_notifier*, molt_module_state, molt_module* module) {
+      if (module->name == std::string("probe")) return 0;
+      ++asked;
+      EXPECT_TRUE(is(unload("probe"), -EDEADLK, {"probe"}));
+      EXPECT_TRUE(is(molt_replace("probe", module_file("probe_2").c_str(), nullptr, 0, -1),
+                     -EDEADLK, {"probe"}));
+      return 0;
+    };
+    notifier.owner = self;
+    return molt_notifier_register(&notifier);
+  };
+  ASSERT_TRUE(is(load("probe"), 0));
+  ASSERT_TRUE(is(load("bare"), 0));
+  EXPECT_EQ(asked, 2);
+  EXPECT_TRUE(is(unload("probe"), 0));
+  EXPECT_TRUE(is(unload("bare"), 0));
+}
+
+// From within a load that the notifier itself has made.
+TEST_F(Notifiers, UnregisteredFarWithin) {
+  static molt_notifier outer, inner;
+  outer = inner = {};
+  outer.notify = [](molt_notifier*, molt_module_state event, molt_module* module) {
+    if (event == MOLT_MODULE_STATE_LIVE && module->name == std::string("probe")) {
+      EXPECT_TRUE(is(load("bare"), 0));
+    }
+    return 0;
+  };
+  inner.priority = 1;
+  inner.notify = [](molt_notifier*, molt_module_state, molt_module* module) {
+    if (module->name == std::string("bare")) molt_notifier_unregister(&outer);
+    return 0;
+  };
+  ASSERT_EQ(molt_notifier_register(&outer), 0);
+  ASSERT_EQ(molt_notifier_register(&inner), 0);
+  EXPECT_TRUE(is(load("probe"), 0));
+  EXPECT_TRUE(is(molt_notifier_unregister(&outer), -ENOENT));
+  EXPECT_EQ(molt_notifier_unregister(&inner), 0);
+  EXPECT_TRUE(is(unload("bare"), 0));
+  EXPECT_TRUE(is(unload("probe"), 0));
+}
+
+// ---- Nothing given.
+
+TEST_F(ModuleTest, NothingGiven) {
+  EXPECT_TRUE(is(molt_load(nullptr, nullptr, 0, -1), -EINVAL));
+  EXPECT_TRUE(is(molt_replace(nullptr, nullptr, nullptr, 0, -1), -EINVAL));
+  EXPECT_TRUE(is(molt_replace("bare", module_file("bare").c_str(), nullptr, 64, -1), -EINVAL));
+  EXPECT_TRUE(is(molt_unload(nullptr, 0, -1), -ENOENT));
+  EXPECT_TRUE(is(molt_disable(nullptr), -ENOENT));
+  EXPECT_EQ(molt_module_find_get(nullptr), nullptr);
+  molt_module* owner = nullptr;
+  EXPECT_EQ(molt_acquire(nullptr, "x", &owner), nullptr);
+  EXPECT_EQ(molt_acquire("x", nullptr, &owner), nullptr);
+  EXPECT_TRUE(is(molt_withdraw(nullptr, nullptr, nullptr), -ENOENT));
+  EXPECT_TRUE(is(molt_thread_start(nullptr, nullptr, nullptr, nullptr, 0, nullptr), -EINVAL));
+  EXPECT_EQ(molt_hook_register(nullptr), -EINVAL);
+  molt_hook_unregister(nullptr);
+}
+
 // ---- Offers.
 
 class Offers : public ModuleTest {

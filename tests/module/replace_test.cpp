@@ -13,17 +13,21 @@ class Replace : public ModuleTest {
     before_ = Traces::now();
     ASSERT_TRUE(is(load("counter_1"), 0));
     EXPECT_EQ(on_probe(5), 1005);
-    address_ = descriptor("counter");
+    not_address_ = ~reinterpret_cast<std::uintptr_t>(descriptor("counter"));
+  }
+  void TearDown() override {
+    board().call = nullptr;
+    molt_unload("counter", 0, -1);
   }
   // The old version is there, alone, and remembers.
   void expect_untouched() {
-    EXPECT_EQ(descriptor("counter"), address_);
+    EXPECT_EQ(~reinterpret_cast<std::uintptr_t>(descriptor("counter")), not_address_);
     EXPECT_EQ(on_probe(1), 1006);
     EXPECT_TRUE(is(unload("counter"), 0));
     expect_gone("counter", before_);
   }
   Traces before_;
-  molt_module* address_ = nullptr;
+  std::uintptr_t not_address_ = 0;  // inverted: the address itself, kept here, would bar the unload
 };
 
 TEST_F(Replace, StateGoesOver) {
@@ -178,6 +182,109 @@ TEST_F(Replace, PauseIsBounded) {
   expect_gone("counter", before_);
 }
 
+// Calls the hook until it is held up: then a pause has begun.
+class HeldUp {
+ public:
+  HeldUp()
+      : caller_([this] {
+          while (!stop_) on_probe(0);
+        }) {
+    caller_.wait_until_asleep();
+  }
+  ~HeldUp() { stop_ = true; }
+
+ private:
+  std::atomic<bool> stop_{false};
+  Sleeper caller_;
+};
+
+// An asynchronous callback is inside, on no thread in particular. What it still has to call waits for
+// the pause, and the pause for it: so the pause lets it pass.
+TEST_F(Replace, AsynchronousCallbackNeedsItsModule) {
+  auto walk = on_probe.walk_async();
+  ASSERT_NE(walk.next(), nullptr);
+  Sleeper replacer([] { EXPECT_TRUE(is(replace("counter", "counter_2", 20'000), 0)); });
+  HeldUp paused;
+  EXPECT_EQ(on_probe(1), 1006);
+  EXPECT_EQ(walk.next(), nullptr);
+  replacer.join();
+  EXPECT_EQ(on_probe(1), 2007);
+}
+
+// The only thread of an event loop: while it is held up by one walk it cannot end the other.
+TEST_F(Replace, AsynchronousCallbacksOnOneThread) {
+  auto first = on_probe.walk_async();
+  ASSERT_NE(first.next(), nullptr);
+  Sleeper replacer([] { EXPECT_TRUE(is(replace("counter", "counter_2", 20'000), 0)); });
+  HeldUp paused;
+  auto second = on_probe.walk_async();
+  auto* callback = second.next();
+  ASSERT_NE(callback, nullptr);
+  EXPECT_EQ(callback(1), 1006);
+  EXPECT_EQ(first.next(), nullptr);
+  EXPECT_EQ(second.next(), nullptr);
+  replacer.join();
+  EXPECT_EQ(on_probe(1), 2007);
+}
+
+// A callback gives work to another thread and waits for it.
+TEST_F(Replace, CallbackNeedsAnotherThread) {
+  Gate paused;
+  std::atomic<bool> inside{false};
+  board().call = [&](molt_module*, int argument) {
+    if (argument != 100) return 0;
+    inside = true;
+    paused.wait();
+    std::thread([] { EXPECT_EQ(on_probe(1), 1106); }).join();
+    return 0;
+  };
+  Sleeper caller([] { on_probe(100); });
+  ASSERT_TRUE(eventually([&] { return inside.load(); }));
+  Sleeper replacer([] { EXPECT_TRUE(is(replace("counter", "counter_2", 20'000), 0)); });
+  HeldUp other;
+  paused.open();
+  caller.join();
+  replacer.join();
+  EXPECT_EQ(on_probe(1), 2107);
+}
+
+// A thread that is inside begins a walk, in the middle of the pause: as with a usual call it goes on.
+TEST_F(Replace, CallbackBeginsAnAsynchronousWalk) {
+  Gate paused;
+  std::atomic<bool> inside{false};
+  board().call = [&](molt_module*, int argument) {
+    if (argument != 100) return 0;
+    inside = true;
+    paused.wait();
+    auto walk = on_probe.walk_async();
+    auto* callback = walk.next();
+    EXPECT_NE(callback, nullptr);
+    if (callback) {
+      EXPECT_EQ(callback(1), 1106);
+    }
+    return 0;
+  };
+  Sleeper caller([] { on_probe(100); });
+  ASSERT_TRUE(eventually([&] { return inside.load(); }));
+  Sleeper replacer([] { EXPECT_TRUE(is(replace("counter", "counter_2", 20'000), 0)); });
+  HeldUp other;
+  paused.open();
+  caller.join();
+  replacer.join();
+  EXPECT_EQ(on_probe(1), 2107);
+}
+
+// The thread that hands over skips the module, also in a walk: nobody else could end the wait.
+TEST_F(Replace, SaveBeginsAnAsynchronousWalk) {
+  board().save = [](molt_module*) {
+    auto walk = on_probe.walk_async();
+    EXPECT_EQ(walk.next(), nullptr);
+    return 0;
+  };
+  EXPECT_TRUE(is(replace("counter", "counter_2"), 0));
+  EXPECT_EQ(on_probe(1), 2006);
+}
+
 // A live hand-over does not wait for the sleeper before it switches.
 TEST_F(Replace, LiveHandover) {
   EXPECT_TRUE(is(unload("counter"), 0));
@@ -205,6 +312,20 @@ TEST_F(Replace, LiveHandover) {
   EXPECT_EQ(on_probe(1), 2106) << "what the last caller of the old version added is lost";
   EXPECT_TRUE(is(unload("counter"), 0));
   expect_gone("counter", before_);
+}
+
+// Each version takes of what the process has for such variables, and never gives it back: the one
+// that finds none left is refused in words, and the last one works on.
+TEST_F(Replace, UntilStaticTlsIsUsedUp) {
+  EXPECT_TRUE(is(unload("counter"), 0));
+  ASSERT_TRUE(is(load("with_static_tls"), 0));
+  Answer answer = 0;
+  for (int i = 0; i < 1000 && answer.result == 0; ++i) {
+    answer = replace("with_static_tls", "with_static_tls");
+  }
+  EXPECT_TRUE(is(answer, -ENOEXEC, {"with_static_tls", "thread-local", "-ftls-model"}));
+  EXPECT_EQ(on_probe(5), 5);
+  EXPECT_TRUE(is(unload("with_static_tls"), 0));
 }
 
 // A user of the old version's export would be left with an address of nothing.

@@ -1,6 +1,9 @@
 #!/bin/bash
 # The broken runtime must be found within the 30 s budget; the sooner the better.
 program=$1 modules=$2
+# What is broken are the hooks: many changes a second find it, and each unload's search of memory
+# would make them few.
+export MOLT_AUDIT=0
 output=$("$program" --seconds 30 --modules "$modules" 2>&1)
 code=$?
 printf '%s\n' "$output"

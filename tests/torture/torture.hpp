@@ -29,7 +29,7 @@ struct Call {
     int lineage;
     std::uint64_t id;
   };
-  Step steps[2 * members];
+  Step steps[2 * members] = {};  // no hole for stale words
   int count = 0;
   int stop_at = -1;      // the lineage whose callback ends the walk
   std::uint64_t random;  // for delays

@@ -1,0 +1,199 @@
+#include "arch/x86_64/pool.hpp"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "arch/x86_64/maps.hpp"
+#include "arch/x86_64/refuse.hpp"
+#include "base/memory.hpp"
+
+namespace molt::arch {
+namespace {
+
+constexpr std::size_t page_size = 4096;
+constexpr std::size_t granule = 16;
+constexpr std::size_t code_size = CodePool::block_size - page_size;
+constexpr std::size_t granules = code_size / granule;
+constexpr std::size_t cells = page_size / sizeof(CodeAddress);
+// What a heap or a stack may still grow into.
+constexpr std::size_t heap_room = std::size_t{1} << 30;
+constexpr std::size_t stack_room = std::size_t{64} << 20;
+// Less than 2 GiB: instructions have ends, slots have sizes.
+constexpr std::int64_t reach = (std::int64_t{1} << 31) - (1 << 20);
+
+// Whether code anywhere in `block` and anything in `near` can name each other.
+bool within_reach(CodeRange block, CodeRange near) {
+  CodeAddress low = std::min(block.begin, near.begin), high = std::max(block.end, near.end);
+  return high - low <= static_cast<std::uint64_t>(reach);
+}
+
+std::uint64_t distance(CodeAddress block, CodeRange near) {
+  return block < near.begin ? near.begin - block : block - near.begin;
+}
+
+}  // namespace
+
+struct CodePool::Block {
+  CodeAddress begin = 0;
+  std::uint32_t used = 0;  // granules
+  bool taken[granules] = {};
+  bool cell_taken[cells] = {};
+  CodeRange code() const { return {begin, begin + code_size}; }
+  CodeAddress* cell(std::size_t index) const {
+    return reinterpret_cast<CodeAddress*>(begin + code_size) + index;
+  }
+  // The first of `count` free granules in a row, or `granules`.
+  std::size_t find(std::size_t count) const {
+    std::size_t run = 0;
+    for (std::size_t i = 0; i < granules; ++i) {
+      run = taken[i] ? 0 : run + 1;
+      if (run == count) return i + 1 - count;
+    }
+    return granules;
+  }
+};
+
+CodePool::~CodePool() {
+  for (Block* block : blocks_) {
+    munmap(reinterpret_cast<void*>(block->begin), block_size);
+    delete block;
+  }
+}
+
+// The free stretch nearest to `near` that is large enough and into which neither heap nor stack
+// grow. Another thread may map it first: then the next one is tried.
+Result<CodePool::Block*> CodePool::make_block(CodeRange near) {
+  if (auto memory = memory_available(); !memory) return pass(memory);
+  auto maps = read_maps();
+  if (!maps) return pass(maps);
+  std::vector<CodeAddress> places;
+  CodeAddress free_from = 64 * 1024;  // as mmap_min_addr
+  for (std::size_t i = 0; i <= maps->size(); ++i) {
+    const Mapping* above = i < maps->size() ? &(*maps)[i] : nullptr;
+    CodeAddress free_to = above != nullptr ? above->range.begin : 0x7fff'ffff'f000;
+    if (above != nullptr && above->stack) free_to -= std::min(free_to, stack_room);
+    if (free_from + block_size <= free_to) {
+      // Towards `near`, aligned, and not touching the neighbours: an overrun shall fault.
+      CodeAddress low = (free_from + block_size - 1) & ~(block_size - 1);
+      CodeAddress high = (free_to - block_size) & ~(block_size - 1);
+      CodeAddress best = std::clamp(near.begin & ~(block_size - 1), low, std::max(low, high));
+      if (low <= high && within_reach({best, best + block_size}, near)) places.push_back(best);
+    }
+    if (above != nullptr) {
+      free_from = above->range.end + (above->heap ? heap_room : 0);
+    }
+  }
+  std::ranges::sort(places, {}, [&](CodeAddress at) { return distance(at, near); });
+  for (CodeAddress place : places) {
+    void* wanted = reinterpret_cast<void*>(place);
+    void* got = mmap(wanted, block_size, PROT_READ | PROT_EXEC,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got == MAP_FAILED) continue;
+    // Kernels before 4.17 take the address as a hint.
+    if (got != wanted || mprotect(reinterpret_cast<void*>(place + code_size), page_size,
+                                  PROT_READ | PROT_WRITE) != 0) {
+      munmap(got, block_size);
+      continue;
+    }
+    auto* block = new Block;
+    block->begin = place;
+    blocks_.push_back(block);
+    return block;
+  }
+  return refuse(Refusal::no_near_memory,
+                "no %zu KiB are free within 2 GiB of %#zx: reserve earlier, or move large mappings",
+                block_size / 1024, near.begin);
+}
+
+Status CodePool::reserve(CodeRange near) {
+  for (Block* block : blocks_) {
+    if (within_reach(block->code(), near)) return {};
+  }
+  auto made = make_block(near);
+  if (!made) return pass(made);
+  return {};
+}
+
+Result<CodeSlot> CodePool::allocate(CodeRange near, std::size_t size) {
+  std::size_t count = (size + granule - 1) / granule;
+  if (count == 0 || count > granules) return fail(EINVAL, "a slot of %zu bytes", size);
+  Block* block = nullptr;
+  std::size_t at = granules;
+  for (Block* one : blocks_) {
+    if (one->used + count <= granules && within_reach(one->code(), near) &&
+        (at = one->find(count)) != granules) {
+      block = one;
+      break;
+    }
+  }
+  if (block == nullptr) {
+    auto made = make_block(near);
+    if (!made) return pass(made);
+    block = *made;
+    at = 0;
+  }
+  std::fill_n(block->taken + at, count, true);
+  block->used += static_cast<std::uint32_t>(count);
+  return CodeSlot{block->begin + at * granule, static_cast<std::uint32_t>(count * granule)};
+}
+
+Status CodePool::publish(TextWriter& writer, const CodeSlot& slot,
+                         std::span<const std::byte> code) {
+  if (code.size() > slot.size) return fail(EINVAL, "code larger than its slot");
+  return writer.write(slot.address, code);
+}
+
+CodePool::Block* CodePool::block_of(CodeAddress address) {
+  for (Block* block : blocks_) {
+    if (address - block->begin < block_size) return block;
+  }
+  return nullptr;
+}
+
+void CodePool::free(TextWriter& writer, const CodeSlot& slot) {
+  Block* block = block_of(slot.address);
+  if (block == nullptr) return;
+  Bytes traps;
+  if (!traps.try_resize(slot.size)) return;
+  std::memset(traps.data(), 0xcc, slot.size);
+  if (!writer.write(slot.address, traps)) return;
+  std::size_t at = (slot.address - block->begin) / granule, count = slot.size / granule;
+  std::fill_n(block->taken + at, count, false);
+  block->used -= static_cast<std::uint32_t>(count);
+}
+
+CodeAddress* CodePool::allocate_cell(const CodeSlot& slot) {
+  Block* block = block_of(slot.address);
+  if (block == nullptr) return nullptr;
+  for (std::size_t i = 0; i < cells; ++i) {
+    if (!block->cell_taken[i]) {
+      block->cell_taken[i] = true;
+      return block->cell(i);
+    }
+  }
+  return nullptr;
+}
+
+void CodePool::free_cell(CodeAddress* cell) {
+  Block* block = block_of(reinterpret_cast<CodeAddress>(cell));
+  if (block == nullptr) return;
+  *cell = 0;
+  block->cell_taken[cell - block->cell(0)] = false;
+}
+
+std::vector<CodeRange> CodePool::blocks() const {
+  std::vector<CodeRange> ranges;
+  for (const Block* block : blocks_) ranges.push_back(block->code());
+  return ranges;
+}
+
+std::size_t CodePool::used_bytes() const {
+  std::size_t used = 0;
+  for (const Block* block : blocks_) used += block->used * granule;
+  return used;
+}
+
+}  // namespace molt::arch

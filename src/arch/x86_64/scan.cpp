@@ -1,0 +1,75 @@
+#include "arch/x86_64/scan.hpp"
+
+#include <immintrin.h>
+
+namespace molt::arch {
+namespace {
+
+constexpr std::size_t line_words = 8;
+
+bool matches(const std::uint64_t* word, Interval interval) {
+  return *word - interval.low < interval.length || is_signal_state(word, *word);
+}
+
+}  // namespace
+
+// A sanitizer would find fault with reading what another function has left on the stack.
+__attribute__((no_sanitize("address", "thread"))) std::size_t find_word_scalar(
+    const std::uint64_t* words, std::size_t count, Interval interval) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (matches(words + i, interval)) return i;
+  }
+  return count;
+}
+
+// Signed compares only: both sides are moved by 2^63.
+__attribute__((target("avx2"), no_sanitize("address", "thread"))) std::size_t find_word_avx2(
+    const std::uint64_t* words, std::size_t count, Interval interval) {
+  std::size_t i = 0;
+  while (i < count && reinterpret_cast<std::uintptr_t>(words + i) % 64 != 0) {
+    if (matches(words + i, interval)) return i;
+    ++i;
+  }
+  constexpr std::uint64_t sign = std::uint64_t{1} << 63;
+  const __m256i bias = _mm256_set1_epi64x(static_cast<long long>(sign - interval.low));
+  const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(interval.length ^ sign));
+  // Compared by the other half of the processor, which has nothing else to do here.
+  std::uint32_t magic = signal_state_magic;
+  asm("" : "+r"(magic));
+  constexpr std::size_t magic_word = signal_state_magic_offset % 64 / 8;
+  constexpr std::size_t block = 4 * line_words;
+  for (;;) {
+    for (; i + block <= count; i += block) {
+      __m256i any = _mm256_setzero_si256();
+      bool has_state = false;
+      for (std::size_t line = 0; line < block; line += line_words) {
+        const std::uint64_t* words_of_line = words + i + line;
+        const auto* at = reinterpret_cast<const __m256i*>(words_of_line);
+        const __m256i a = _mm256_add_epi64(_mm256_load_si256(at), bias);
+        const __m256i b = _mm256_add_epi64(_mm256_load_si256(at + 1), bias);
+        any = _mm256_or_si256(
+            any, _mm256_or_si256(_mm256_cmpgt_epi64(limit, a), _mm256_cmpgt_epi64(limit, b)));
+        if (static_cast<std::uint32_t>(words_of_line[magic_word]) == magic) [[unlikely]] {
+          has_state = true;
+          break;
+        }
+      }
+      if (has_state || !_mm256_testz_si256(any, any)) break;
+    }
+    // One block that has something, or the last one.
+    const std::size_t end = i + block <= count ? i + block : count;
+    for (; i < end; ++i) {
+      if (matches(words + i, interval)) return i;
+    }
+    if (i == count) return count;
+  }
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+
+std::size_t find_word(const std::uint64_t* words, std::size_t count, Interval interval) {
+  static const bool fast = has_avx2();
+  return fast ? find_word_avx2(words, count, interval) : find_word_scalar(words, count, interval);
+}
+
+}  // namespace molt::arch

@@ -1,0 +1,197 @@
+#include "arch/x86_64/trap.hpp"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "arch/x86_64/refuse.hpp"
+#include "base/memory.hpp"
+
+// The linker's names for the ends of the handler's section.
+extern "C" {
+[[gnu::visibility("hidden")]] extern const char __start_molt_trap_text, __stop_molt_trap_text;
+}
+
+namespace molt::arch {
+namespace {
+
+struct Site {
+  std::atomic<CodeAddress> address{0};
+  std::atomic<CodeAddress> destination{0};
+  std::atomic<std::uint32_t> changes{0};  // of destination, counted on either side of each
+};
+
+// Open addressing in tables of doubling size; a full one stays and the next is begun. Type-stable:
+// a handler may look at any of them at any time.
+struct Table {
+  std::size_t capacity;  // a power of two
+  std::size_t used;
+  Table* older;
+  Site* sites;
+};
+std::atomic<Table*> newest{nullptr};
+std::atomic<std::uint64_t> forwarded{0};
+
+std::size_t place_of(CodeAddress address, std::size_t capacity) {
+  return (address * 0x9e3779b97f4a7c15u >> 32) & (capacity - 1);
+}
+
+Site* find(CodeAddress address) {
+  for (Table* table = newest.load(std::memory_order_acquire); table != nullptr;
+       table = table->older) {
+    for (std::size_t i = place_of(address, table->capacity);; i = (i + 1) & (table->capacity - 1)) {
+      CodeAddress there = table->sites[i].address.load(std::memory_order_acquire);
+      if (there == address) return &table->sites[i];
+      if (there == 0) break;  // never full
+    }
+  }
+  return nullptr;
+}
+
+// The count changes before and after, so that a handler that saw the byte of one time and the
+// destination of another knows it.
+void set(Site& site, CodeAddress destination) {
+  site.changes.fetch_add(1, std::memory_order_acq_rel);
+  site.destination.store(destination, std::memory_order_release);
+  site.changes.fetch_add(1, std::memory_order_acq_rel);
+}
+
+// The host's action, as it was when ours was put over it. Two, so that a handler never reads one that
+// is being written: the writer fills the other and switches.
+struct sigaction host_actions[2];
+std::atomic<int> host_now{0};
+
+// What the host would have had, had it been alone.
+void pass_to_host(int signal, siginfo_t* info, void* context) {
+  struct sigaction& kept = host_actions[host_now.load(std::memory_order_acquire)];
+  struct sigaction host = kept;
+  if ((host.sa_flags & SA_RESETHAND) != 0) {
+    kept.sa_handler = SIG_DFL;
+    kept.sa_flags &= ~SA_SIGINFO;
+  }
+  bool plain = (host.sa_flags & SA_SIGINFO) == 0;
+  if (plain && (host.sa_handler == SIG_DFL || host.sa_handler == SIG_IGN)) {
+    // A trap cannot be ignored; one that was sent can.
+    if (host.sa_handler == SIG_IGN && info->si_code <= 0) return;
+    struct sigaction fatal = {};
+    fatal.sa_handler = SIG_DFL;
+    sigaction(SIGTRAP, &fatal, nullptr);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTRAP);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGTRAP);
+    return;
+  }
+  sigset_t mask = host.sa_mask, before;
+  if ((host.sa_flags & SA_NODEFER) == 0) sigaddset(&mask, SIGTRAP);
+  pthread_sigmask(SIG_BLOCK, &mask, &before);
+  if (plain) {
+    host.sa_handler(signal);
+  } else {
+    host.sa_sigaction(signal, info, context);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+// In a section of its own, so that trap_handler_range() can name it.
+[[gnu::section("molt_trap_text"), gnu::noinline]] void on_trap(int signal, siginfo_t* info,
+                                                               void* context) {
+  int saved = errno;
+  auto& rip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+  CodeAddress site = static_cast<CodeAddress>(rip) - 1;
+  Site* known = info->si_code > 0 ? find(site) : nullptr;
+  while (known != nullptr) {
+    std::uint32_t changes = known->changes.load(std::memory_order_acquire);
+    CodeAddress to = known->destination.load(std::memory_order_acquire);
+    // S2: delivered late. With the int3 gone the entry is whole again.
+    if (to == 0 && *reinterpret_cast<const volatile unsigned char*>(site) != 0xcc) to = site;
+    if (to != 0) {
+      forwarded.fetch_add(1, std::memory_order_relaxed);
+      rip = static_cast<greg_t>(to);
+      errno = saved;
+      return;
+    }
+    // An int3 without a destination is somebody else's, if all of that was seen at one time.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (known->changes.load(std::memory_order_relaxed) == changes) break;
+  }
+  pass_to_host(signal, info, context);
+  errno = saved;
+}
+
+Status masks_allow_traps() {
+  for (int signal = 1; signal < _NSIG; ++signal) {
+    struct sigaction action;
+    if (signal == SIGTRAP || sigaction(signal, nullptr, &action) != 0) continue;
+    bool handled = (action.sa_flags & SA_SIGINFO) != 0 ||
+                   (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+    if (handled && sigismember(&action.sa_mask, SIGTRAP) == 1) {
+      return refuse(Refusal::traps_blocked,
+                    "the handler of SIG%s blocks SIGTRAP: a thread in it could be killed by the "
+                    "breakpoint",
+                    sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Status trap_prepare() {
+  if (auto allowed = masks_allow_traps(); !allowed) return allowed;
+  struct sigaction now;
+  if (sigaction(SIGTRAP, nullptr, &now) != 0) return fail_errno(errno, "cannot look at SIGTRAP");
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_trap) return {};
+
+  int other = 1 - host_now.load(std::memory_order_relaxed);
+  host_actions[other] = now;
+  host_now.store(other, std::memory_order_release);
+  struct sigaction ours = {};
+  ours.sa_sigaction = on_trap;
+  // NODEFER: a handler of the host that interrupts this one may meet an int3 as well.
+  ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | (now.sa_flags & SA_RESTART);
+  if (sigaction(SIGTRAP, &ours, nullptr) != 0) return fail_errno(errno, "cannot handle SIGTRAP");
+  return {};
+}
+
+Status trap_arm(CodeAddress address, CodeAddress destination) {
+  if (Site* site = find(address)) {
+    set(*site, destination);
+    return {};
+  }
+  Table* table = newest.load(std::memory_order_relaxed);
+  if (table == nullptr || table->used * 2 >= table->capacity) {
+    if (auto memory = memory_available(); !memory) return memory;
+    std::size_t capacity = table == nullptr ? 64 : table->capacity * 2;
+    table = new Table{capacity, 0, table, new Site[capacity]};
+    newest.store(table, std::memory_order_release);
+  }
+  std::size_t i = place_of(address, table->capacity);
+  while (table->sites[i].address.load(std::memory_order_relaxed) != 0) {
+    i = (i + 1) & (table->capacity - 1);
+  }
+  ++table->used;
+  table->sites[i].destination.store(destination, std::memory_order_relaxed);
+  table->sites[i].address.store(address, std::memory_order_release);
+  return {};
+}
+
+void trap_disarm(CodeAddress address) {
+  if (Site* site = find(address)) set(*site, 0);
+}
+
+CodeRange trap_handler_range() {
+  return {reinterpret_cast<CodeAddress>(&__start_molt_trap_text),
+          reinterpret_cast<CodeAddress>(&__stop_molt_trap_text)};
+}
+
+std::uint64_t trap_count() { return forwarded.load(std::memory_order_relaxed); }
+
+}  // namespace molt::arch

@@ -1,0 +1,35 @@
+// trap.hpp - SIGTRAP while a first byte is int3: the thread goes on where the redirect will lead.
+//
+// Roles      Threads that meet the int3 (any, in any state but with SIGTRAP unblocked); the one writer.
+// State      A table of sites, grown never shrunk: address, and where to go while its int3 is there.
+// Invariants S1 A site's destination is set before its int3 is written and cleared after it is gone.
+//            S2 A site stays in the table for ever: a trap that is delivered late, when the int3 has
+//               gone, finds the site without a destination and executes the entry again.
+//            S2b Byte and destination are read again if the site was changed between the two: an int3 of
+//               the next change must not pass for somebody else's.
+//            S3 The handler stays installed once it was: a late trap must never meet the default
+//               action. Whatever is not ours goes to what the host had installed.
+// Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
+// Death      Nothing is allocated in the handler; it takes no lock.
+// Refuses    A signal handler of the host that blocks SIGTRAP while it runs (sa_mask): a thread in it
+//            that called the function would be killed. Threads' own masks are the caller's to look at.
+// Checked by tests/arch/trap_test.cpp.
+#pragma once
+
+#include "arch/x86_64/code.hpp"
+#include "base/result.hpp"
+
+namespace molt::arch {
+
+// Installs the handler, or installs it again where the host has put its own over it. ENOTSUP: a
+// handler's mask, naming the signal.
+Status trap_prepare();
+// ENOMEM: nothing has changed.
+Status trap_arm(CodeAddress site, CodeAddress destination);
+void trap_disarm(CodeAddress site);
+// Traps forwarded since the start of the process.
+std::uint64_t trap_count();
+// The text of the handler. A thread in it may hold a destination in a register only.
+CodeRange trap_handler_range();
+
+}  // namespace molt::arch

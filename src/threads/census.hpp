@@ -1,0 +1,159 @@
+// census.hpp - all threads of this process, with what is needed to look at them without touching
+// them: descriptors that stay open, the bounds of their stacks.
+//
+// For callers: nobody needs a census of his own. inspect() runs a function on the census thread,
+// which alone owns the descriptors; residency.hpp has the questions that can be asked there, and
+// prove_out(), which does it all.
+//
+//     Status done = threads::inspect([&](threads::Census& census) {
+//       if (Status ok = census.refresh(); !ok) { error = ok.error(); return; }
+//       for (threads::Thread* thread : census.threads()) { ... look(census, *thread, ranges) ... }
+//     });
+//
+// Roles      The `molt-census` thread owns everything here. Other threads hand it a job and wait.
+//            Jobs run one at a time.
+// State      Per thread of the process: two descriptors (schedstat, syscall), stack bounds, the last
+//            run count that was seen and since when.
+// Invariants N1 The census thread has a descriptor table of its own, made empty before anything is
+//               opened in it: the host's limit, its close-everything loops and its children never
+//               meet our descriptors.
+//            N2 A Thread stands for one thread of the kernel, not for a number: its descriptors
+//               refer to that thread for ever, and answer ESRCH once it has gone.
+//            N3 After refresh() succeeded every thread that existed when it began, and still does,
+//               is listed; a thread born meanwhile is listed or is found by the next one.
+//            N4 No code but the runtime's runs on the census thread, and it takes no lock that is
+//               held over module code. It blocks all signals.
+// Order      procfs can skip a thread while another dies. Of two listings that both began after a
+//            thread was born, and that are equal, none has skipped it: the death that hides it from
+//            the first leaves the dead one in the first listing only.
+// Progress   A job waits for the jobs before it. refresh() gives up (EAGAIN) if threads come and go
+//            faster than they can be listed, 64 times in a row.
+// Death      A thread that ends is dropped by the next listing that lacks it. fork: the child has
+//            neither the census thread nor its descriptors, forgets them, and starts anew when asked.
+//            If the census thread cannot be started, the error says so and nothing is proven.
+// Refuses    Errors of /proc where it is not mounted or forbidden. Threads born after the process gave
+//            up its dumpability (setuid, PR_SET_DUMPABLE) cannot be opened without privilege: they are
+//            listed, and every look at them is `unknown`. The same holds for threads beyond half of
+//            RLIMIT_NOFILE (soft): the limit counts in our table too; they are opened at each look
+//            (20 us).
+// Checked by tests/threads/census_test.cpp
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "base/result.hpp"
+#include "threads/maps.hpp"
+
+namespace molt::threads {
+
+// What is known of one thread. The census thread's alone.
+struct Thread {
+  int tid = 0;
+  std::uint64_t serial = 0;  // unique in the life of the process
+  std::size_t slot = 0;      // dense; reused once the thread is gone
+  bool is_worker = false;    // the kernel's own (io_uring, vhost): never runs user code
+  bool is_gone = false;      // its descriptors have answered ESRCH
+  bool is_spare = false;     // opened for one look at a time: the table is full
+  bool was_asked = false;    // whether is_worker is known
+  int open_error = 0;        // why its files could not be opened; 0: they are
+  Fd schedstat;
+  Fd syscall;
+
+  // Where this thread's own stack lies; empty while that cannot be found out, as for threads that
+  // have no glibc descriptor.
+  Extent stack;
+
+  // The last run count that was seen, and when it was seen first: so long, at least, the thread has
+  // slept.
+  std::uint64_t runs = 0;
+  std::int64_t runs_since_ns = 0;
+};
+
+class Census {
+ public:
+  // Lists the threads until nobody was missed (N3); opens what is new, drops what has gone.
+  [[nodiscard]] Status refresh();
+  // One listing. N3 holds if two in a row left `changes()` as it was.
+  [[nodiscard]] Status list();
+  // Counts listings that differed from the one before.
+  std::uint64_t changes() const { return changes_; }
+  // As of the last listing, in the kernel's order; the census thread itself is not among them.
+  const std::vector<Thread*>& threads() const { return list_; }
+  // Null if the last listing had none of that number.
+  Thread* find(int tid) const;
+  // One more than the greatest slot in use.
+  std::size_t slots() const { return slots_.size(); }
+
+  // Opens the thread's files if they are not: for what did not fit into the table. close() again if
+  // `is_spare`.
+  [[nodiscard]] bool open(Thread& thread);
+  void close_spare(Thread& thread);
+  // Finds the thread's own stack, if that is not known yet.
+  void find_stack(Thread& thread);
+  // Whether it is one of the kernel's own; asked once.
+  bool is_worker(Thread& thread);
+
+  Maps& maps() { return maps_; }
+  // Bytes of other threads' memory are copied to here. Wiped by wipe(): a copy of a code address
+  // must not look like a pointer to that code.
+  std::byte* scratch() { return scratch_; }
+  static constexpr std::size_t scratch_bytes = 256 * 1024;
+  void note_scratch(std::size_t bytes) {
+    if (bytes > scratch_used_) scratch_used_ = bytes;
+  }
+  void wipe();
+  // For tests: as on a kernel that keeps no run counts.
+  void count_runs(bool on) { counts_runs_ = on; }
+  bool counts_runs() const { return counts_runs_; }
+
+ private:
+  friend struct CensusKeeper;
+  [[nodiscard]] Status set_up();
+  [[nodiscard]] Status read_directory();
+  void adopt();
+  void drop(Thread& thread);
+  bool read_first(Thread& thread);
+
+  Fd directory_;
+  Maps maps_;
+  std::byte* scratch_ = nullptr;
+  std::size_t scratch_used_ = 0;
+  std::vector<int> tids_, previous_;
+  std::vector<std::unique_ptr<Thread>> slots_;
+  std::vector<std::size_t> free_slots_;
+  std::vector<Thread*> list_;
+  std::uint64_t next_serial_ = 1;
+  std::uint64_t changes_ = 0;
+  std::uintptr_t robust_offset_ = 0;
+  std::uintptr_t main_stack_top_ = 0;
+  std::size_t open_descriptors_ = 0;
+  int own_tid_ = 0;
+  bool counts_runs_ = true;
+};
+
+// Starts the census thread and opens what is there, if that was not done yet. Any thread; blocks for
+// about 30 us a thread the first time. Best called early, before the process gives up privileges
+// (Refuses). Everything below does it by itself.
+[[nodiscard]] Status start_census();
+
+// Ends the census thread and closes what it holds; the next question starts it again. Waits for the
+// job under way; not from a job.
+void stop_census();
+
+// Runs job on the census thread and waits for it; called on the census thread, directly. Not from a
+// signal handler. The error is that of start_census(); job then did not run. `job` must not run
+// module code, wait for another thread, or leave descriptors open.
+[[nodiscard]] Status inspect(const std::function<void(Census&)>& job);
+
+bool on_census_thread();
+
+// pthread_atfork handlers: no job may be half-way handed over in the child.
+void census_before_fork();
+void census_after_fork(bool child);
+
+}  // namespace molt::threads

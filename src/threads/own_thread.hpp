@@ -1,0 +1,28 @@
+// own_thread.hpp - threads of the runtime that the host does not notice: they take none of its
+// signals and, if they want, none of its descriptors.
+#pragma once
+
+#include <pthread.h>
+
+#include <cstddef>
+
+#include "base/result.hpp"
+
+namespace molt::threads {
+
+inline constexpr std::size_t default_stack = 0;
+
+// Starts a thread with all signals blocked and `name` (at most 15 bytes) to be seen in /proc. It has
+// at least `stack_bytes`: the host's static thread-local storage is taken from it too, so a small one
+// is enlarged where the host has much of that.
+[[nodiscard]] Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes,
+                                             void* (*run)(void*), void* argument);
+
+// Gives the calling thread a descriptor table of its own, and empty: nothing opened from then on
+// meets the host's limit, its close-everything loops, its counts or its children. Where the system
+// has close_range() the host's descriptors are not even open here for a moment.
+[[nodiscard]] Status leave_descriptor_table();
+// What some library believes to be stdin, stdout and stderr is nothing of ours.
+[[nodiscard]] Status occupy_standard_descriptors();
+
+}  // namespace molt::threads

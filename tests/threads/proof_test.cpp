@@ -1,0 +1,322 @@
+// prove_out: all threads, those that come and go meanwhile, and the one that asks.
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include <string>
+#include <vector>
+
+#include "victims.hpp"
+
+namespace {
+
+using namespace molt;
+using namespace molt::threads;
+using victims::Code;
+using victims::Gate;
+using victims::sleeps_in;
+using victims::until;
+using victims::Victim;
+
+// The bounds are in the caller's locals, so its frame is where its stack begins.
+Proof prove(const RangeSet& ranges, ProofOptions options,
+            const void* frame = __builtin_frame_address(0)) {
+  options.own_frame = frame;
+  auto proof = prove_out(ranges, options);
+  EXPECT_TRUE(proof) << (proof ? "" : proof.error().detail);
+  return proof ? std::move(*proof) : Proof{};
+}
+Proof prove(const RangeSet& ranges, int timeout_ms,
+            const void* frame = __builtin_frame_address(0)) {
+  ProofOptions options;
+  options.deadline = Deadline::in_ms(timeout_ms);
+  return prove(ranges, options, frame);
+}
+
+std::string texts(const Proof& proof) {
+  std::string text;
+  for (const Finding& f : proof.holders) {
+    text +=
+        std::to_string(f.tid) + " " + f.name + " " + to_text(f.verdict) + ": " + f.reason + "\n";
+  }
+  return text;
+}
+
+TEST(Proof, NobodyInside) {
+  Code code;
+  Gate gate;
+  {
+    std::vector<std::unique_ptr<Victim>> victims;
+    for (int i = 0; i < 40; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] { gate.wait(); }));
+    }
+    until([&] { return gate.waiting() == 40; });
+    const Proof proof = prove(code.range(), 30'000);
+    EXPECT_TRUE(proof.out()) << texts(proof);
+    EXPECT_GE(proof.looked_at, 41u);
+    gate.open();
+  }
+}
+
+TEST(Proof, EmptySet) { EXPECT_TRUE(prove(RangeSet{}, 0).out()); }
+
+TEST(Proof, NamesWhoIsInside) {
+  Code code;
+  Gate inside, outside;
+  {
+    Victim holder([&] { code.call(Gate::wait_at, &inside); });
+    Victim other([&] { outside.wait(); });
+    until([&] { return sleeps_in(holder.tid(), SYS_futex) && sleeps_in(other.tid(), SYS_futex); });
+    const Proof proof = prove(code.range(), 0);
+    ASSERT_EQ(proof.holders.size(), 1u) << texts(proof);
+    EXPECT_EQ(proof.holders[0].tid, holder.tid());
+    EXPECT_STREQ(proof.holders[0].name, "victim");
+    EXPECT_EQ(proof.holders[0].verdict, Verdict::inside);
+    EXPECT_STREQ(syscall_name(proof.holders[0].syscall), "futex");
+    inside.open();
+    outside.open();
+  }
+}
+
+TEST(Proof, WaitsUntilTheyLeave) {
+  Code code;
+  Gate gate;
+  {
+    Victim holder([&] { code.call(Gate::wait_at, &gate); });
+    until([&] { return sleeps_in(holder.tid(), SYS_futex); });
+    int asked = 0;
+    ProofOptions options;
+    options.cancelled = [&] {
+      if (++asked == 3) gate.open();
+      return false;
+    };
+    const Proof proof = prove(code.range(), options);
+    EXPECT_TRUE(proof.out()) << texts(proof);
+    EXPECT_GE(asked, 3);
+  }
+}
+
+TEST(Proof, Cancelled) {
+  Code code;
+  Gate gate;
+  {
+    Victim holder([&] { code.call(Gate::wait_at, &gate); });
+    until([&] { return sleeps_in(holder.tid(), SYS_futex); });
+    ProofOptions options;
+    options.cancelled = [] { return true; };
+    const Proof proof = prove(code.range(), options);
+    EXPECT_TRUE(proof.cancelled);
+    EXPECT_FALSE(proof.out());
+    gate.open();
+  }
+}
+
+// Threads that wake all the time, among many that sleep: each is looked at by itself, between two of
+// its naps.
+TEST(Proof, NappersAreOut) {
+  Code code;
+  Gate gate;
+  std::atomic<bool> stop{false};
+  {
+    std::vector<std::unique_ptr<Victim>> victims;
+    for (int i = 0; i < 300; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] { gate.wait(); }));
+    }
+    for (int i = 0; i < 4; ++i) {
+      victims.push_back(std::make_unique<Victim>([&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+          const timespec t{0, 100'000};
+          nanosleep(&t, nullptr);  // tidy: sleep-ok the subject
+        }
+      }));
+    }
+    until([&] { return gate.waiting() == 300; });
+    ProofOptions options;
+    options.deadline = Deadline::in_ms(60'000);
+    options.may_sample = false;
+    const Proof proof = prove(code.range(), options);
+    EXPECT_TRUE(proof.out()) << texts(proof);
+    stop.store(true, std::memory_order_relaxed);
+    gate.open();
+  }
+}
+
+// --- the one that asks ---------------------------------------------------------------------------------
+
+struct Asking {
+  const Code* code;
+  Proof proof;
+  static void ask(void* given) {
+    auto* self = static_cast<Asking*>(given);
+    ProofOptions options;
+    options.deadline = Deadline::in_ms(0);
+    options.own_frame = __builtin_frame_address(0);
+    auto proof = prove_out(self->code->range(), options);
+    ASSERT_TRUE(proof);
+    self->proof = std::move(*proof);
+  }
+};
+
+TEST(Asker, InsideItself) {
+  Code code;
+  Asking asking{&code, {}};
+  code.call(Asking::ask, &asking);
+  ASSERT_EQ(asking.proof.holders.size(), 1u) << texts(asking.proof);
+  EXPECT_EQ(asking.proof.holders[0].tid, gettid());
+  EXPECT_EQ(asking.proof.holders[0].verdict, Verdict::inside);
+}
+
+// The bounds that the asker has on its own stack are no return addresses (Y6): not below the frame
+// that it names.
+TEST(Asker, ItsOwnWordsAreNoHits) {
+  Code code;
+  struct Below {
+    __attribute__((noinline)) static bool ask(const Code& code, const void* frame) {
+      volatile std::uintptr_t words[64];
+      for (auto& word : words) word = code.begin();
+      RangeSet ranges;
+      ranges.add(words[3], words[4] + 4096);
+      ProofOptions options;
+      options.deadline = Deadline::in_ms(10'000);
+      options.own_frame = frame;
+      auto proof = prove_out(ranges, options);
+      const bool out = proof && proof->out();
+      return out && words[5] == code.begin();
+    }
+  };
+  EXPECT_TRUE(Below::ask(code, __builtin_frame_address(0)));
+}
+
+// A set's own memory, and copies of it, hold no address in the ranges.
+TEST(Asker, SetsAreMasked) {
+  Code code;
+  const RangeSet set = code.range();
+  const std::uintptr_t low = set.masked_low();
+  EXPECT_FALSE(set.contains(low));
+  EXPECT_NE(low, code.begin());
+}
+
+// --- those that come and go ------------------------------------------------------------------------------
+
+TEST(Births, ManyComeAndGo) {
+  Code code;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> mothers;
+  for (int i = 0; i < 2; ++i) {
+    mothers.emplace_back([&] {
+      while (!stop.load(std::memory_order_relaxed)) {
+        std::thread([] {}).join();
+      }
+    });
+  }
+  Gate gate;
+  {
+    Victim holder([&] { code.call(Gate::wait_at, &gate); });
+    until([&] { return sleeps_in(holder.tid(), SYS_futex); });
+    for (int i = 0; i < 200; ++i) {
+      // The sleeper is never missed, however the listing is disturbed.
+      const Proof proof = prove(code.range(), 0);
+      bool seen = false;
+      for (const Finding& f : proof.holders) {
+        seen = seen || (f.tid == holder.tid() && f.verdict == Verdict::inside);
+      }
+      EXPECT_TRUE(seen) << texts(proof);
+    }
+    gate.open();
+  }
+  stop.store(true, std::memory_order_relaxed);
+  for (auto& mother : mothers) mother.join();
+  const Proof proof = prove(code.range(), 30'000);
+  EXPECT_TRUE(proof.out()) << texts(proof);
+}
+
+// A thread inside gives birth to another one inside, and leaves: as long as one of them is there, it
+// is not proven that nobody is.
+TEST(Births, Relay) {
+  Code code;
+  struct Relay {
+    const Code* code;
+    std::atomic<int> inside{0};
+    std::atomic<bool> stop{false};
+    std::atomic<int> runs{0};
+    static void step(void* given) {
+      auto* self = static_cast<Relay*>(given);
+      const timespec t{0, 200'000};
+      nanosleep(&t, nullptr);  // tidy: sleep-ok it is to be found asleep
+      if (self->stop.load()) return;
+      self->inside.fetch_add(1);
+      self->runs.fetch_add(1);
+      std::thread([self] {
+        self->code->call(step, self);
+        self->inside.fetch_sub(1);
+      }).detach();
+    }
+  } relay{&code, {}, {}, {}};
+  relay.inside = 1;
+  std::thread([&] {
+    code.call(Relay::step, &relay);
+    relay.inside.fetch_sub(1);
+  }).detach();
+  for (int i = 0; i < 100; ++i) {
+    ProofOptions options;
+    options.deadline = Deadline::in_ms(3);
+    EXPECT_FALSE(prove(code.range(), options).out()) << "after " << relay.runs << " threads";
+  }
+  relay.stop = true;
+  until([&] { return relay.inside == 0; });
+  EXPECT_GT(relay.runs, 10);
+  EXPECT_TRUE(prove(code.range(), 30'000).out());
+}
+
+// --- other processes in the same memory ----------------------------------------------------------------
+
+TEST(Sharers, CloneOfMemory) {
+  Code code;
+  constexpr std::size_t size = 64 * 1024;
+  void* stack = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  int gate[2];
+  ASSERT_EQ(pipe(gate), 0);
+  const int child = clone(
+      [](void* fd) -> int {
+        char c;
+        long result;
+        asm volatile("syscall"
+                     : "=a"(result)
+                     : "0"(SYS_read), "D"(*static_cast<int*>(fd)), "S"(&c), "d"(1)
+                     : "rcx", "r11", "memory");
+        return 0;
+      },
+      static_cast<char*>(stack) + size - 64, CLONE_VM | SIGCHLD, gate);
+  ASSERT_GT(child, 0);
+  const Proof proof = prove(code.range(), 0);
+  ASSERT_EQ(proof.holders.size(), 1u) << texts(proof);
+  EXPECT_EQ(proof.holders[0].tid, child);
+  EXPECT_EQ(proof.holders[0].verdict, Verdict::unknown);
+  EXPECT_EQ(write(gate[1], "x", 1), 1);
+  waitpid(child, nullptr, 0);
+  EXPECT_TRUE(prove(code.range(), 30'000).out());
+  close(gate[0]);
+  close(gate[1]);
+  munmap(stack, size);
+}
+
+// A child of fork has a copy: it is none of ours.
+TEST(Sharers, ForkedChildIsNone) {
+  Code code;
+  int gate[2];
+  ASSERT_EQ(pipe(gate), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    char c;
+    _exit(read(gate[0], &c, 1) == 1 ? 0 : 1);
+  }
+  const Proof proof = prove(code.range(), 30'000);
+  EXPECT_TRUE(proof.out()) << texts(proof);
+  EXPECT_EQ(write(gate[1], "x", 1), 1);
+  waitpid(child, nullptr, 0);
+  close(gate[0]);
+  close(gate[1]);
+}
+
+}  // namespace

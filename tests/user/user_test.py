@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""A host, modules and the command line as a user has them, all real."""
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import unittest
+
+BIN = os.environ["MOLT_BIN"]
+MODULES = os.environ["MOLT_USER_MODULES"]
+
+
+class User(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.environment = dict(os.environ, MOLT_DIRECTORY=self.folder.name)
+        self.host = subprocess.Popen([BIN + "/user_host"], stdin=subprocess.PIPE, text=True,
+                                     stdout=subprocess.PIPE, env=self.environment)
+        self.assertEqual(self.host.stdout.readline(), "ready\n")
+
+    def tearDown(self):
+        self.host.stdin.close()
+        self.host.stdout.close()
+        self.assertEqual(self.host.wait(timeout=30), 0, "the host did not survive")
+        self.folder.cleanup()
+
+    def run_molt(self, *words):
+        return subprocess.run([BIN + "/molt", "-p", str(self.host.pid), *words], text=True,
+                              capture_output=True, env=self.environment, timeout=60)
+
+    def molt(self, *words, code=0):
+        """What it prints on stdout, and on stderr."""
+        done = self.run_molt(*words)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done.stdout.rstrip("\n"), done.stderr.rstrip("\n")
+
+    def json(self, *words, code=0):
+        return json.loads(self.molt("--json", *words, code=code)[0])
+
+    def ask(self, number):
+        self.host.stdin.write(f"{number}\n")
+        self.host.stdin.flush()
+        return int(self.host.stdout.readline())
+
+    def file(self, module):
+        return f"{MODULES}/{module}.so"
+
+    def parameter(self, name, value):
+        """Sets it, and what it is then."""
+        path = f"modules/params/parameters/{name}"
+        self.molt("set", path, "--", value)
+        return self.molt("get", path)[0]
+
+    def test_warnings_reach_who_asked(self):
+        text = "params: unknown parameter 'nosuch' ignored"
+        self.assertEqual(self.molt("load", self.file("params"), "whole=2", "nosuch=1"),
+                         ("", "molt: " + text))
+        self.assertEqual(self.ask(4), 8)
+        self.assertIn(text, self.molt("events")[0])
+        self.molt("unload", "params")
+        answer = self.json("load", self.file("params"), "whole=3", "nosuch=1")
+        self.assertEqual(answer["warnings"], ["unknown parameter 'nosuch' ignored"])
+        # The same file again is no failure, but its parameters are not what was asked for.
+        answer = self.json("load", self.file("params"), "whole=9")
+        self.assertTrue(answer["already"])
+        self.assertIn("whole=9", answer["warnings"][0])
+        self.assertEqual(self.ask(4), 12)
+        answer = self.json("replace", self.file("params"), "other=3")
+        self.assertEqual(answer["warnings"], ["unknown parameter 'other' ignored"])
+        self.assertEqual(self.molt("-q", "replace", self.file("params"), "other=3"), ("", ""))
+
+    def test_parameters_of_each_type(self):
+        self.molt("load", self.file("params"))
+        self.assertEqual(self.parameter("whole", "-5"), "-5")
+        self.assertEqual(self.parameter("whole", "+5"), "5")
+        self.assertEqual(self.parameter("whole", "0x1F"), "31")
+        self.assertEqual(self.parameter("natural", "4294967295"), "4294967295")
+        self.assertEqual(self.parameter("large", "-9223372036854775808"), "-9223372036854775808")
+        self.assertEqual(self.parameter("larger", "18446744073709551615"), "18446744073709551615")
+        self.assertEqual(self.parameter("flag", "on"), "Y")
+        self.assertEqual(self.parameter("real", "-2.5e3"), "-2500")
+        self.assertEqual(self.parameter("words", 'a "b"  c'), 'a "b"  c')
+        self.assertEqual(self.parameter("words", ""), "")
+        long = "abcdefgh" * 1250
+        self.assertEqual(self.parameter("words", long), long)
+        for name, value in (("whole", "2147483648"), ("whole", ""), ("whole", "5x"),
+                            ("whole", "0x"), ("whole", "0x@"), ("whole", "0x-5"), ("whole", "+-5"),
+                            ("natural", "-1"), ("flag", "maybe"), ("real", "1.5.")):
+            path = f"modules/params/parameters/{name}"
+            before = self.molt("get", path)
+            self.assertIn("invalid", self.molt("set", path, "--", value, code=1)[1])
+            self.assertEqual(self.molt("get", path), before)
+        self.molt("set", "modules/params/parameters/fixed", "4", code=4)
+
+    def test_parameter_functions_are_alone(self):
+        self.molt("load", self.file("params"))
+        path = "modules/params/parameters/alone"
+        calls = [("set", path, "1"), ("get", path), ("info", "params")] * 4
+        threads = [threading.Thread(target=self.run_molt, args=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(self.molt("get", path)[0], "1")
+
+    def test_a_parameter_cannot_unload_its_module(self):
+        self.molt("load", self.file("params"))
+        self.molt("set", "modules/params/parameters/leave", "1", code=1)
+        self.assertEqual(self.ask(4), 4)
+        self.molt("unload", "params")
+
+    def test_dry_runs_say_what_would_happen(self):
+        # The same verdict as the real thing, and nothing is different after it.
+        for module, code, words in (("wrong_type", 5, "misfit: hook app/ask: the module expects"),
+                                    ("no_hook", 5, "Unknown hook app/none"),
+                                    ("no_symbol", 5, "Unknown symbol nobody_has_it"),
+                                    ("no_hook_needed", 0, "")):
+            dry = self.molt("load", "-n", self.file(module), code=code)
+            real = self.molt("load", self.file(module), code=code)
+            self.assertEqual(dry[1], real[1])
+            self.assertIn(words, real[1])
+        self.molt("unload", "misfit")
+        self.assertEqual(self.molt("load", "-n", self.file("params"), "nosuch=1"),
+                         ("params: would be loaded",
+                          "molt: params: unknown parameter 'nosuch' ignored"))
+        self.assertEqual(self.json("list")["modules"], [])
+
+        self.molt("load", self.file("state_1"))
+        self.molt("replace", "-n", self.file("state_2"))
+        dry = self.molt("replace", "-n", self.file("state_3"), code=5)
+        self.assertEqual(self.molt("replace", self.file("state_3"), code=5), dry)
+        self.assertIn("understands state versions 3 to 3", dry[1])
+        self.molt("replace", "-n", "--force", self.file("state_1"))
+        self.molt("unload", "-n", "stateful")
+        self.molt("unload", "stateful")
+
+    def test_failures_name_the_file(self):
+        name = self.folder.name + "/no-module.so"
+        for content in (b"", b"garbage"):
+            with open(name, "wb") as file:
+                file.write(content)
+            self.assertIn(name, self.molt("load", name, code=5)[1])
+
+    def test_a_look_does_not_keep_what_failed(self):
+        results = []
+        loader = threading.Thread(
+            target=lambda: results.append(self.run_molt("load", self.file("seen_failing"))))
+        loader.start()
+        while "seen_failing" not in self.molt("list")[0]:
+            pass
+        self.molt("info", "seen_failing")
+        loader.join()
+        self.assertEqual(results[0].returncode, 1, results[0].stderr)
+        answer = self.json("list")
+        self.assertEqual((answer["modules"], answer["resident"]), ([], []))
+
+
+if __name__ == "__main__":
+    unittest.main()
