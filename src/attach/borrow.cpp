@@ -1,11 +1,9 @@
 #include "attach/borrow.hpp"
 
-#include <pthread.h>
-#include <sched.h>
-#include <sys/ptrace.h>
-#include <sys/uio.h>
+#include "attach/seccomp.hpp"
+#include "attach/tracer.hpp"
+
 #include <sys/user.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
 
@@ -13,7 +11,6 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
 namespace molt::attach {
@@ -21,14 +18,6 @@ namespace molt::attach {
 namespace {
 
 constexpr std::size_t red_zone = 128;
-constexpr std::size_t most_vectors = 16 << 10;
-constexpr double longest_us = 10e6;
-
-double now_us() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
-}
 
 // What the kernel appends to the vector registers in a signal frame, and looks for on return. Without
 // it all but the oldest registers would be lost.
@@ -42,13 +31,6 @@ struct VectorsMark {
 constexpr std::size_t vectors_mark_offset = 464;
 constexpr std::uint32_t vectors_magic = 0x46505853;      // FP_XSTATE_MAGIC1
 constexpr std::uint32_t vectors_end_magic = 0x46505845;  // FP_XSTATE_MAGIC2
-
-struct Stopped {
-  user_regs_struct registers;
-  std::uint64_t signal_mask = 0;
-  std::array<std::byte, most_vectors> vectors;
-  std::size_t vector_bytes = 0;
-};
 
 // The whole frame as it is to lie at `address`. Of fixed size: made while nobody waits for it.
 struct FrameBytes {
@@ -103,82 +85,6 @@ void fill_frame(FrameBytes& to_fill, const Frame& frame, const Stopped& stopped,
   std::memcpy(vectors + stopped.vector_bytes, &vectors_end_magic, sizeof vectors_end_magic);
 }
 
-class Tracer {
- public:
-  explicit Tracer(pid_t tid) : tid_(tid) {}
-  ~Tracer() { let_go(); }
-  Tracer(const Tracer&) = delete;
-  Tracer& operator=(const Tracer&) = delete;
-
-  Status seize() {
-    if (ptrace(PTRACE_SEIZE, tid_, 0, 0) == 0) {
-      seized_ = true;
-      return {};
-    }
-    if (errno == ESRCH) return fail(EAGAIN, "thread %d has ended", tid_);
-    return fail_errno(errno, "thread %d cannot be traced", tid_);
-  }
-
-  // Stops it. False: it is doing something else, and was left to it. On a busy machine it takes a
-  // while until an interrupted thread runs and stops. To give it up then would show it the
-  // interruption, so only what hangs in the kernel is given up.
-  Result<bool> stop() {
-    if (ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return false;
-    for (const double begin = now_us(); now_us() - begin < longest_us;) {
-      int status = 0;
-      const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
-      if (got == 0 || (got < 0 && errno == EINTR)) {
-        const timespec nap{0, 10'000};
-        nanosleep(&nap, nullptr);
-        continue;
-      }
-      if (got < 0) return false;
-      if (!WIFSTOPPED(status)) {
-        seized_ = false;
-        return false;
-      }
-      stopped_ = true;
-      if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
-      // A signal on its way, or a job-control stop: it gets what it was to get.
-      const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
-      ptrace(PTRACE_DETACH, tid_, 0, signal);
-      seized_ = false;
-      return false;
-    }
-    // The end of the thread that traces lets go of what it could not stop.
-    return fail(EAGAIN, "thread %d does not stop", tid_);
-  }
-
-  bool get(user_regs_struct& registers) const {
-    return ptrace(PTRACE_GETREGS, tid_, 0, &registers) == 0;
-  }
-  bool set(const user_regs_struct& registers) const {
-    return ptrace(PTRACE_SETREGS, tid_, 0, &registers) == 0;
-  }
-  bool get_rest(Stopped& stopped) const {
-    iovec vectors{stopped.vectors.data(), stopped.vectors.size()};
-    if (ptrace(PTRACE_GETREGSET, tid_, NT_X86_XSTATE, &vectors) != 0) return false;
-    stopped.vector_bytes = vectors.iov_len;
-    return ptrace(PTRACE_GETSIGMASK, tid_, sizeof stopped.signal_mask, &stopped.signal_mask) == 0;
-  }
-
-  void let_go() {
-    if (seized_ && stopped_) ptrace(PTRACE_DETACH, tid_, 0, 0);
-    seized_ = false;
-  }
-
- private:
-  pid_t tid_;
-  bool seized_ = false;
-  bool stopped_ = false;
-};
-
-// The call was interrupted, and did nothing: it may be made again.
-bool is_interrupted(const user_regs_struct& r) {
-  const auto result = static_cast<long>(r.rax);
-  return result == -EINTR || (result <= -512 && result >= -516);
-}
-
 Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64_t code,
                          const Frame& frame) {
   Tracer tracer(victim.tid);
@@ -186,6 +92,7 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
   const Stub pieces = stub();
   if (auto done = target.write_code(code, pieces.code); !done) return pass(done);
 
+  const bool is_filtered = has_filters(target.pid(), victim.tid);
   auto stopped = std::make_unique<Stopped>();
   auto filled = std::make_unique<FrameBytes>();
   auto is_stopped = tracer.stop();
@@ -200,15 +107,19 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
   // B1, first step. From now on the interruption has left no trace.
   const bool same = static_cast<long>(r.orig_rax) == victim.call && r.rip == victim.instruction &&
                     r.rsp == victim.stack_pointer;
-  if (same || static_cast<long>(r.rax) == -EINTR) {
-#ifndef MOLT_MUTATE_NO_REWIND
-    r.rip -= 2;
-    r.rax = r.orig_rax;
-#endif
-    r.orig_rax = ~0ull;
-    if (!tracer.set(r)) return fail(EAGAIN, "thread %d has ended", victim.tid);
+#ifdef MOLT_MUTATE_NO_REWIND
+  r.orig_rax = ~0ull;
+  if (!tracer.set(r)) return fail(EAGAIN, "thread %d has ended", victim.tid);
+#else
+  if ((same || static_cast<long>(r.rax) == -EINTR) && !tracer.rewind(r)) {
+    return fail(EAGAIN, "thread %d has ended", victim.tid);
   }
+#endif
   if (!same) return fail(EAGAIN, "thread %d woke up", victim.tid);
+  // The thread that is made here inherits its filters.
+  if (is_filtered) {
+    if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
+  }
 
   if (!tracer.get_rest(*stopped)) return fail(EAGAIN, "thread %d has ended", victim.tid);
   const std::size_t room = vectors_offset + stopped->vector_bytes + 64;
@@ -231,15 +142,7 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
 
 Result<Loan> borrow(const Target& target, const Victim& victim, std::uint64_t code,
                     const Frame& frame) {
-  Result<Loan> loan = fail(EAGAIN, "not tried");
-  // ptrace belongs to a thread; what a thread traces it lets go when it ends. Nobody comes between
-  // while the victim is stopped, where that may be asked for.
-  std::thread([&] {
-    const sched_param first{1};
-    pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
-    loan = borrow_here(target, victim, code, frame);
-  }).join();
-  return loan;
+  return traced<Loan>([&] { return borrow_here(target, victim, code, frame); });
 }
 
 }  // namespace molt::attach

@@ -1,5 +1,7 @@
 #include "attach/helper.hpp"
 
+#include <signal.h>
+
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -49,7 +51,11 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     frame.pthread_create = functions.pthread_create;
     frame.helper = code + stub().helper;
     frame.errno_location = functions.errno_location;
+    // A blocked fault kills; and SIGTRAP is how code is changed under threads.
     frame.all_signals = ~std::uint64_t{0};
+    for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+      frame.all_signals &= ~(std::uint64_t{1} << (fault - 1));
+    }
     frame.shared.bytes = pages_bytes;
     frame.shared.pthread_self = functions.pthread_self;
     frame.shared.pthread_detach = functions.pthread_detach;

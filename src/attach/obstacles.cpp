@@ -1,6 +1,10 @@
 #include "attach/obstacles.hpp"
 
+#include "attach/borrow.hpp"
+#include "attach/seccomp.hpp"
 #include "attach/target.hpp"
+#include "attach/tracer.hpp"
+#include "attach/victim.hpp"
 #include "elf/input.hpp"
 
 #include <fcntl.h>
@@ -109,9 +113,36 @@ void check_permission(const Process& process, std::vector<Obstacle>& all) {
   }
 }
 
+// One thread that sleeps in a plain system call is stopped for some ten microseconds, as for an attach.
+Status look_at_filters(int pid) {
+  auto target = Target::open(pid);
+  if (!target) return pass(target);
+  std::string why_not;
+  const std::vector<Victim> victims = find_victims(*target, stack_needed, &why_not);
+  for (const Victim& victim : victims) {
+    auto looked = traced<bool>([&]() -> Result<bool> {
+      Tracer tracer(victim.tid);
+      if (auto done = tracer.seize(); !done) return pass(done);
+      auto stopped = tracer.stop();
+      if (!stopped || !*stopped) return stopped;
+      user_regs_struct registers;
+      if (!tracer.get(registers) || !is_interrupted(registers)) return false;
+      if (static_cast<long>(registers.orig_rax) != victim.call) return false;
+      if (!tracer.rewind(registers)) return false;
+      if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
+      return true;
+    });
+    if (looked && *looked) return {};
+    if (!looked && looked.error().code != EAGAIN) return pass(looked);
+  }
+  return fail(EAGAIN,
+              "a seccomp filter guards it, which can be looked at only while a thread sleeps in a "
+              "plain system call; try again");
+}
+
 }  // namespace
 
-std::vector<Obstacle> obstacles(int pid) {
+std::vector<Obstacle> obstacles(int pid, Depth depth) {
   std::vector<Obstacle> all;
   Process process{pid, {}};
   process.status = "\n" + read_text(process.proc("status"));
@@ -138,17 +169,16 @@ std::vector<Obstacle> obstacles(int pid) {
   if (state.starts_with("T") || state.starts_with("t")) {
     all.push_back({EBUSY, "it is stopped; let it go on (kill -CONT) first"});
   }
-  if (process.line("Seccomp") == "2") {
-    all.push_back(
-        {EPERM,
-         "a seccomp filter guards it, and might kill it for a call that the runtime makes; make "
-         "it a host, which starts the runtime before the filter"});
+  if (depth == Depth::with_filters && all.empty() && process.line("Seccomp") == "2") {
+    if (auto allowed = look_at_filters(pid); !allowed) {
+      all.push_back({allowed.error().code, allowed.error().detail});
+    }
   }
   return all;
 }
 
 Status refuse(int pid) {
-  const auto all = obstacles(pid);
+  const auto all = obstacles(pid, Depth::untouched);
   if (all.empty()) return {};
   return fail(all.front().code, "process %d cannot be attached to: %s", pid,
               all.front().text.c_str());

@@ -13,8 +13,13 @@ struct Obstacle {
   std::string text;  // what, why, and what can be done
 };
 
+enum class Depth {
+  untouched,     // from /proc alone
+  with_filters,  // and, if nothing else is in the way, what its seccomp filters allow
+};
+
 // All of them, most telling first. Empty: nothing speaks against it.
-[[nodiscard]] std::vector<Obstacle> obstacles(int pid);
+[[nodiscard]] std::vector<Obstacle> obstacles(int pid, Depth depth);
 
 // The first one as an error.
 [[nodiscard]] Status refuse(int pid);

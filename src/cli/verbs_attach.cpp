@@ -99,7 +99,7 @@ Runner declare_doctor(CLI::App& verb) {
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
       for (const attach::Obstacle& obstacle :
-           there ? std::vector<attach::Obstacle>() : attach::obstacles(pid)) {
+           there ? std::vector<attach::Obstacle>() : attach::obstacles(pid, attach::Depth::with_filters)) {
         obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
         text += printable(fmt::format("{}: cannot be attached to: {}", name, obstacle.text)) + "\n";
         if (code == 0) code = obstacle.code;

@@ -11,7 +11,6 @@
 #include "control/object.hpp"
 #include "control/server.hpp"
 #include "control/start.hpp"
-#include "threads/census.hpp"
 #include "threads/own_thread.hpp"
 
 namespace molt::control {
@@ -82,6 +81,8 @@ void stop() {
 
 namespace {
 
+std::atomic<void (*)()> ends_with_it{nullptr};
+
 // Its only caller is the thread that leave() starts. The server cannot be stopped by one of its own
 // workers, which is what an asker's request runs on.
 void* leave_now(void*) {
@@ -95,7 +96,7 @@ void* leave_now(void*) {
   if (server) server->stop_when_quiet();
   server.reset();
   module::set_gc_interval(0);
-  threads::stop_census();
+  if (void (*end)() = ends_with_it.load(std::memory_order_acquire)) end();
   remove_process_directory();
   std::lock_guard lock(s.mutex);
   s.is_stopping = false;
@@ -109,6 +110,8 @@ std::string names(const std::vector<std::string>& all) {
 }
 
 }  // namespace
+
+void on_leave(void (*end)()) { ends_with_it.store(end, std::memory_order_release); }
 
 Status leave(bool dry_run) {
   std::vector<std::string> loaded, left;

@@ -39,6 +39,8 @@ void stop();
 // library, and the handlers of signals that could still come. EBUSY: modules are loaded, or left in
 // memory, and nobody could look after them. `dry_run`: only that.
 [[nodiscard]] Status leave(bool dry_run);
+// What else of the runtime ends then; called once the server has gone.
+void on_leave(void (*end)());
 
 // Empty: not running. For tests and messages.
 [[nodiscard]] std::string socket_path();

@@ -18,6 +18,7 @@
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
+#include "interpose/functions.hpp"
 #include "module/manager.hpp"
 #include "threads/census.hpp"
 #include "threads/record.hpp"
@@ -33,6 +34,7 @@ constexpr const char* preload_variable = "LD_PRELOAD";
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   module::before_fork();
+  interpose::before_fork();
   hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
@@ -41,12 +43,14 @@ void after_fork_parent() {
   log::after_fork();
   threads::census_after_fork(false);
   hooks::after_fork(false);
+  interpose::after_fork(false);
   module::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
   hooks::after_fork(true);
+  interpose::after_fork(true);
   module::after_fork(true);
   control::after_fork_child();
 }
@@ -58,6 +62,7 @@ __attribute__((constructor(101))) void set_up() {
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
+  control::on_leave(threads::stop_census);
 }
 
 // `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program

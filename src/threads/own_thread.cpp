@@ -17,6 +17,9 @@
 #include "base/own_memory.hpp"
 
 namespace molt::threads {
+
+__thread std::uintptr_t quiet_below __attribute__((tls_model("initial-exec"))) = 0;
+
 namespace {
 
 struct Start {
@@ -32,6 +35,7 @@ void* begin(void* given) {
   void* argument = start->argument;
   start.reset();
   note_own_thread(true);
+  quiet_below = UINTPTR_MAX;
   void* result = run(argument);
   note_own_thread(false);
   return result;

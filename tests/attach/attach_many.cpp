@@ -6,6 +6,7 @@
 #include "attach/attach.hpp"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -39,6 +40,8 @@ static bool attach_and_die(pid_t pid, const attach::Options& options, unsigned u
 int main(int argc, char** argv) {
   if (argc < 4) return 2;
   signal(SIGPIPE, SIG_IGN);  // the program may have ended
+  // Tracers whose program was killed end a moment later: somebody has to wait for them.
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   const int attaches = std::atoi(argv[2]);
   int in[2];
   int out[2];
@@ -99,6 +102,7 @@ int main(int argc, char** argv) {
       waitpid(pid, &status, 0);
     }
   }
+  while (waitpid(-1, nullptr, 0) > 0) continue;
   while (std::fgets(line, sizeof line, says) != nullptr) std::printf("%s: %s", argv[3], line);
   if (WIFSIGNALED(status)) std::printf("it died of signal %d\n", WTERMSIG(status));
   good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;

@@ -1,5 +1,5 @@
-/* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "f": in a
-   child of a fork, which says its pid; "c CAPS": guarded by a seccomp filter that allows all. */
+/* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "fork": in a
+   child of a fork, which says its pid; "filtered": guarded by a seccomp filter. */
 #define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -26,9 +26,18 @@ int main(int argc, char** argv) {
     printf("child %d\n", getpid());
     fflush(stdout);
   }
-  if (strcmp(how, "filtered") == 0) {
-    struct sock_filter allow = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
-    struct sock_fprog program = {1, &allow};
+  if (strncmp(how, "filtered", 8) == 0) {
+    // filtered: all is allowed. filtered-CALL: but for this system call, which kills, or, with a third
+    // argument, gives that errno.
+    unsigned number = strlen(how) > 9 ? (unsigned)atoi(how + 9) : 0xffff;
+    unsigned answer = argc > 2 ? SECCOMP_RET_ERRNO | (unsigned)atoi(argv[2]) : SECCOMP_RET_KILL_PROCESS;
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number},
+        {BPF_RET | BPF_K, 0, 0, answer},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog program = {4, code};
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
     puts("filtered");

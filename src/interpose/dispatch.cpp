@@ -1,0 +1,117 @@
+#include "interpose/dispatch.hpp"
+
+#include <molt/host.hpp>
+
+#include <cerrno>
+#include <cstddef>
+
+#include "threads/own_thread.hpp"
+
+namespace molt::interpose {
+namespace {
+
+static_assert(offsetof(Wrapped, record) == 0);
+
+// A chain that was changed in the middle of it: the general walk's rules.
+template <class Call>
+[[gnu::noinline, gnu::cold]] bool changed(molt_hook& hook, const molt_chain* chain, std::uint32_t k,
+                                          Call& call) {
+  detail::walk_scope scope;
+  molt_walk_resume(&scope.walk, &hook, chain, k);
+  while (molt_fn fn = molt_walk_next(&scope.walk)) {
+    if (call(fn)) return true;
+  }
+  return false;
+}
+
+// The read side of molt.h ("Hooks: the read side"), not unrolled: host.hpp has the same for a hook
+// whose type is known when it is compiled.
+template <class Call>
+[[gnu::always_inline]] inline bool walk_with(molt_hook& hook, const molt_chain* chain,
+                                             const molt_entry** frame, Call& call) {
+  const std::uint64_t gen = __atomic_load_n(&chain->gen, __ATOMIC_ACQUIRE);
+  for (std::uint32_t k = 0;; ++k) {
+    const molt_fn fn = __atomic_load_n(&chain->entries[k].fn, __ATOMIC_RELAXED);
+    if (fn == nullptr) return false;
+    detail::publish_frame(frame, &chain->entries[k]);
+    if (__atomic_load_n(&hook.gen, detail::validate_order) != gen) [[unlikely]] {
+      return changed(hook, chain, k, call);
+    }
+    if (call(fn)) return true;
+  }
+}
+
+template <class Call>
+[[gnu::noinline, gnu::cold]] bool walk_extended(molt_hook& hook, const molt_chain* chain,
+                                                Call& call) {
+  detail::extended_frame_scope scope;
+  return walk_with(hook, chain, scope.get(), call);
+}
+
+// True: a callback ended the walk.
+template <class Call>
+[[gnu::always_inline]] inline bool walk(molt_hook& hook, const molt_chain* chain, Call&& call) {
+  const molt_entry** end = __atomic_load_n(&molt_tls_self.end, __ATOMIC_RELAXED);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  const molt_entry** frame = __atomic_load_n(&molt_tls_self.top, __ATOMIC_RELAXED);
+  if (frame == end) [[unlikely]]
+    return walk_extended(hook, chain, call);
+  detail::frame_scope scope(frame);
+  return walk_with(hook, chain, frame, call);
+}
+
+// N4: from here down this thread's calls are not hooked. By the stack's address, so that a callback
+// that is left by a jump ends it by that.
+class Quiet {
+ public:
+  [[gnu::always_inline]] explicit Quiet(std::uintptr_t here) : before_(threads::quiet_below) {
+    threads::quiet_below = here;
+  }
+  [[gnu::always_inline]] ~Quiet() { threads::quiet_below = before_; }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+
+ private:
+  const std::uintptr_t before_;
+};
+
+[[gnu::always_inline]] inline const molt_chain* chain_of(const molt_hook& hook) {
+  return __atomic_load_n(&hook.chain, __ATOMIC_ACQUIRE);
+}
+
+}  // namespace
+
+arch::Passage call_before(arch::WrapRecord* record, molt_call* call) {
+  auto& f = *reinterpret_cast<Wrapped*>(record);
+  const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+  if (here < threads::quiet_below) return arch::Passage::pass;
+  const molt_chain* chain = chain_of(f.before);
+  const auto otherwise =
+      chain_of(f.after) != nullptr ? arch::Passage::watch : arch::Passage::pass;
+  if (chain == nullptr) return otherwise;
+  const Quiet quiet(here);
+  int& error = errno;
+  const int kept = error;
+  call->error = 0;
+  const bool answered = walk(f.before, chain, [call](molt_fn fn) {
+    return reinterpret_cast<int (*)(molt_call*)>(fn)(call) != 0;
+  });
+  error = answered && call->error != 0 ? call->error : kept;
+  return answered ? arch::Passage::answer : otherwise;
+}
+
+void call_after(arch::WrapRecord* record, molt_call* call) {
+  auto& f = *reinterpret_cast<Wrapped*>(record);
+  const molt_chain* chain = chain_of(f.after);
+  if (chain == nullptr) return;
+  const Quiet quiet(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)));
+  int& error = errno;
+  const int kept = error;
+  walk(f.after, chain, [call](molt_fn fn) {
+    reinterpret_cast<void (*)(molt_call*)>(fn)(call);
+    return false;
+  });
+  error = kept;
+}
+
+}  // namespace molt::interpose
