@@ -19,6 +19,7 @@ from pathlib import Path
 
 MOLT = str(Path(os.environ["MOLT_BIN"]) / "molt")
 MODULE = os.environ["MOLT_MODULE"]
+EXAMPLES = Path(os.environ["MOLT_LIB"]) / "molt" / "examples"
 
 
 def molt(*arguments):
@@ -237,7 +238,7 @@ class Servers(unittest.TestCase):
             self.come_and_go([server.pid], "-p", server.pid)
         self.check(load)
 
-    def start_nginx(self):
+    def start_nginx(self, more=""):
         (self.folder / "page").write_bytes(PAGE)
         user = "user www-data;" if os.geteuid() == 0 else ""
         temporary = "".join(f"{what}_temp_path {self.folder}/{what};" for what in
@@ -246,7 +247,7 @@ class Servers(unittest.TestCase):
             f"daemon off; {user} worker_processes 2; pid {self.folder}/pid; error_log {self.folder}/error.log;"
             "events { worker_connections 64; }"
             f"http {{ access_log off; keepalive_requests 1000000; {temporary}"
-            f"server {{ listen 127.0.0.1:{self.port}; root {self.folder}; }} }}")
+            f"server {{ listen 127.0.0.1:{self.port}; root {self.folder}; {more} }} }}")
         master = self.start(self.program("nginx"), "-p", self.folder, "-e", self.folder / "error.log",
                             "-c", self.folder / "nginx.conf")
         connect(self.port).close()
@@ -272,6 +273,45 @@ class Servers(unittest.TestCase):
             self.come_and_go([master.pid, *workers], "--tree", master.pid)
         self.check(load)
         self.assertEqual(self.workers(master), workers)
+
+    def ask(self, path):
+        """The status that nginx answers."""
+        with connect(self.port) as link:
+            link.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            return int(link.makefile("rb").readline().split()[1])
+
+    def opened(self, pid, what):
+        return int(self.does("get", "-p", pid, f"modules/count_opens/parameters/{what}"))
+
+    def test_nginx_policies(self):
+        """The three policies, stacked on what nginx opens its files by."""
+        master = self.start_nginx()
+        (self.folder / "server.key").write_text("secret")
+        (self.folder / "server.key").chmod(0o644)
+        load = self.load(nginx)
+        workers = self.workers(master)
+        both = "-p", ",".join(map(str, workers))
+        self.assertEqual(self.ask("/server.key"), 200)
+        self.does("load", *both, EXAMPLES / "limit_opens.so", "deny=*.key")
+        self.does("load", *both, EXAMPLES / "temp_opens.so", "mode=refuse", f"directories={self.folder}")
+        self.does("load", *both, EXAMPLES / "count_opens.so")
+        for pid in workers:
+            self.assertIn("libc.so.6:open64", self.does("hook", "list", "-p", pid))
+        before = sum(self.opened(pid, "opened") for pid in workers)
+        self.assertEqual(self.ask("/server.key"), 403)  # limit_opens
+        self.assertEqual(self.ask("/page"), 200)
+        self.assertGreater(sum(self.opened(pid, "opened") for pid in workers), before)
+        self.does("set", "-p", workers[0], "modules/limit_opens/enabled", "0")
+        self.does("set", "-p", workers[1], "modules/limit_opens/enabled", "0")
+        self.assertEqual(self.ask("/server.key"), 200)
+        for name in ("limit_opens", "temp_opens", "count_opens"):
+            reply = json.loads(self.does("unload", *both, name, "--json"))
+            self.assertEqual([answer["result"] for answer in reply], ["unmapped"] * 2)
+        for pid in workers:
+            self.assertNotIn(":", self.does("hook", "list", "-p", pid))
+        self.does("detach", *both)
+        self.assertEqual(self.ask("/server.key"), 200)
+        self.check(load)
 
     def test_nginx_workers_born_later(self):
         master = self.start_nginx()

@@ -235,7 +235,7 @@ TEST_F(Functions, UnderLoad) {
   std::atomic<bool> stop{false};
   std::atomic<long> calls{0}, wrong{0};
   std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
       for (long n = 0; !stop; ++n) {
         if (victim_add(n, 1) != 3 * n + 1) ++wrong;
@@ -247,7 +247,7 @@ TEST_F(Functions, UnderLoad) {
       }
     });
   }
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < 10; ++i) {
     load("counts");
     load("refuses");
     unload("counts");
