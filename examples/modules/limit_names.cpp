@@ -3,8 +3,8 @@
 //     molt load -p PID limit_names.so deny='*.key,/private/*' create='/incoming/*'
 //     molt set  -p PID modules/limit_names/parameters/deny '*.key'
 
-#include "../http_files/hooks.hpp"
 #include "limit_names.hpp"
+#include "../http_files/hooks.hpp"
 
 namespace {
 

@@ -15,8 +15,7 @@ struct open_file : molt::function<int(const char* path, int flags, unsigned mode
   static constexpr auto on_exception = molt::refuse(-1, EACCES);
 };
 
-struct open_below
-    : molt::function<int(int directory, const char* path, int flags, unsigned mode)> {
+struct open_below : molt::function<int(int directory, const char* path, int flags, unsigned mode)> {
   static constexpr const char* name = "libc.so.6:openat64";
   static constexpr const char* after = "libc.so.6:openat64:after";
   static constexpr auto on_exception = molt::refuse(-1, EACCES);

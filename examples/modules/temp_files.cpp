@@ -3,8 +3,8 @@
 //     molt load -p PID temp_files.so mode=refuse directories=/tmp:/var/tmp
 //     molt set  -p PID modules/temp_files/parameters/mode log
 
-#include "../http_files/hooks.hpp"
 #include "temp_files.hpp"
+#include "../http_files/hooks.hpp"
 
 namespace {
 

@@ -74,8 +74,8 @@ class call : private molt_call {
   static constexpr std::size_t floats = floats_before<K>(std::make_index_sequence<K>{});
   // How many of the first K are on the stack.
   template <std::size_t K>
-  static constexpr std::size_t on_stack =
-      (floats<K> > 8 ? floats<K> - 8 : 0) + (K - floats<K> > 6 ? K - floats<K> - 6 : 0);
+  static constexpr std::size_t on_stack = (floats<K> > 8 ? floats<K> - 8 : 0) +
+                                          (K - floats<K> > 6 ? K - floats<K> - 6 : 0);
 
  public:
   template <std::size_t K>
@@ -140,17 +140,17 @@ struct detail_function_wrapper {
   static int before(molt_call* raw) {
     auto& c = *static_cast<call<Function>*>(raw);
     c.is_answered = 0;
-    detail::guarded([&] { return f(c), 0; },
-                    [&](const char* what) {
-                      molt_log(&molt_this_module, "%s: a callback threw %s", Function::name,
-                               what ? what : "an unknown exception");
-                      if constexpr (!std::is_same_v<std::remove_cv_t<
-                                                        decltype(Function::on_exception)>,
-                                                    let_pass_t>) {
-                        c.answer(Function::on_exception.result, Function::on_exception.error);
-                      }
-                      return 0;
-                    });
+    detail::guarded(
+        [&] { return f(c), 0; },
+        [&](const char* what) {
+          molt_log(&molt_this_module, "%s: a callback threw %s", Function::name,
+                   what ? what : "an unknown exception");
+          if constexpr (!std::is_same_v<std::remove_cv_t<decltype(Function::on_exception)>,
+                                        let_pass_t>) {
+            c.answer(Function::on_exception.result, Function::on_exception.error);
+          }
+          return 0;
+        });
     return static_cast<int>(c.is_answered);
   }
   static void after(molt_call* raw) {
@@ -167,28 +167,28 @@ struct detail_function_wrapper {
 }  // namespace molt
 
 // Optional, behind the callback: an order and flags, as for MOLT_HOOK.
-#define MOLT_BEFORE(function_, callback_, ...)                                                  \
-  MOLT_ON_FUNCTION_(function_, function_::name,                                                 \
+#define MOLT_BEFORE(function_, callback_, ...)                                                   \
+  MOLT_ON_FUNCTION_(function_, function_::name,                                                  \
                     (&molt::detail_function_wrapper<function_, callback_>::before), __COUNTER__, \
                     ##__VA_ARGS__)
-#define MOLT_AFTER(function_, callback_, ...)                                                  \
-  MOLT_ON_FUNCTION_(function_, function_::after,                                               \
+#define MOLT_AFTER(function_, callback_, ...)                                                   \
+  MOLT_ON_FUNCTION_(function_, function_::after,                                                \
                     (&molt::detail_function_wrapper<function_, callback_>::after), __COUNTER__, \
                     ##__VA_ARGS__)
 #define MOLT_ON_FUNCTION_(function_, name_, fn_, id_, ...) \
   MOLT_ON_FUNCTION2_(function_, name_, fn_, id_, MOLT_CAT_(molt_callback_, id_), ##__VA_ARGS__)
-#define MOLT_ON_FUNCTION2_(function_, name_, fn_, id_, var_, ...)                               \
-  MOLT_CXX_NOTE_("hook=", name_, " ", molt::signature_of<function_::signature>())               \
-  namespace {                                                                                   \
-  extern molt_callback var_;                                                                    \
-  MOLT_ITEM_("molt_callbacks")                                                                  \
-  molt_callback var_ = {name_,                                                                  \
-                        molt::signature_of<function_::signature>(),                             \
-                        molt::fingerprint_of<function_::signature>(),                           \
-                        reinterpret_cast<molt_fn>(fn_),                                         \
-                        molt::detail::order_of(__VA_ARGS__),                                    \
-                        molt::detail::flags_of(__VA_ARGS__),                                    \
-                        id_,                                                                    \
-                        0,                                                                      \
-                        nullptr};                                                               \
+#define MOLT_ON_FUNCTION2_(function_, name_, fn_, id_, var_, ...)                 \
+  MOLT_CXX_NOTE_("hook=", name_, " ", molt::signature_of<function_::signature>()) \
+  namespace {                                                                     \
+  extern molt_callback var_;                                                      \
+  MOLT_ITEM_("molt_callbacks")                                                    \
+  molt_callback var_ = {name_,                                                    \
+                        molt::signature_of<function_::signature>(),               \
+                        molt::fingerprint_of<function_::signature>(),             \
+                        reinterpret_cast<molt_fn>(fn_),                           \
+                        molt::detail::order_of(__VA_ARGS__),                      \
+                        molt::detail::flags_of(__VA_ARGS__),                      \
+                        id_,                                                      \
+                        0,                                                        \
+                        nullptr};                                                 \
   }

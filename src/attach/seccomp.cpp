@@ -36,9 +36,11 @@ constexpr Needed calls[] = {
     {"mmap", SYS_mmap, true, {0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0ull}},
     {"mprotect", SYS_mprotect, true, {0, 4096, PROT_READ | PROT_WRITE}},
     {"clone3", SYS_clone3, false},
-    {"clone", SYS_clone, true, {CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-                                CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID |
-                                CLONE_CHILD_CLEARTID}},
+    {"clone",
+     SYS_clone,
+     true,
+     {CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+      CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID}},
     {"set_robust_list", SYS_set_robust_list, false},
     {"rseq", SYS_rseq, false},
     {"rt_sigreturn", SYS_rt_sigreturn, true},
@@ -262,8 +264,8 @@ Status check_filters(std::span<const Filter> filters) {
 }
 
 bool has_filters(pid_t pid, pid_t tid) {
-  const std::string status = read_text("/proc/" + std::to_string(pid) + "/task/" +
-                                       std::to_string(tid) + "/status");
+  const std::string status =
+      read_text("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/status");
   const std::size_t at = status.find("\nSeccomp:");
   return at != status.npos && std::atoi(status.c_str() + at + 9) == SECCOMP_MODE_FILTER;
 }
@@ -275,11 +277,12 @@ Status check_filters(pid_t tid) {
     const long size = ptrace(PTRACE_SECCOMP_GET_FILTER, tid, i, nullptr);
     if (size < 0 && errno == ENOENT) return check_filters(filters);
     if (size < 0) {
-      return fail(EPERM,
-                  "a seccomp filter guards it that cannot be looked at (%s), and that might kill it "
-                  "for a call that the runtime makes; be root, outside of any filter, or make it a "
-                  "host, which starts the runtime before the filter",
-                  errno_name(errno));
+      return fail(
+          EPERM,
+          "a seccomp filter guards it that cannot be looked at (%s), and that might kill it "
+          "for a call that the runtime makes; be root, outside of any filter, or make it a "
+          "host, which starts the runtime before the filter",
+          errno_name(errno));
     }
     Filter filter(static_cast<std::size_t>(size));
     if (ptrace(PTRACE_SECCOMP_GET_FILTER, tid, i, filter.data()) != size) break;

@@ -21,7 +21,8 @@ using Filter = std::vector<sock_filter>;
 
 // What one filter answers (SECCOMP_RET_*). A filter that does not end, or reads beyond the data, which
 // the kernel would not have taken, kills.
-[[nodiscard]] std::uint32_t answer_of(std::span<const sock_filter> filter, const seccomp_data& data);
+[[nodiscard]] std::uint32_t answer_of(std::span<const sock_filter> filter,
+                                      const seccomp_data& data);
 
 // EPERM, naming the call and what the filter would do about it.
 [[nodiscard]] Status check_filters(std::span<const Filter> filters);

@@ -90,7 +90,15 @@ bool Tracer::get_rest(Stopped& stopped) const {
   iovec vectors{stopped.vectors.data(), stopped.vectors.size()};
   if (ptrace(PTRACE_GETREGSET, tid_, NT_X86_XSTATE, &vectors) != 0) return false;
   stopped.vector_bytes = vectors.iov_len;
-  return ptrace(PTRACE_GETSIGMASK, tid_, sizeof stopped.signal_mask, &stopped.signal_mask) == 0;
+  return get_mask(stopped.signal_mask);
+}
+
+bool Tracer::get_mask(std::uint64_t& mask) const {
+  return ptrace(PTRACE_GETSIGMASK, tid_, sizeof mask, &mask) == 0;
+}
+
+bool Tracer::set_mask(std::uint64_t mask) const {
+  return ptrace(PTRACE_SETSIGMASK, tid_, sizeof mask, &mask) == 0;
 }
 
 void Tracer::let_go() {

@@ -87,6 +87,8 @@ class Tracer {
   bool set(const user_regs_struct& registers) const;
   // The vector registers and the signal mask.
   bool get_rest(Stopped& stopped) const;
+  bool get_mask(std::uint64_t& mask) const;
+  bool set_mask(std::uint64_t mask) const;
   // Back to before the interrupted system call, which is still to be made.
   bool rewind(user_regs_struct& registers) const;
   void let_go();

@@ -1,5 +1,6 @@
 #include "cli/agent.hpp"
 
+#include "attach/masks.hpp"
 #include "cli/client.hpp"
 #include "cli/failure.hpp"
 
@@ -70,6 +71,25 @@ void attach_if_absent(Session& session) {
   if (session.options().verbose) {
     session.note(fmt::format("attached: {}, one thread stopped for {:.0f} us",
                              to_text(report.found), report.stopped_us));
+  }
+}
+
+void open_traps(Session& session) {
+  if (session.options().dry_run) return;
+  const std::vector<attach::Thread> threads = attach::blocking_traps(session.process().pid);
+  if (threads.empty() || !attach::open_traps(threads) || !session.options().verbose) return;
+  for (const attach::Thread& thread : threads) {
+    session.note(fmt::format("thread {} ({}) no longer blocks SIGTRAP", thread.tid, thread.name));
+  }
+}
+
+void open_traps_for(Session& session, const std::string& module) {
+  if (attach::blocking_traps(session.process().pid).empty()) return;
+  for (const Json& hook : session.call(wire::method::hook_list).at("hooks")) {
+    if (hook.at("name").get<std::string>().find(':') == std::string::npos) continue;
+    for (const Json& callback : hook.at("callbacks")) {
+      if (callback.at("module") == module) return open_traps(session);
+    }
   }
 }
 

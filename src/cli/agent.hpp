@@ -20,5 +20,10 @@ attach::Report attach_to(const Process& process, const Options& options);
 // changes nothing, and fails at the connection as without this.
 void attach_if_absent(Session& session);
 const char* to_text(attach::Found found);
+// Before functions are hooked or unhooked there: threads that block SIGTRAP no longer do
+// (attach/masks.hpp). What that takes and cannot be had, the process itself says.
+void open_traps(Session& session);
+// The same before a module is unloaded, if it has hooked functions.
+void open_traps_for(Session& session, const std::string& module);
 
 }  // namespace molt::cli

@@ -2,6 +2,7 @@
 
 #include "attach/attach.hpp"
 #include "attach/obstacles.hpp"
+#include "attach/prospects.hpp"
 #include "cli/agent.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -99,17 +100,31 @@ Runner declare_doctor(CLI::App& verb) {
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
       for (const attach::Obstacle& obstacle :
-           there ? std::vector<attach::Obstacle>() : attach::obstacles(pid, attach::Depth::with_filters)) {
+           there ? std::vector<attach::Obstacle>()
+                 : attach::obstacles(pid, attach::Depth::with_filters)) {
         obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
         text += printable(fmt::format("{}: cannot be attached to: {}", name, obstacle.text)) + "\n";
         if (code == 0) code = obstacle.code;
       }
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
+      Json prospects = Json::array();
+      const auto all = code == 0
+                           ? attach::prospects(pid)
+                           : Result<std::vector<attach::Prospect>>(std::vector<attach::Prospect>());
+      for (const attach::Prospect& prospect : all ? *all : std::vector<attach::Prospect>()) {
+        prospects.push_back(
+            {{"what", prospect.what}, {"possible", prospect.possible}, {"text", prospect.text}});
+        text +=
+            printable(fmt::format("  {}: {}{}{}", prospect.what, prospect.possible ? "yes" : "no",
+                                  prospect.text.empty() ? "" : ", ", prospect.text)) +
+            "\n";
+      }
       code == 0 ? tally.done() : tally.failed(int{exit_refused});
       objects.push_back({{"pid", pid},
                          {"molt", there},
                          {"attachable", code == 0},
-                         {"obstacles", std::move(obstacles)}});
+                         {"obstacles", std::move(obstacles)},
+                         {"prospects", std::move(prospects)}});
     }
     print_result(options, "doctor", {{"processes", std::move(objects)}}, text);
     return tally.exit_code();

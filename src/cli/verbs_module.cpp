@@ -112,6 +112,7 @@ Json load_file(Session& session, const LoadWords& words, const std::string& file
   Json parameters = request_for_file(session.options(), file, words.args);
   if (words.force) parameters["force"] = true;
   if (words.probe) parameters["probe"] = true;
+  if (hooks_functions(file)) open_traps(session);
   Json reply = call_with_file(session, wire::method::load, file, std::move(parameters));
   note_warnings(session, reply);
   return reply;
@@ -219,6 +220,7 @@ Json unload_one(Session& session, const std::string& name, const UnloadHow& how)
   if (how.lazy) parameters["lazy"] = true;
   if (how.ignore_pointers) parameters["ignore_pointers"] = true;
   if (session.options().dry_run) parameters["dry_run"] = true;
+  open_traps_for(session, name);
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
   note_kept(session, name, reply, "result", how.resident || how.lazy);
   return reply;
@@ -302,6 +304,7 @@ Runner declare_replace(CLI::App& verb) {
       Json request = request_for_file(options, file, args);
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
+      if (hooks_functions(file)) open_traps(session);
       Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
       note_warnings(session, reply);
       note_kept(session,

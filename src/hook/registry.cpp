@@ -201,9 +201,8 @@ HookInfo describe(const molt_hook_core* core) {
 
 bool is_attached_locked(const molt_hook_core* core) {
   const auto& all = registry().attached;
-  return std::any_of(all.begin(), all.end(), [&](const Owner* owner) {
-    return callbacks_on(owner, core) > 0;
-  });
+  return std::any_of(all.begin(), all.end(),
+                     [&](const Owner* owner) { return callbacks_on(owner, core) > 0; });
 }
 
 // Those on functions (interpose/) are there for ever, and are hooks only while somebody uses them.

@@ -10,12 +10,18 @@
 namespace molt::interpose {
 namespace {
 
-static_assert(offsetof(Wrapped, record) == 0);
+// From the thread pointer to errno: the same in all threads. Asking for it is a call, which would be a
+// third of all that a hook costs.
+std::ptrdiff_t errno_offset = 0;
+
+[[gnu::always_inline]] inline int& fast_errno() {
+  return *reinterpret_cast<int*>(static_cast<char*>(__builtin_thread_pointer()) + errno_offset);
+}
 
 // A chain that was changed in the middle of it: the general walk's rules.
 template <class Call>
 [[gnu::noinline, gnu::cold]] bool changed(molt_hook& hook, const molt_chain* chain, std::uint32_t k,
-                                          Call& call) {
+                                          Call call) {
   detail::walk_scope scope;
   molt_walk_resume(&scope.walk, &hook, chain, k);
   while (molt_fn fn = molt_walk_next(&scope.walk)) {
@@ -28,7 +34,7 @@ template <class Call>
 // whose type is known when it is compiled.
 template <class Call>
 [[gnu::always_inline]] inline bool walk_with(molt_hook& hook, const molt_chain* chain,
-                                             const molt_entry** frame, Call& call) {
+                                             const molt_entry** frame, Call call) {
   const std::uint64_t gen = __atomic_load_n(&chain->gen, __ATOMIC_ACQUIRE);
   for (std::uint32_t k = 0;; ++k) {
     const molt_fn fn = __atomic_load_n(&chain->entries[k].fn, __ATOMIC_RELAXED);
@@ -43,14 +49,14 @@ template <class Call>
 
 template <class Call>
 [[gnu::noinline, gnu::cold]] bool walk_extended(molt_hook& hook, const molt_chain* chain,
-                                                Call& call) {
+                                                Call call) {
   detail::extended_frame_scope scope;
   return walk_with(hook, chain, scope.get(), call);
 }
 
 // True: a callback ended the walk.
 template <class Call>
-[[gnu::always_inline]] inline bool walk(molt_hook& hook, const molt_chain* chain, Call&& call) {
+[[gnu::always_inline]] inline bool walk(molt_hook& hook, const molt_chain* chain, Call call) {
   const molt_entry** end = __atomic_load_n(&molt_tls_self.end, __ATOMIC_RELAXED);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   const molt_entry** frame = __atomic_load_n(&molt_tls_self.top, __ATOMIC_RELAXED);
@@ -81,33 +87,37 @@ class Quiet {
 
 }  // namespace
 
-arch::Passage call_before(arch::WrapRecord* record, molt_call* call) {
-  auto& f = *reinterpret_cast<Wrapped*>(record);
+void dispatch_setup() {
+  errno_offset = reinterpret_cast<char*>(&errno) - static_cast<char*>(__builtin_thread_pointer());
+}
+
+arch::Passage call_before(arch::WrapRecord* f, molt_call* call) {
   const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
   if (here < threads::quiet_below) return arch::Passage::pass;
-  const molt_chain* chain = chain_of(f.before);
+  const molt_chain* chain = chain_of(f->before_hook);
   const auto otherwise =
-      chain_of(f.after) != nullptr ? arch::Passage::watch : arch::Passage::pass;
+      chain_of(f->after_hook) != nullptr ? arch::Passage::watch : arch::Passage::pass;
   if (chain == nullptr) return otherwise;
   const Quiet quiet(here);
-  int& error = errno;
+  int& error = fast_errno();
   const int kept = error;
   call->error = 0;
-  const bool answered = walk(f.before, chain, [call](molt_fn fn) {
+  const bool answered = walk(f->before_hook, chain, [call](molt_fn fn) {
     return reinterpret_cast<int (*)(molt_call*)>(fn)(call) != 0;
   });
   error = answered && call->error != 0 ? call->error : kept;
   return answered ? arch::Passage::answer : otherwise;
 }
 
-void call_after(arch::WrapRecord* record, molt_call* call) {
-  auto& f = *reinterpret_cast<Wrapped*>(record);
-  const molt_chain* chain = chain_of(f.after);
+void call_after(arch::WrapRecord* f, molt_call* call) {
+  const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+  if (here < threads::quiet_below) return;
+  const molt_chain* chain = chain_of(f->after_hook);
   if (chain == nullptr) return;
-  const Quiet quiet(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)));
-  int& error = errno;
+  const Quiet quiet(here);
+  int& error = fast_errno();
   const int kept = error;
-  walk(f.after, chain, [call](molt_fn fn) {
+  walk(f->after_hook, chain, [call](molt_fn fn) {
     reinterpret_cast<void (*)(molt_call*)>(fn)(call);
     return false;
   });

@@ -8,12 +8,8 @@
 
 namespace molt::interpose {
 
-// Of one function: for ever.
-struct Wrapped {
-  arch::WrapRecord record;
-  molt_hook before = {};
-  molt_hook after = {};
-};
+// Once, before the first function is hooked.
+void dispatch_setup();
 
 arch::Passage call_before(arch::WrapRecord* record, molt_call* call);
 void call_after(arch::WrapRecord* record, molt_call* call);

@@ -78,8 +78,7 @@ Status look_for_blocked_sigtrap() {
       if (census.is_worker(*thread) || !blocks_sigtrap(thread->tid)) continue;
       verdict = fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
                      "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
-                     "would kill it; let it unblock SIGTRAP, or build with "
-                     "-fpatchable-function-entry=7,5",
+                     "would kill it; `molt load` opens it where it may trace the process",
                      thread->tid, threads::thread_name(thread->tid).c_str());
       return;
     }

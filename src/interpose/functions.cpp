@@ -35,7 +35,7 @@ std::string_view base_of(std::string_view hook) {
 }
 
 struct Function {
-  Wrapped wrapped;
+  arch::WrapRecord record;
   std::string name;        // of the hook before it
   std::string after_name;  // of the other
   std::string signature;
@@ -67,6 +67,7 @@ void set_up_locked() {
   if (functions().set_up_in == getpid()) return;
   arch::text_setup();
   arch::gate_setup();
+  dispatch_setup();
   functions().set_up_in = getpid();
 }
 
@@ -90,9 +91,9 @@ molt_hook_info info_of(const Function& f, const std::string& name, bool is_befor
 Status register_hooks(Function& f) {
   f.before_info = info_of(f, f.name, true);
   f.after_info = info_of(f, f.after_name, false);
-  f.wrapped.before.info = &f.before_info;
-  f.wrapped.after.info = &f.after_info;
-  for (molt_hook* hook : {&f.wrapped.before, &f.wrapped.after}) {
+  f.record.before_hook.info = &f.before_info;
+  f.record.after_hook.info = &f.after_info;
+  for (molt_hook* hook : {&f.record.before_hook, &f.record.after_hook}) {
     if (const int error = molt_hook_register(hook); error != 0) {
       return fail(EINVAL,
                   "'%s' was hooked with another signature before; until the process is started "
@@ -143,11 +144,11 @@ Result<Function*> make(const molt_callback& callback, bool dry_run) {
   if (!slot) return give_up(slot.error());
   f->stub = *slot;
 
-  f->wrapped.record.before = call_before;
-  f->wrapped.record.after = call_after;
-  f->wrapped.record.original = f->redirect.original;
-  f->wrapped.record.stack_words = shape->stack_words;
-  f->wrapped.record.gives_float = shape->gives_float;
+  f->record.before = call_before;
+  f->record.after = call_after;
+  f->record.original = f->redirect.original;
+  f->record.stack_words = shape->stack_words;
+  f->record.gives_float = shape->gives_float;
   // Callers in the same library may know which registers it leaves alone; those of an exported
   // function come by way of the linkage table, and know nothing.
   bool is_exported = false;
@@ -156,11 +157,11 @@ Result<Function*> make(const molt_callback& callback, bool dry_run) {
     is_exported = reinterpret_cast<std::uintptr_t>(dlsym(handle, symbol.c_str())) == f->address;
     dlclose(handle);
   }
-  const auto kind = !is_exported ? arch::WrapKind::careful
+  const auto kind = !is_exported                              ? arch::WrapKind::careful
                     : shape->floats > 0 || shape->gives_float ? arch::WrapKind::floats
                                                               : arch::WrapKind::integers;
   std::byte code[arch::wrap_stub_size] = {};
-  arch::write_wrap_stub(slot->address, f->wrapped.record, kind, code);
+  arch::write_wrap_stub(slot->address, f->record, kind, code);
   if (Status ok = pool.publish(writer, *slot, code); !ok) {
     pool.free(writer, *slot);
     return give_up(ok.error());

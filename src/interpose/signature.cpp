@@ -56,8 +56,9 @@ Result<Shape> shape_of(std::string_view signature) {
   if (open == std::string_view::npos) return fail(EINVAL, "its parentheses do not match");
   const Kind result = kind_of(signature.substr(0, open));
   if (result == Kind::other) {
-    return fail(ENOTSUP, "its result is a structure or wider than 64 bits, which hooks on functions "
-                         "cannot hand on");
+    return fail(ENOTSUP,
+                "its result is a structure or wider than 64 bits, which hooks on functions "
+                "cannot hand on");
   }
   shape.gives_float = result == Kind::floating;
 

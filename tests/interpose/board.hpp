@@ -4,7 +4,7 @@
 #include <atomic>
 
 struct Board {
-  std::atomic<long> befores, afters, inside;
+  std::atomic<long> entries, returns, inside;
   std::atomic<long> last_a, last_b, last_result;
   std::atomic<double> last_float;
 };

@@ -27,7 +27,8 @@ std::string path_of(const std::string& module) {
 }
 
 void load(const std::string& module) {
-  ASSERT_EQ(molt_load(path_of(module).c_str(), nullptr, 0, -1), 0) << module << ": " << molt_last_error();
+  ASSERT_EQ(molt_load(path_of(module).c_str(), nullptr, 0, -1), 0)
+      << module << ": " << molt_last_error();
 }
 void unload(const std::string& module) {
   ASSERT_EQ(molt_unload(module.c_str(), 0, -1), 0) << molt_last_error();
@@ -42,8 +43,9 @@ std::string code_of(F* function) {
 class Functions : public testing::Test {
  protected:
   void SetUp() override {
-    for (auto* n : {&interpose_board.befores, &interpose_board.afters, &interpose_board.inside,
-                    &interpose_board.last_a, &interpose_board.last_b, &interpose_board.last_result}) {
+    for (auto* n :
+         {&interpose_board.entries, &interpose_board.returns, &interpose_board.inside,
+          &interpose_board.last_a, &interpose_board.last_b, &interpose_board.last_result}) {
       n->store(0);
     }
   }
@@ -60,22 +62,22 @@ TEST_F(Functions, CallsAreSeenFromBothSides) {
   load("counts");
   EXPECT_NE(code_of(victim_add), add_);
   EXPECT_EQ(victim_add(5, 2), 17);
-  EXPECT_EQ(interpose_board.befores, 1);
-  EXPECT_EQ(interpose_board.afters, 1);
+  EXPECT_EQ(interpose_board.entries, 1);
+  EXPECT_EQ(interpose_board.returns, 1);
   EXPECT_EQ(interpose_board.last_a, 5);
   EXPECT_EQ(interpose_board.last_b, 2);
   EXPECT_EQ(interpose_board.last_result, 17);
   unload("counts");
   EXPECT_EQ(code_of(victim_add), add_);
   EXPECT_EQ(victim_add(5, 2), 17);
-  EXPECT_EQ(interpose_board.befores, 1);
+  EXPECT_EQ(interpose_board.entries, 1);
 }
 
 TEST_F(Functions, ComeAndGoAgainAndAgain) {
   for (int i = 1; i <= 20; ++i) {
     load("counts");
     EXPECT_EQ(victim_add(i, 0), 3 * i);
-    EXPECT_EQ(interpose_board.befores, i);
+    EXPECT_EQ(interpose_board.entries, i);
     unload("counts");
   }
 }
@@ -83,7 +85,9 @@ TEST_F(Functions, ComeAndGoAgainAndAgain) {
 TEST_F(Functions, ModulesStackInOrder) {
   load("doubles");
   load("adds");
+  errno = 5;
   EXPECT_EQ(victim_add(1, 0), 2 * 3 + 1);
+  EXPECT_EQ(errno, 5);
   ASSERT_EQ(molt_hook_set_order("libinterpose_victim.so:victim_add:after", "adds,doubles"), 0)
       << molt_last_error();
   EXPECT_EQ(victim_add(1, 0), 2 * (3 + 1));
@@ -139,7 +143,7 @@ TEST_F(Functions, OfTheProgramItself) {
   load("own_function");
   EXPECT_EQ(functions_test_local(4), 9);
   EXPECT_EQ(functions_test_local(13), -13);
-  EXPECT_EQ(interpose_board.befores, 2);
+  EXPECT_EQ(interpose_board.entries, 2);
   unload("own_function");
   EXPECT_EQ(functions_test_local(13), 27);
 }
@@ -148,8 +152,8 @@ TEST_F(Functions, ExceptionsOfTheFunctionPass) {
   load("counts");
   EXPECT_THROW(victim_throws(3), int);
   EXPECT_EQ(victim_throws(-3), -3);
-  EXPECT_EQ(interpose_board.befores, 2);
-  EXPECT_EQ(interpose_board.afters, 1);
+  EXPECT_EQ(interpose_board.entries, 2);
+  EXPECT_EQ(interpose_board.returns, 1);
   unload("counts");
 }
 
@@ -171,10 +175,10 @@ TEST_F(Functions, AThreadMaySleepInTheFunction) {
 
 TEST_F(Functions, TheCLibrarysOwn) {
   load("opens");
-  const long before = interpose_board.befores;
+  const long before = interpose_board.entries;
   const int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
   EXPECT_GE(fd, 0);
-  EXPECT_EQ(interpose_board.befores, before + 1);
+  EXPECT_EQ(interpose_board.entries, before + 1);
   EXPECT_EQ(interpose_board.last_result, fd);
   close(fd);
   // One function under two names.
@@ -196,8 +200,8 @@ TEST_F(Functions, Refusals) {
   for (const auto& w : wrong) {
     EXPECT_EQ(molt_load(path_of(w.module).c_str(), nullptr, 0, -1), w.error) << w.module;
     const std::string text = molt_last_error();
-    const bool named = text.find(w.word) != std::string::npos ||
-                       text.find("structure") != std::string::npos;
+    const bool named =
+        text.find(w.word) != std::string::npos || text.find("structure") != std::string::npos;
     EXPECT_TRUE(named) << w.module << ": " << text;
   }
   load("counts");
@@ -218,9 +222,9 @@ TEST_F(Functions, ForkedChildrenHaveThem) {
   load("counts");
   const pid_t child = fork();
   if (child == 0) {
-    bool good = victim_add(1, 1) == 4 && interpose_board.befores == 1;
+    bool good = victim_add(1, 1) == 4 && interpose_board.entries == 1;
     good = good && molt_unload("counts", 0, -1) == 0 && code_of(victim_add) == add_;
-    good = good && victim_add(1, 1) == 4 && interpose_board.befores == 1;
+    good = good && victim_add(1, 1) == 4 && interpose_board.entries == 1;
     _exit(good ? 0 : 1);
   }
   int status = -1;
@@ -257,7 +261,7 @@ TEST_F(Functions, UnderLoad) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(calls, 1000);
-  EXPECT_GT(interpose_board.befores, 0);
+  EXPECT_GT(interpose_board.entries, 0);
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ TEST(Signature, Shapes) {
 }
 
 TEST(Signature, Refused) {
-  for (const char* signature : {"pair{16:8}(i32)", "i32(pair{16:8})", "f128(i32)", "void(i128)", "i32",
-                                "", ")", "i32(i32"}) {
+  for (const char* signature : {"pair{16:8}(i32)", "i32(pair{16:8})", "f128(i32)", "void(i128)",
+                                "i32", "", ")", "i32(i32"}) {
     EXPECT_FALSE(shape_of(signature)) << signature;
   }
 }

@@ -22,14 +22,24 @@ std::size_t write_wrap_stub(CodeAddress at, const WrapRecord& record, WrapKind k
   code.bytes({0xff, 0x35});  // pushq record(%rip)
   const std::size_t record_hole = code.size();
   code.u32(0);
-  code.bytes({0x3e, 0xff, 0x25});  // notrack jmp *enter(%rip)
-  const std::size_t enter_hole = code.size();
-  code.u32(0);
+  const auto wrapper = reinterpret_cast<CodeAddress>(enter);
+  const bool is_near = reaches(code.here() + 5, wrapper);
+  std::size_t enter_hole = 0;
+  if (is_near) {
+    code.bytes({0xe9});
+    code.rel32(wrapper);
+  } else {
+    code.bytes({0x3e, 0xff, 0x25});  // notrack jmp *enter(%rip)
+    enter_hole = code.size();
+    code.u32(0);
+  }
   code.align(8, 0xcc);
   code.patch_rel32(record_hole, code.here());
   code.u64(reinterpret_cast<std::uint64_t>(&record));
-  code.patch_rel32(enter_hole, code.here());
-  code.u64(reinterpret_cast<std::uint64_t>(enter));
+  if (!is_near) {
+    code.patch_rel32(enter_hole, code.here());
+    code.u64(wrapper);
+  }
   return code.overflowed() ? 0 : code.size();
 }
 

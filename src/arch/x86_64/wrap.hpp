@@ -5,7 +5,7 @@
 //     stub:   pushq record(%rip); jmp *wrapper
 //     wrapper (wrap_enter.cpp), as the function that was called, in its caller's place:
 //             1 keep the arguments in a molt_call
-//             2 record->before(record, call)
+//             2 record->before(record, call), if there are callbacks before it
 //             3 pass    give the registers back, jump to the original: it returns to the caller
 //               watch   call the original with the same arguments, keep its result,
 //                       record->after(record, call), return what is in the call then
@@ -16,9 +16,9 @@
 // State      The stub's bytes never change. One record for each stub.
 // Invariants W1 No return address that somebody else put on a stack is changed (P2, and unwinders):
 //               to see a result the wrapper calls the original itself, as any wrapper function would.
-//            W2 The original gets every argument register as the caller set it, %al of variadic
-//               functions and %r10 of nested ones included, and `stack_words` words of arguments from
-//               the stack. What it leaves in %rax, %rdx and %xmm0 reaches the caller.
+//            W2 The original gets every argument register as the caller set it, with Kind::floats %al of
+//               variadic functions too, and `stack_words` words of arguments from the stack. What it
+//               leaves in %rax, %rdx and %xmm0 reaches the caller.
 //            W3 Kind::careful: every other register, vector ones as far as XCR0 says that they exist,
 //               is what the original left. For functions whose callers may have been compiled
 //               together with them (-fipa-ra): what is not exported by a shared library.
@@ -26,7 +26,9 @@
 //               pass through; callbacks of `after` are then not called.
 //            W5 Everything but the stub lies in the runtime's text, which is never unmapped: a thread
 //               that sleeps in the original for a year has no return address into anything that goes.
-// Progress   Kind::integers: 16 moves and what `before` does.
+// Order      A chain's pointer is read without a barrier, as any hook's caller does; what is called then
+//            reads it again and validates it (molt.h).
+// Progress   Kind::integers: 15 moves and what `before` does.
 // Death      Signals may arrive at every instruction; a handler that comes here nests. fork: a child has
 //            the stubs.
 // Refuses    Nothing. What arguments a function has is said by whoever asks (src/interpose).
@@ -35,6 +37,7 @@
 #pragma once
 
 #include <molt/call.h>
+#include <molt/molt.h>
 
 #include <cstdint>
 #include <span>
@@ -53,7 +56,10 @@ struct WrapRecord {
   void (*after)(WrapRecord*, molt_call*) = nullptr;
   CodeAddress original = 0;
   std::uint64_t stack_words = 0;  // of arguments beyond the registers
-  std::uint32_t gives_float = 0;  // its result is in a vector register
+  std::uint64_t gives_float = 0;  // its result is in a vector register
+  // Only their chains are looked at here: a side whose chain is empty is not called.
+  molt_hook before_hook = {};
+  molt_hook after_hook = {};
 };
 
 enum class WrapKind : std::uint8_t {

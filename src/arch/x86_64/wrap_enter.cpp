@@ -7,7 +7,7 @@
 //
 //     0 .. 47     %rdi %rsi %rdx %rcx %r8 %r9          molt_call.integers
 //    48 .. 111    low halves of %xmm0 .. %xmm7         molt_call.floats
-//   112 result   120 float_result   128 stack   136 record   144 error
+//   112 result   120 float_result   128 stack   136 -   144 error
 //   152 %rax    160 %r10   168 %r11   176 the original   184 %rdx
 //   192 .. 247  careful: %rcx %rsi %rdi %r8 %r9 %r10 %r11 as the original left them
 
@@ -21,7 +21,9 @@ static_assert(offsetof(molt::arch::WrapRecord, before) == 0 &&
               offsetof(molt::arch::WrapRecord, after) == 8 &&
               offsetof(molt::arch::WrapRecord, original) == 16 &&
               offsetof(molt::arch::WrapRecord, stack_words) == 24 &&
-              offsetof(molt::arch::WrapRecord, gives_float) == 32);
+              offsetof(molt::arch::WrapRecord, gives_float) == 32 &&
+              offsetof(molt::arch::WrapRecord, before_hook) + offsetof(molt_hook, chain) == 40 &&
+              offsetof(molt::arch::WrapRecord, after_hook) + offsetof(molt_hook, chain) == 72);
 
 // Tests break these lines and must see it.
 #ifdef MOLT_MUTATE_WRAP_NO_AL
@@ -38,7 +40,7 @@ static_assert(offsetof(molt::arch::WrapRecord, before) == 0 &&
 asm(R"(
         .text
 
-        .macro molt_wrap_give_arguments floats
+        .macro molt_wrap_give_arguments floats careful
         movq 0(%rsp), %rdi
         movq 8(%rsp), %rsi
         movq 16(%rsp), %rdx
@@ -55,8 +57,13 @@ asm(R"(
         movsd 96(%rsp), %xmm6
         movsd 104(%rsp), %xmm7
         .endif
+        .if \floats + \careful
 )" GIVE_RAX R"(
+        .endif
+        .if \careful
         movq 160(%rsp), %r10
+        movq 168(%rsp), %r11
+        .endif
         .endm
 
         // In the careful one vector registers are what they were: a move would clear upper halves.
@@ -92,32 +99,33 @@ asm(R"(
         movsd %xmm6, 96(%rsp)
         movsd %xmm7, 104(%rsp)
         .endif
+        .if \floats + \careful
         movq %rax, 152(%rsp)
-        movq %r10, 160(%rsp)
+        .endif
         .if \careful
+        movq %r10, 160(%rsp)
         movq %r11, 168(%rsp)
         .endif
         leaq 24(%rbp), %rax
         movq %rax, 128(%rsp)
-        movq %rdi, 136(%rsp)
         movq %rsp, %rsi
+        cmpq $0, 40(%rdi)
+        je 1f
         .if \careful
         movq (%rdi), %rax
         call molt_wrap_saved
         .else
         call *(%rdi)
         .endif
-        movq 8(%rbp), %rdx
+        movq 8(%rbp), %rdi
         cmpl $1, %eax
-        movq 16(%rdx), %rdx
-        jae 2f
+        ja 4f
+        je 2f
 
         // pass
+3:      movq 16(%rdi), %rdx
         movq %rdx, 8(%rbp)
-        .if \careful
-        movq 168(%rsp), %r11
-        .endif
-        molt_wrap_give_arguments molt_wrap_moves
+        molt_wrap_give_arguments molt_wrap_moves \careful
         .cfi_remember_state
         leave
         .cfi_def_cfa %rsp, 16
@@ -127,17 +135,17 @@ asm(R"(
         notrack jmp *-8(%rsp)
         .cfi_restore_state
 
-2:      jne 4f
+        // nothing before it
+1:      cmpq $0, 72(%rdi)
+        je 3b
+
         // watch
+2:      movq 16(%rdi), %rdx
+        movq 24(%rdi), %rcx
         movq %rdx, 176(%rsp)
-        movq 8(%rbp), %rax
-        movq 24(%rax), %rcx
         testq %rcx, %rcx
         jne 5f
-        .if \careful
-        movq 168(%rsp), %r11
-        .endif
-        molt_wrap_give_arguments molt_wrap_moves
+        molt_wrap_give_arguments molt_wrap_moves \careful
         call *-72(%rbp)
 6:      leaq -248(%rbp), %rsp
         movq %rax, 112(%rsp)
@@ -227,9 +235,11 @@ asm(R"(
         movsd 96(%rsi), %xmm6
         movsd 104(%rsi), %xmm7
         .endif
+        .if \floats + \careful
         movq 152(%rsi), %rax
-        movq 160(%rsi), %r10
+        .endif
         .if \careful
+        movq 160(%rsi), %r10
         movq 168(%rsi), %r11
         .endif
         movq 8(%rsi), %rsi

@@ -6,6 +6,7 @@ struct add : molt::function<long(long, long)> {
   static constexpr const char* after = "libinterpose_victim.so:victim_add:after";
 };
 void after_add(molt::call<add>& call) {
+  errno = 33;  // nobody's business
   const long x = call.result();
   call.set_result(OPERATION);
 }

@@ -18,18 +18,18 @@ struct throws : molt::function<int(int)> {
 };
 
 void before_add(molt::call<add>& call) {
-  ++interpose_board.befores;
+  ++interpose_board.entries;
   interpose_board.last_a = call.argument<0>();
   interpose_board.last_b = call.argument<1>();
 }
 void after_add(molt::call<add>& call) {
-  ++interpose_board.afters;
+  ++interpose_board.returns;
   interpose_board.last_result = call.result();
 }
 void before_sleeps(molt::call<sleeps>&) { ++interpose_board.inside; }
 void after_sleeps(molt::call<sleeps>&) { --interpose_board.inside; }
-void before_throws(molt::call<throws>&) { ++interpose_board.befores; }
-void after_throws(molt::call<throws>&) { ++interpose_board.afters; }
+void before_throws(molt::call<throws>&) { ++interpose_board.entries; }
+void after_throws(molt::call<throws>&) { ++interpose_board.returns; }
 }  // namespace
 
 MOLT_MODULE(NAME, "1", "Apache-2.0", "counts calls")

@@ -7,7 +7,7 @@ struct open_file : molt::function<int(const char* path, int flags, unsigned mode
   static constexpr const char* name = "libc.so.6:open64";
   static constexpr const char* after = "libc.so.6:open64:after";
 };
-void before_open(molt::call<open_file>&) { ++interpose_board.befores; }
+void before_open(molt::call<open_file>&) { ++interpose_board.entries; }
 void after_open(molt::call<open_file>& call) { interpose_board.last_result = call.result(); }
 }  // namespace
 

@@ -7,7 +7,7 @@ struct local : molt::function<long(long)> {
   static constexpr const char* name = ":functions_test_local";
 };
 void before_local(molt::call<local>& call) {
-  ++interpose_board.befores;
+  ++interpose_board.entries;
   if (call.argument<0>() == 13) call.answer(-13);
 }
 }  // namespace
