@@ -83,7 +83,7 @@ redis_phase() {
   asked=$(timeout "$seconds" redis-benchmark -p "$redis_port" -t set -n 100000000 -c 20 -P 4 -q 2>&1 |
     tr '\r' '\n')
   wait "$steady" || fail "redis: $(cat "$tmp/steady")"
-  rate=$(sed -n 's/.*overall: \([0-9.]*\).*/\1/p' <<<"$asked" | tail -1)
+  rate=$(sed -n 's/.*rps=[0-9.]* (overall: \([0-9.]*\)).*/\1/p' <<<"$asked" | tail -1)
   [ -n "$rate" ] || fail "redis-benchmark says: $asked"
   if grep -qi error <<<"$asked"; then fail "redis-benchmark says: $asked"; fi
   read -r steady_answers pause <"$tmp/steady"

@@ -2,10 +2,12 @@
 
 #include <molt/host.hpp>
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstddef>
 
-#include "threads/own_thread.hpp"
+#include "base/own_memory.hpp"
 
 namespace molt::interpose {
 namespace {
@@ -66,14 +68,31 @@ template <class Call>
   return walk_with(hook, chain, frame, call);
 }
 
-// N4: from here down this thread's calls are not hooked. By the stack's address, so that a callback
+// N4: calls of hooked functions from frames below this address, on this thread, are not hooked. The
+// runtime's own threads are below all the time. 0: not known yet whether this is one of them.
+__thread std::uintptr_t quiet_below = 0;
+constexpr std::uintptr_t never_quiet = 1;
+
+// Whether a call is to be left alone; `here` is below or the thread not known yet.
+[[gnu::noinline, gnu::cold]] bool is_quiet(std::uintptr_t here) {
+  if (quiet_below == 0) {
+    quiet_below = UINTPTR_MAX;  // should what is asked here be hooked
+    quiet_below = is_own_thread(static_cast<int>(gettid())) ? UINTPTR_MAX : never_quiet;
+  }
+  return here < quiet_below;
+}
+[[gnu::always_inline]] inline bool may_be_quiet(std::uintptr_t here) {
+  return here - 1 < quiet_below - 1;  // 0 is more than all
+}
+
+// From here down this thread's calls are not hooked. By the stack's address, so that a callback
 // that is left by a jump ends it by that.
 class Quiet {
  public:
-  [[gnu::always_inline]] explicit Quiet(std::uintptr_t here) : before_(threads::quiet_below) {
-    threads::quiet_below = here;
+  [[gnu::always_inline]] explicit Quiet(std::uintptr_t here) : before_(quiet_below) {
+    quiet_below = here;
   }
-  [[gnu::always_inline]] ~Quiet() { threads::quiet_below = before_; }
+  [[gnu::always_inline]] ~Quiet() { quiet_below = before_; }
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
 
@@ -93,7 +112,8 @@ void dispatch_setup() {
 
 arch::Passage call_before(arch::WrapRecord* f, molt_call* call) {
   const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-  if (here < threads::quiet_below) return arch::Passage::pass;
+  if (may_be_quiet(here) && is_quiet(here)) [[unlikely]]
+    return arch::Passage::pass;
   const molt_chain* chain = chain_of(f->before_hook);
   const auto otherwise =
       chain_of(f->after_hook) != nullptr ? arch::Passage::watch : arch::Passage::pass;
@@ -111,7 +131,8 @@ arch::Passage call_before(arch::WrapRecord* f, molt_call* call) {
 
 void call_after(arch::WrapRecord* f, molt_call* call) {
   const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-  if (here < threads::quiet_below) return;
+  if (may_be_quiet(here) && is_quiet(here)) [[unlikely]]
+    return;
   const molt_chain* chain = chain_of(f->after_hook);
   if (chain == nullptr) return;
   const Quiet quiet(here);

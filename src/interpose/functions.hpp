@@ -15,7 +15,7 @@
 //               but that of redirect.hpp, and a module's unload is proven over its own text alone.
 //            N3 The library is held (dlopen) while there is a jump in it.
 //            N4 A callback's calls of hooked functions are not hooked, nor is what the runtime's own
-//               threads call (quiet_below, threads/own_thread.hpp): no callback meets itself, and the
+//               threads call (dispatch.cpp): no callback meets itself, and the
 //               control socket works whatever is hooked.
 // Order      jump written -> callbacks in force (hooks::change); callbacks out of force and drained ->
 //            jump taken away.

@@ -17,9 +17,6 @@
 #include "base/own_memory.hpp"
 
 namespace molt::threads {
-
-__thread std::uintptr_t quiet_below __attribute__((tls_model("initial-exec"))) = 0;
-
 namespace {
 
 struct Start {
@@ -35,7 +32,6 @@ void* begin(void* given) {
   void* argument = start->argument;
   start.reset();
   note_own_thread(true);
-  quiet_below = UINTPTR_MAX;
   void* result = run(argument);
   note_own_thread(false);
   return result;

@@ -5,7 +5,6 @@
 #include <pthread.h>
 
 #include <cstddef>
-#include <cstdint>
 
 #include "base/result.hpp"
 
@@ -23,10 +22,6 @@ inline constexpr std::size_t default_stack = 0;
 // meets the host's limit, its close-everything loops, its counts or its children. Where the system
 // has close_range() the host's descriptors are not even open here for a moment.
 [[nodiscard]] Status leave_descriptor_table();
-// Calls of hooked functions from frames below this address, on this thread, are not hooked: what a
-// callback calls (interpose/functions.hpp, N4), and all that the threads started above do.
-extern __thread std::uintptr_t quiet_below __attribute__((tls_model("initial-exec")));
-
 // What some library believes to be stdin, stdout and stderr is nothing of ours.
 [[nodiscard]] Status occupy_standard_descriptors();
 

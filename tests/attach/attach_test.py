@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -216,6 +217,9 @@ class Attach(unittest.TestCase):
         if redis:  # stripped, as Debian ships it
             other = subprocess.Popen([redis, "--port", "0", "--save", ""], stdout=subprocess.DEVNULL)
             try:
+                end = time.monotonic() + 10
+                while len(os.listdir(f"/proc/{other.pid}/task")) < 4 and time.monotonic() < end:
+                    time.sleep(0.005)  # tidy: sleep-ok until it has begun, bounded
                 self.assertIn("only those that it exports (stripped", self.does("doctor", other.pid))
             finally:
                 other.kill()
