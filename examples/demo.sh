@@ -304,7 +304,8 @@ echo "\$ molt -p $server_pid unload --timeout 0.2 everything_wrong"
   fail "everything_wrong could not be unloaded"
 echo "it is out of use, and its memory stays, since:"
 "$bin/molt" -p "$server_pid" blocking everything_wrong | sed 's/^/  /'
-"$bin/molt" -p "$server_pid" events | sed -n 's/.*everything_wrong: pointer left: /  /p'
+"$bin/molt" -p "$server_pid" events | sed -n 's/.*everything_wrong: pointer left: /  /p' |
+  c++filt
 for what in thread 'handler of SIGUSR2' on_timer on_terminate; do
   grep -q "$what" <("$bin/molt" -p "$server_pid" blocking everything_wrong
     "$bin/molt" -p "$server_pid" events) || fail "unload did not name: $what"

@@ -191,10 +191,8 @@ class Search {
     }
     if (owners_ != nullptr) {
       for (const Range& own : owners_->own_memory()) omitted_.push_back(own);
-      const auto at = reinterpret_cast<std::uintptr_t>(report_.findings.data());
-      omitted_.push_back({at, at + report_.findings.capacity() * sizeof(Finding)});
-      const auto hits = reinterpret_cast<std::uintptr_t>(hits_.data());
-      omitted_.push_back({hits, hits + hits_.capacity() * sizeof(std::uintptr_t)});
+      omit_memory_of(report_.findings);
+      omit_memory_of(hits_);
     }
     // These lists themselves name the module (A3).
     omit_memory_of(target_.segments);
@@ -215,9 +213,10 @@ class Search {
     return {};
   }
 
-  void omit_memory_of(const std::vector<Range>& list) {
+  template <class T>
+  void omit_memory_of(const std::vector<T>& list) {
     const auto at = reinterpret_cast<std::uintptr_t>(list.data());
-    omitted_.push_back({at, at + list.capacity() * sizeof(Range)});
+    omitted_.push_back({at, at + list.capacity() * sizeof(T)});
   }
 
   bool is_omitted(std::uintptr_t address) const {
@@ -269,7 +268,8 @@ class Search {
     const std::size_t count = bytes / sizeof *words;
     for (std::size_t i = 0; (i = scan_.find(words, count, i, lo, length)) != count; ++i) {
       const std::uintptr_t address = at + i * sizeof *words;
-      if (!is_in_target(words[i]) || is_omitted(address)) continue;
+      // Where it begins another mapping may end: every table of mappings, ours too, has that address.
+      if (words[i] == lo || !is_in_target(words[i]) || is_omitted(address)) continue;
       const auto place = std::lower_bound(hits_.begin(), hits_.end(), address);
       if (place != hits_.end() && *place == address) continue;
       if (hits_.size() == hits_max) {

@@ -36,6 +36,9 @@
 //   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table, _init
 //     and linkage table, and of what its pages have beyond its segments (shown, but they do not bar):
 //     the loader has many, and leaves them behind in memory that is used again;
+//   - what is in the buffer of a short std::string: characters, and what was there before;
+//   - on the heap, addresses of unnamed data whose low two bytes may be two bools (shown, but they do
+//     not bar): 1 in 16384 of such addresses is let through;
 //   - the address of the module's first byte, its ELF header: tables of mappings have it, nothing
 //     calls it.
 // Not found: addresses that are not stored as such (mangled as in a jmp_buf, compressed, unaligned),

@@ -108,8 +108,9 @@ std::uintptr_t Heap::first_chunk(Range mapping, bool main) {
 
 bool Heap::is_free(const Chunk& c) {
   const std::uintptr_t next = c.at + c.size;
-  if (next == mapping_.end) return true;  // the top
   const auto next_previous = word(next), next_size = word(next + 8);
+  // The top, also of a heap that has become smaller since its end was read.
+  if (next == mapping_.end || (next % 4096 == 0 && !next_previous)) return true;
   if (next_previous && next_size && (*next_size & previous_in_use) == 0 &&
       *next_previous == c.size) {
     return true;
@@ -136,6 +137,10 @@ std::optional<Block> Heap::walk(std::uintptr_t address) {
     // The last 8 bytes of a block lie in the next chunk.
     if (address < next + 8) {
       if (address < c->at + header_bytes) return std::nullopt;
+      // What was read ahead may be old: a free chunk is cut up from its front.
+      ahead_words_ = 0;
+      const auto now = chunk(c->at, mapping_.end);
+      if (!now || now->size != c->size) return std::nullopt;
       return Block{{c->at + header_bytes, next + 8}, is_free(*c)};
     }
     at_ = next;
@@ -157,16 +162,22 @@ std::optional<Block> Heap::mapped_block(Range mapping, std::uintptr_t address) {
 
 std::optional<Block> Heap::block_at(Range mapping, bool main, std::uintptr_t address) {
   if (!known()) return std::nullopt;
-  if (mapping.begin != mapping_.begin || mapping.end != mapping_.end) {
+  if (mapping.begin != mapping_.begin || mapping.end != given_end_) {
+    given_end_ = mapping.end;
     mapping_ = mapping;
-    at_ = first_chunk(mapping, main);
+    // It may have grown since.
+    if (main) mapping_.end = std::max(mapping.end, reinterpret_cast<std::uintptr_t>(sbrk(0)));
+    at_ = first_chunk(mapping_, main);
   }
   if (at_ == 0) return main ? std::nullopt : mapped_block(mapping, address);
-  if (auto found = walk(address)) return found;
-  // A heap changes while it is walked; a walk that has lost its way begins anew, once.
-  ahead_words_ = 0;
-  at_ = first_chunk(mapping, main);
-  return at_ != 0 ? walk(address) : std::nullopt;
+  // A heap changes while it is walked; a walk that has lost its way begins anew.
+  constexpr int walks_max = 4;
+  for (int i = 0; i < walks_max && at_ != 0; ++i) {
+    if (auto found = walk(address)) return found;
+    ahead_words_ = 0;
+    at_ = first_chunk(mapping_, main);
+  }
+  return std::nullopt;
 }
 
 }  // namespace molt::audit

@@ -55,6 +55,7 @@ class Heap {
   std::uint64_t key_ = 0;
   // What is walked, and how far.
   Range mapping_;
+  std::uintptr_t given_end_ = 0;  // of it, when it was listed
   std::uintptr_t at_ = 0;
   // What word() has read ahead.
   std::size_t ahead_words_ = 0;

@@ -61,8 +61,9 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
                    [&](const Range& r) { return r.contains(value); })) {
     return std::nullopt;
   }
-  if (value == target_.segments.front().begin) return std::nullopt;
-  if (is_the_loaders(address, near) || is_for_dlclose(near)) return std::nullopt;
+  if (is_the_loaders(address, near) || is_for_dlclose(near) || is_in_short_string(address, near)) {
+    return std::nullopt;
+  }
   Finding finding;
   finding.address = address;
   if (!place(address, near, finding)) return std::nullopt;
@@ -72,12 +73,8 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
                                 [&](const Range& r) { return r.contains(value); })) {
     finding.target += ", which is of use to the dynamic loader only";
     finding.bars = false;
-  }
-  // What a module has on the heap points back into its data (the nodes and buckets of a container,
-  // an object with virtual functions) and goes with its destructors. Who else holds such an object is
-  // not known here: shown, but no bar.
-  const bool on_heap = finding.place == Place::heap || finding.place == Place::memory;
-  if (on_heap && (finding.looks == Looks::data || finding.looks == Looks::vtable)) {
+  } else if (finding.place == Place::heap && may_be_two_flags(value, finding)) {
+    finding.target += ", or two flags beside the rest of an old pointer";
     finding.bars = false;
   }
   return finding;
@@ -93,6 +90,31 @@ Judge::Neighbours Judge::neighbours(std::uintptr_t address) {
     near.words[3 + i] = copy_.word(address + static_cast<std::uintptr_t>(i * 8)).value_or(0);
   }
   return near;
+}
+
+// In libstdc++'s std::string {begin, size, 16 bytes}, which holds up to 15 characters itself. What
+// is behind their NUL was there before.
+bool Judge::is_in_short_string(std::uintptr_t address, const Neighbours& near) {
+  constexpr std::uint64_t longest = 15;
+  for (int word : {0, 1}) {
+    const std::uintptr_t text = address - static_cast<std::uintptr_t>(word) * 8;
+    const std::uint64_t begin = near[-2 - word], size = near[-1 - word];
+    if (begin != text || size > longest) continue;
+    if (copy_.take(text, 16) != 16) continue;
+    if (reinterpret_cast<const char*>(copy_.words())[size] == '\0') return true;
+  }
+  return false;
+}
+
+// A structure with two bools and then a pointer has six bytes in between that nobody writes. Where
+// modules lie beside other objects, an old pointer to those, with its low bytes overwritten, is an
+// address in the module. Only one that nothing is known to begin at.
+bool Judge::may_be_two_flags(std::uint64_t value, const Finding& finding) {
+  constexpr std::uint64_t bits_of_flags = 0xfefe;
+  if ((value & bits_of_flags) != 0) return false;
+  if (finding.looks != Looks::data && finding.looks != Looks::code) return false;
+  const auto symbol = module_symbols_.at(value - target_.bias);
+  return !symbol || symbol->offset != 0;
 }
 
 bool Judge::is_text(std::uintptr_t value) const {

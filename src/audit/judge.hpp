@@ -44,6 +44,8 @@ class Judge {
   Neighbours neighbours(std::uintptr_t address);
   bool is_text(std::uintptr_t value) const;
   bool is_the_loaders(std::uintptr_t address, const Neighbours& near);
+  bool is_in_short_string(std::uintptr_t address, const Neighbours& near);
+  bool may_be_two_flags(std::uint64_t value, const Finding& finding);
   bool is_in_link_map(std::uintptr_t block);
   bool is_for_dlclose(const Neighbours& near);
   bool is_handle(std::uint64_t word);

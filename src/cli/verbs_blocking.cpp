@@ -60,7 +60,7 @@ std::string show_blocking(const Json& reply, const Options& options) {
       line += ": a stale word, no frame returns there";
     } else if (word == "live") {
       line += ": a live frame";
-    } else if (!holder.value("certain", false)) {
+    } else if (holder.contains("address") && !holder.value("certain", false)) {
       line += ": not certain, the word may be stale";
     }
     text += demangled(printable(line)) + "\n";

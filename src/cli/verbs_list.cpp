@@ -43,7 +43,7 @@ std::string show_table(const Json& reply) {
     resident.add(
         {fmt::format("{} {}", module.at("name").get<std::string>(), module.value("version", "")),
          std::to_string(module.at("size").get<std::uint64_t>()),
-         module.at("state").get<std::string>(), module.value("reason", "")});
+         module.at("state").get<std::string>(), demangled(module.value("reason", ""))});
   }
   return live.text() + (resident.empty() ? "" : "\n" + resident.text());
 }

@@ -64,8 +64,9 @@ Json call_with_file(Session& session, std::string_view method, const std::string
 void note_kept(Session& session, const std::string& name, const Json& reply, const char* field,
                bool asked = false) {
   if (session.options().dry_run || asked || reply.at(field) == wire::result::unmapped) return;
-  session.note(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
-                           name, reply.value("reason", "no reason given")));
+  session.note(
+      demangled(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
+                            name, reply.value("reason", "no reason given"))));
 }
 
 void note_warnings(Session& session, const Json& reply) {

@@ -151,8 +151,8 @@ Runner declare_gc(CLI::App& verb) {
                             options.dry_run ? "would be " : "");
       }
       for (const Json& kept : reply.at("kept")) {
-        text += printable(fmt::format("{}: kept: {}", kept.at("name").get<std::string>(),
-                                      kept.value("reason", ""))) +
+        text += demangled(printable(fmt::format("{}: kept: {}", kept.at("name").get<std::string>(),
+                                                kept.value("reason", "")))) +
                 "\n";
       }
       return text;

@@ -71,13 +71,7 @@ std::string reason_of(const audit::Report& report, const Module& module) {
     text += finding.text();
   }
   if (count > named) text += "; and " + std::to_string(count - named) + " more";
-  // One of each kind: a kind's texts begin alike.
-  std::string_view kind;
-  for (const std::string& hazard : module.hazards) {
-    const std::string_view begin = std::string_view(hazard).substr(0, 12);
-    if (begin != kind) text += "; " + hazard;
-    kind = begin;
-  }
+  for (const std::string& hazard : module.hazards) text += "; " + hazard;
   return text;
 }
 

@@ -502,6 +502,17 @@ Result<FileIdentity> identify(int fd) {
   return identity_of(info);
 }
 
+// What uses std::regex has dozens of unique symbols; `molt check` names them all.
+std::vector<std::string> one_of_each_kind(const std::vector<elf::Hazard>& hazards) {
+  std::vector<std::string> texts;
+  for (std::size_t i = 0, next; i < hazards.size(); i = next) {
+    for (next = i + 1; next < hazards.size() && hazards[next].kind == hazards[i].kind;) ++next;
+    texts.push_back(hazards[i].text);
+    if (next - i > 1) texts.back() += " (and " + std::to_string(next - i - 1) + " more)";
+  }
+  return texts;
+}
+
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
@@ -537,8 +548,8 @@ Result<Prepared> prepare(const LoadRequest& request) {
     log::line(p.name, "bad vermagic: process tainted.");
     p.taint |= taint_forced;
   }
-  for (const elf::Hazard& hazard : elf::unload_hazards(*image)) p.hazards.push_back(hazard.text);
-  for (const elf::Hazard& effect : elf::lasting_effects(*image)) p.effects.push_back(effect.text);
+  p.hazards = one_of_each_kind(elf::unload_hazards(*image));
+  p.effects = one_of_each_kind(elf::lasting_effects(*image));
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;

@@ -136,8 +136,10 @@ Result<BlockingReport> blocking(std::string_view name) {
       report.holders.push_back(std::move(holder));
     }
   }
+  // Who only happens to run is proven out in that time.
+  constexpr int patience_ms = 100;
   threads::ProofOptions options;
-  options.deadline = Deadline::in_ms(0);
+  options.deadline = Deadline::in_ms(patience_ms);
   const auto proof = threads::prove_out(module->text, options);
   if (!proof) return pass(proof);
   for (Holder& holder : name_all(*module, proof->holders))

@@ -11,7 +11,9 @@ EXPORTED void on_timer() { asm volatile(""); }
 EXPORTED void on_signal(int) { asm volatile(""); }
 EXPORTED void on_value(void*) { asm volatile(""); }
 EXPORTED int table_of_numbers[64];
+EXPORTED char wide_table[128 * 1024];
 int table_of_numbers[64] = {1};
+char wide_table[128 * 1024];
 
 // Calls back: what is on the stack then is a return address in the middle of this function.
 EXPORTED int call_out(void (*f)(void*), void* argument) {
