@@ -11,11 +11,12 @@
 // Death      borrow.hpp, helper.hpp. Of this program in the middle: the target goes on, at worst with a
 //            library that nobody asked anything of, and 16 KiB of pages.
 // Refuses    Static programs, other C libraries than glibc, other architectures, processes that are
-//            traced, filtered by seccomp, or not ours; each with what to do about it.
+//            traced, not ours, or whose seccomp filter does not allow what the runtime does; each with
+//            what to do about it.
 // Checked by tests/attach
 //
-// Blocks; any thread; uses ptrace on a thread of its own, so several processes may be attached to at
-// once.
+// Blocks; any thread; traces by a process that it forks for that, so several processes may be attached
+// to at once.
 #pragma once
 
 #include "base/result.hpp"

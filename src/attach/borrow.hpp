@@ -1,6 +1,7 @@
 // borrow.hpp - a sleeping thread of another process calls one function for us and sleeps on.
 //
-// Roles      One thread of this program (the tracer) and one of the target (the victim).
+// Roles      A process of this program's (the tracer, tracer.hpp) and one thread of the target (the
+//            victim).
 // State      None that outlives the call, but the stub in the target's code, see attach.cpp.
 // Invariants B1 The victim's registers change twice, each time in one step: first to what they were
 //               before the interruption, with the system call still to be made, and then to the
@@ -12,7 +13,8 @@
 // Order      The frame is written before the registers; both by system calls.
 // Progress   An interrupted thread stops as soon as it runs; one that hangs in the kernel is given up
 //            after 10 s. From the stop on everything is bounded.
-// Death      Of the tracer: B1; before the first step an epoll_wait returns EINTR then. Of the victim: waitpid says so. Of the target: every call fails.
+// Death      Of this program: the tracer goes on. Of the tracer: B1; before the first step an epoll_wait
+//            returns EINTR then. Of the victim: waitpid says so. Of the target: every call fails.
 // Refuses    Threads in no plain system call, or without room on their stack (victim.hpp).
 // Limits     A relative time limit of the rewound call begins anew. A signal for which the program has
 //            a handler and that comes within these 100 us runs the handler before the call is made

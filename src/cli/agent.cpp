@@ -4,9 +4,12 @@
 #include "cli/client.hpp"
 #include "cli/failure.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <semaphore>
+#include <thread>
 
 namespace molt::cli {
 namespace {
@@ -55,7 +58,13 @@ attach::Report attach_to(const Process& process, const Options& options) {
   }
   const attach::Options how{runtime_path(),
                             options.timeout_s ? options.timeout_ms() : default_timeout_ms};
+  // A helper looks for commands all the time, and this program for its answers: more of them at once
+  // than there are processors only hold each other up.
+  static std::counting_semaphore<> turns(
+      std::max(2, static_cast<int>(std::thread::hardware_concurrency())));
+  turns.acquire();
   auto report = attach::attach(process.pid, how);
+  turns.release();
   if (!report) {
     const Error& error = report.error();
     throw make_failure(class_of(error.code), error.code, error.detail);

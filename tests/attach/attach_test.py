@@ -151,6 +151,21 @@ class Attach(unittest.TestCase):
                 self.does("detach", "-p", target.pid)
                 self.assertEqual(target.end(), ("ok", 0))
 
+    def test_in_namespaces(self):
+        """Its own pids, mounts and /tmp: found and addressed by the pid that is seen here."""
+        own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if subprocess.run([*own, "true"], capture_output=True).returncode != 0:
+            self.skipTest("no namespaces may be made here")
+        outer = Target(self, [*own, "sh", "-c", "mount -t tmpfs none /tmp; mount -t tmpfs none /run; "
+                              f"exec {TARGETS}/sleeper"])
+        inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
+        self.assertIn("in a namespace of its own: mount, pid", self.does("doctor", inner))
+        self.does("load", "-p", inner, EXAMPLES / "count_opens.so")
+        self.assertIn("count_opens", self.does("list", "-p", inner))
+        self.assertEqual(json.loads(self.does("unload", "-p", inner, "count_opens", "--json"))["result"], "unmapped")
+        self.does("detach", "-p", inner)
+        self.assertEqual(outer.end()[0], "ok")
+
     def test_detach(self):
         target = self.start("sleeper")
         self.does("load", "-p", target.pid, MODULE)
@@ -215,15 +230,17 @@ class Attach(unittest.TestCase):
         self.assertIn("hooks on functions of the program: yes\n", told)
         redis = shutil.which("redis-server")
         if redis:  # stripped, as Debian ships it
-            other = subprocess.Popen([redis, "--port", "0", "--save", ""], stdout=subprocess.DEVNULL)
-            try:
-                end = time.monotonic() + 10
-                while len(os.listdir(f"/proc/{other.pid}/task")) < 4 and time.monotonic() < end:
-                    time.sleep(0.005)  # tidy: sleep-ok until it has begun, bounded
-                self.assertIn("only those that it exports (stripped", self.does("doctor", other.pid))
-            finally:
-                other.kill()
-                other.wait()
+            with tempfile.TemporaryDirectory() as folder:
+                other = subprocess.Popen([redis, "--port", "0", "--unixsocket", f"{folder}/socket", "--save", ""],
+                                         stdout=subprocess.DEVNULL)
+                try:
+                    end = time.monotonic() + 20
+                    while not Path(folder, "socket").exists() and time.monotonic() < end:
+                        time.sleep(0.005)  # tidy: sleep-ok until it has begun, bounded
+                    self.assertIn("only those that it exports (stripped", self.does("doctor", other.pid))
+                finally:
+                    other.terminate()
+                    other.wait()
         self.does("attach", "-p", target.pid)
         self.assertIn("Molt is there", self.does("doctor", target.pid))
         self.refuses(5, "no such process", "doctor", 1 << 22)

@@ -264,4 +264,41 @@ TEST_F(Functions, UnderLoad) {
   EXPECT_GT(interpose_board.entries, 0);
 }
 
+// A module that stays sees each call once from either side, whatever comes and goes beside it.
+TEST_F(Functions, EachCallIsSeenOnce) {
+  load("counts");
+  std::atomic<bool> stop{false};
+  std::atomic<long> calls{0}, thrown{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      for (long n = 0; !stop; ++n) {
+        victim_add(n, 1);
+        ++calls;
+        try {
+          victim_throws(static_cast<int>(n % 3));
+        } catch (int) {
+          ++thrown;
+        }
+        ++calls;
+      }
+    });
+  }
+  for (int i = 0; i < 10; ++i) {
+    load("doubles");
+    load("adds");
+    ASSERT_EQ(molt_hook_set_order("libinterpose_victim.so:victim_add:after", "adds,counts,doubles"),
+              0);
+    unload("doubles");
+    unload("adds");
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(interpose_board.entries, calls);
+  EXPECT_EQ(interpose_board.returns, calls - thrown);
+  EXPECT_GT(calls, 1000);
+  ASSERT_EQ(molt_hook_set_order("libinterpose_victim.so:victim_add:after", nullptr), 0);
+  unload("counts");
+}
+
 }  // namespace
