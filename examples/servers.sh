@@ -70,7 +70,7 @@ molt() {
   echo "\$ molt ${*//$modules\//}"
   local said
   said=$("$bin/molt" "$@" 2>&1) || fail "molt $*: $said"
-  [ -z "$said" ] || sed 's/^/  /' <<<"$said"
+  [ -z "$said" ] || echo "  ${said//$'\n'/$'\n'  }"
 }
 
 # --- Load ------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ redis_phase() {
   rate=$(sed -n 's/.*rps=[0-9.]* (overall: \([0-9.]*\)).*/\1/p' <<<"$asked" | tail -1)
   [ -n "$rate" ] || fail "redis-benchmark says: $asked"
   if grep -qi error <<<"$asked"; then fail "redis-benchmark says: $asked"; fi
-  read -r steady_answers pause <"$tmp/steady"
+  read -r _ pause <"$tmp/steady"
 }
 
 nginx_phase() {
