@@ -26,7 +26,7 @@ TREE = Path(__file__).resolve().parent.parent
 MOLT = TREE / "build/bin/molt"
 RUNTIME = TREE / "build/lib/libmolt.so.0"
 TARGETS = TREE / "build/release/tests/attach/targets"
-MANY = TREE / "build/release/tests/attach/attach_many"
+MANY = TREE / "build/bin/attach_many"
 MODULE = TARGETS / "attach_plain.so"
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 

@@ -85,6 +85,27 @@ void fill_frame(FrameBytes& to_fill, const Frame& frame, const Stopped& stopped,
   std::memcpy(vectors + stopped.vector_bytes, &vectors_end_magic, sizeof vectors_end_magic);
 }
 
+// The rest, for a thread that stands before its call.
+Result<Loan> send(Tracer& tracer, const Target& target, pid_t tid, Stopped& stopped,
+                  FrameBytes& filled, std::uint64_t code, const Frame& frame, double begin) {
+  const Stub pieces = stub();
+  const user_regs_struct& r = stopped.registers;
+  if (!tracer.get_rest(stopped)) return fail(EAGAIN, "thread %d has ended", tid);
+  const std::size_t room = vectors_offset + stopped.vector_bytes + 64;
+  const std::uint64_t at = (r.rsp - red_zone - room) & ~std::uint64_t{63};
+  fill_frame(filled, frame, stopped, at);
+  if (!target.write(at, std::span(filled.bytes).first(filled.size))) {
+    return fail(EAGAIN, "the stack of thread %d cannot be written", tid);
+  }
+  user_regs_struct entry = r;
+  entry.rip = code + pieces.borrow;
+  entry.rsp = at;
+  entry.rbx = at;
+  if (!tracer.set(entry)) return fail(EAGAIN, "thread %d has ended", tid);  // B1, second step
+  tracer.let_go();                                                          // B2
+  return Loan{now_us() - begin};
+}
+
 Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64_t code,
                          const Frame& frame) {
   Tracer tracer(victim.tid);
@@ -121,24 +142,55 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
     if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
   }
 
-  if (!tracer.get_rest(*stopped)) return fail(EAGAIN, "thread %d has ended", victim.tid);
-  const std::size_t room = vectors_offset + stopped->vector_bytes + 64;
-  const std::uint64_t at = (r.rsp - red_zone - room) & ~std::uint64_t{63};
-  fill_frame(*filled, frame, *stopped, at);
-  if (!target.write(at, std::span(filled->bytes).first(filled->size))) {
-    return fail(EAGAIN, "the stack of thread %d cannot be written", victim.tid);
+  return send(tracer, target, victim.tid, *stopped, *filled, code, frame, begin);
+}
+
+constexpr double patience_us = 50e3;  // for one thread's next call
+constexpr int most_calls = 200;
+
+// The same for a thread that runs: at the entry of its next call that will do, before anything of it
+// is done.
+Result<Loan> borrow_at_call_here(const Target& target, pid_t tid, std::uint64_t code,
+                                 const Frame& frame) {
+  // Instead of the call that is not made now its filter would be asked about one that does not exist.
+  if (has_filters(target.pid(), tid)) return fail(EAGAIN, "thread %d has a seccomp filter", tid);
+  Tracer tracer(tid);
+  if (auto done = tracer.seize(); !done) return pass(done);
+  if (auto done = target.write_code(code, stub().code); !done) return pass(done);
+  auto stopped = std::make_unique<Stopped>();
+  auto filled = std::make_unique<FrameBytes>();
+  auto is_stopped = tracer.stop();
+  if (!is_stopped) return pass(is_stopped);
+  user_regs_struct& r = stopped->registers;
+  if (!*is_stopped || !tracer.get(r)) return fail(EAGAIN, "thread %d is busy", tid);
+  if (static_cast<long>(r.orig_rax) >= 0 && static_cast<long>(r.rax) == -EINTR &&
+      !tracer.rewind(r)) {
+    return fail(EAGAIN, "thread %d has ended", tid);
   }
-  user_regs_struct entry = r;
-  entry.rip = code + pieces.borrow;
-  entry.rsp = at;
-  entry.rbx = at;
-  if (!tracer.set(entry))
-    return fail(EAGAIN, "thread %d has ended", victim.tid);  // B1, second step
-  tracer.let_go();                                           // B2
-  return Loan{now_us() - begin};
+  for (int i = 0; i < most_calls; ++i) {
+    if (!tracer.run_to_call(patience_us)) break;
+    const double begin = now_us();
+    if (!tracer.get(r)) break;
+    Victim victim;
+    victim.tid = tid;
+    victim.call = static_cast<long>(r.orig_rax);
+    victim.arguments = {r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9};
+    victim.stack_pointer = r.rsp;
+    victim.instruction = r.rip;
+    if (!may_be_borrowed(target, victim, stack_needed)) continue;
+    // B1, first step: the call is not made now, but when the thread is back.
+    if (!tracer.rewind(r)) break;
+    return send(tracer, target, tid, *stopped, *filled, code, frame, begin);
+  }
+  return fail(EAGAIN, "thread %d makes no plain system call", tid);
 }
 
 }  // namespace
+
+Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code,
+                            const Frame& frame) {
+  return traced<Loan>([&] { return borrow_at_call_here(target, tid, code, frame); });
+}
 
 Result<Loan> borrow(const Target& target, const Victim& victim, std::uint64_t code,
                     const Frame& frame) {

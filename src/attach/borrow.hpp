@@ -42,4 +42,9 @@ struct Loan {
 [[nodiscard]] Result<Loan> borrow(const Target& target, const Victim& victim, std::uint64_t code,
                                   const Frame& frame);
 
+// The same for a thread that never sleeps for long: it is stopped at its system calls until one will do,
+// which takes it some ten microseconds each. The last choice. EAGAIN: none did.
+[[nodiscard]] Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code,
+                                          const Frame& frame);
+
 }  // namespace molt::attach

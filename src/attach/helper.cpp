@@ -16,6 +16,7 @@ constexpr std::uint32_t patience = 100'000;  // naps, 10 s and more
 // Not waited for longer with commands: the helper may be about to end.
 constexpr std::chrono::seconds command_pause{5};
 constexpr std::chrono::milliseconds between_tries{1};
+constexpr std::chrono::milliseconds patience_with_sleepers{200};
 
 template <class T>
 std::span<const std::byte> bytes_of(const T& value) {
@@ -31,6 +32,8 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
   Helper helper(target);
   std::string why_not;
   Error last{EAGAIN, "borrow", ""};
+  const Clock::time_point begin = Clock::now();
+  std::size_t next_thread = 0;
   for (;; nap(between_tries)) {
     if (Clock::now() > deadline) {
       if (!why_not.empty()) {
@@ -74,6 +77,20 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
       }
       last = loan.error();
       if (last.code != EAGAIN) return pass(loan);
+    }
+    // Threads that sleep for less than it takes to stop one are met at a call that they make.
+    if (!lent && Clock::now() - begin > patience_with_sleepers) {
+      const std::vector<pid_t> threads = target.threads();
+      auto loan = threads.empty() ? Result<Loan>(fail(ESRCH, "process %d has ended", target.pid()))
+                                  : borrow_at_call(target, threads[next_thread++ % threads.size()],
+                                                   code, frame);
+      if (!loan) {
+        if (loan.error().code != EAGAIN) return pass(loan);
+        continue;
+      }
+      helper.loan_ = *loan;
+      ++helper.borrowed_;
+      lent = true;
     }
     if (!lent) continue;
 

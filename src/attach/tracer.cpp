@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -43,7 +44,7 @@ bool in_tracing_process(const std::function<void()>& work) {
 }
 
 Status Tracer::seize() {
-  if (ptrace(PTRACE_SEIZE, tid_, 0, 0) == 0) {
+  if (ptrace(PTRACE_SEIZE, tid_, 0, PTRACE_O_TRACESYSGOOD) == 0) {
     seized_ = true;
     return {};
   }
@@ -76,6 +77,40 @@ Result<bool> Tracer::stop() {
   }
   // The end of the thread that traces lets go of what it could not stop.
   return fail(EAGAIN, "thread %d does not stop", tid_);
+}
+
+bool Tracer::run_to_call(double patience_us) {
+  int signal = 0;
+  for (const double begin = now_us(); now_us() - begin < patience_us;) {
+    if (stopped_) {
+      if (ptrace(PTRACE_SYSCALL, tid_, 0, signal) != 0) return false;
+      stopped_ = false;
+      signal = 0;
+    }
+    int status = 0;
+    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+      const timespec nap{0, 10'000};
+      nanosleep(&nap, nullptr);
+      continue;
+    }
+    if (got < 0) return false;
+    if (!WIFSTOPPED(status)) {
+      seized_ = false;
+      return false;
+    }
+    stopped_ = true;
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
+      __ptrace_syscall_info info = {};
+      if (ptrace(PTRACE_GET_SYSCALL_INFO, tid_, sizeof info, &info) > 0 &&
+          info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+        return true;
+      }
+    } else if (status >> 16 == 0) {
+      signal = WSTOPSIG(status);
+    }
+  }
+  return false;
 }
 
 bool Tracer::get(user_regs_struct& registers) const {

@@ -83,6 +83,10 @@ class Tracer {
   // while until an interrupted thread runs and stops. To give it up then would show it the
   // interruption, so only what hangs in the kernel is given up.
   Result<bool> stop();
+  // From a stop to its next system call: it stands at the entry, nothing of it is done. False: not
+  // within `patience_us`, or it has ended; it runs on then, until this process ends. Signals on the
+  // way reach it.
+  bool run_to_call(double patience_us);
   bool get(user_regs_struct& registers) const;
   bool set(const user_regs_struct& registers) const;
   // The vector registers and the signal mask.

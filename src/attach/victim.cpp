@@ -109,6 +109,15 @@ std::optional<Victim> asleep(const Target& target, pid_t tid) {
   return v;
 }
 
+bool may_be_borrowed(const Target& target, const Victim& victim, std::size_t needed) {
+  if (is_ours(target, victim.tid) || rank_of(victim) == unsuitable) return false;
+  std::array<unsigned char, 2> code = {};
+  const Mapping* stack = target.mapping_at(victim.stack_pointer);
+  return stack != nullptr && victim.stack_pointer - stack->begin >= needed &&
+         target.read(victim.instruction - 2, std::as_writable_bytes(std::span(code))) &&
+         code[0] == 0x0f && code[1] == 0x05 && !has_signal_frame(target, victim, *stack);
+}
+
 std::vector<Victim> find_victims(const Target& target, std::size_t needed, std::string* why_not) {
   std::vector<Victim> victims;
   std::size_t running = 0, busy = 0, in_handler = 0, small = 0;

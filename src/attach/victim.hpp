@@ -30,6 +30,10 @@ struct Victim {
   int rank = 0;
 };
 
+// Whether a thread that stands where this says, in or before that call, may be borrowed. Reads the
+// target's memory.
+bool may_be_borrowed(const Target& target, const Victim& victim, std::size_t needed);
+
 // All that may be borrowed, the best first. `needed` bytes have to be free on the stack. What speaks
 // against the others is appended to `why_not` as one line, if it is given.
 [[nodiscard]] std::vector<Victim> find_victims(const Target& target, std::size_t needed,
