@@ -95,6 +95,11 @@ _molt() {
             fi
             ;;
           get | set | tree) word=$(_molt_fields path tree "${selection[@]}") ;;
+          doctor) word=$(cd /proc && printf '%s\n' [1-9]*) ;;
+          run)
+            mapfile -t COMPREPLY < <(compgen -c -- "$current")
+            return
+            ;;
           load | check | apply)
             _molt_files "$current"
             return

@@ -16,6 +16,10 @@ namespace {
 
 constexpr Verb verbs[] = {
     {"ps", "", "List the processes with Molt", declare_ps},
+    {"attach", "", "Put Molt into running processes", declare_attach},
+    {"detach", "", "End Molt in processes that have no modules", declare_detach},
+    {"run", "-- COMMAND [ARGUMENT]...", "Start a program with Molt in it", declare_run},
+    {"doctor", "PID...", "Tell why processes can, or cannot, be attached to", declare_doctor},
     {"load", "FILE... [NAME=VALUE]...", "Load a module", declare_load},
     {"unload", "NAME...", "Unload modules", declare_unload},
     {"replace", "[NAME] FILE [NAME=VALUE]...", "Put a new version in the place of a live module",

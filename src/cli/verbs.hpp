@@ -26,6 +26,11 @@ struct Verb {
 Runner declare_ps(CLI::App& verb);
 Runner declare_gc(CLI::App& verb);
 Runner declare_wait(CLI::App& verb);
+// verbs_attach.cpp
+Runner declare_attach(CLI::App& verb);
+Runner declare_detach(CLI::App& verb);
+Runner declare_doctor(CLI::App& verb);
+Runner declare_run(CLI::App& verb);
 // verbs_program.cpp
 Runner declare_version(CLI::App& verb);
 Runner declare_help(CLI::App& verb);

@@ -15,6 +15,7 @@
 #include "base/barrier.hpp"
 #include "base/fd.hpp"
 #include "control/content.hpp"
+#include "control/control.hpp"
 #include "control/errors.hpp"
 #include "hook/registry.hpp"
 #include "livepatch/engine.hpp"
@@ -361,6 +362,13 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }
 
+Reply detach(Arguments& arguments, const Caller&) {
+  const bool dry_run = arguments.flag("dry_run");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  if (Status done = leave(dry_run); !done) return refuse(Asked::other, done);
+  return Json::object();
+}
+
 // --- livepatches ----------------------------------------------------------------------------------
 
 Json patch_json(const livepatch::PatchInfo& patch) {
@@ -632,6 +640,7 @@ std::span<const Method> methods() {
       {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
       {name::patches, true, false, patches},
+      {name::detach, true, false, detach},
   };
   return all;
 }

@@ -21,6 +21,7 @@
 #include "elf/image.hpp"
 #include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
+#include "interpose/functions.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
 
@@ -405,9 +406,14 @@ Status check_exports(const Module& module, const Module* beside) {
   return {};
 }
 
-Status check_hooks(const Module& module) {
+// Functions that the callbacks name become hooks by that; with `dry_run` they stay what they are.
+Status check_hooks(const Module& module, bool dry_run) {
   const molt_module& d = *module.descriptor;
-  Status ok = hooks::check(d.callbacks, d.callbacks_end);
+  Status ok = interpose::provide(d.callbacks, d.callbacks_end, dry_run);
+  for (const molt_callback* c = d.callbacks; ok && c != d.callbacks_end; ++c) {
+    if (dry_run && interpose::names_function(c->hook)) continue;
+    ok = hooks::check(c, c + 1);
+  }
   if (ok) return ok;
   return fail(ok.error().code, "%s: %s", module.name.c_str(), ok.error().detail);
 }
@@ -422,7 +428,7 @@ Status would_fit(Module& module, std::span<const std::byte> content, const LoadR
   if (!preview) return {};
   module.descriptor = preview->descriptor();
   Status ok = bind_imports(module, request);
-  if (ok) ok = check_hooks(module);
+  if (ok) ok = check_hooks(module, true);
   if (ok) {
     Lock lock(manager().mutex);
     ok = check_exports(module, beside);
@@ -658,6 +664,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       drop_providers(*module);
     }
     if (beside == nullptr) unreserve(module);
+    interpose::release_unused();
     return pass(why);
   };
 
@@ -667,7 +674,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = check_hooks(*module); !ok) return give_up(ok);
+  if (ok = check_hooks(*module, false); !ok) return give_up(ok);
   auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;

@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "elf/loaded.hpp"
+#include "interpose/functions.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -163,6 +164,7 @@ Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::
   if (module->owner != nullptr) {
     hooks::destroy(module->owner);
     module->owner = nullptr;
+    interpose::release_unused();
   }
   reason = threads_left(*module, patience.deadline, patience.cancelled);
   if (reason.empty() || all) {

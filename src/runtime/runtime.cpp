@@ -18,6 +18,7 @@
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
+#include "interpose/functions.hpp"
 #include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 #include "threads/census.hpp"
@@ -27,12 +28,16 @@
 namespace molt {
 namespace {
 
+constexpr const char* agent_variable = "MOLT_AGENT";
+constexpr const char* preload_variable = "LD_PRELOAD";
+
 // --- fork -----------------------------------------------------------------------------------
 
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
   livepatch::before_fork();
   module::before_fork();
+  interpose::before_fork();
   hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
@@ -41,6 +46,7 @@ void after_fork_parent() {
   log::after_fork();
   threads::census_after_fork(false);
   hooks::after_fork(false);
+  interpose::after_fork(false);
   module::after_fork(false);
   livepatch::after_fork(false);
 }
@@ -48,6 +54,7 @@ void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
   hooks::after_fork(true);
+  interpose::after_fork(true);
   module::after_fork(true);
   livepatch::after_fork(true);
   control::after_fork_child();
@@ -68,6 +75,31 @@ __attribute__((constructor(101))) void set_up() {
   module::set_observer(control::observer());
   module::set_patch_hooks(&patch_hooks);
   livepatch::set_observer(control::patch_observer());
+  control::on_leave(threads::stop_census);
+}
+
+// `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program
+// starts in turn gets neither. Threads may be started from here: the C library is set up, and no other
+// object of this one has a constructor that molt_start() would need.
+__attribute__((constructor)) void start_as_agent() {
+  const char* given = secure_getenv(agent_variable);
+  if (given == nullptr) return;
+  const std::string path = given;
+  unsetenv(agent_variable);
+  if (const char* list = getenv(preload_variable)) {
+    std::string rest = list;
+    if (rest.rfind(path, 0) == 0) rest.erase(0, path.size());
+    if (!rest.empty() && rest[0] == ':') rest.erase(0, 1);
+    if (rest.empty()) {
+      unsetenv(preload_variable);
+    } else {
+      setenv(preload_variable, rest.c_str(), 1);
+    }
+  }
+  if (molt_start(nullptr) != 0) {
+    const std::string why = std::string("molt: the program runs without it: ") + molt_last_error();
+    std::fputs((why + "\n").c_str(), stderr);
+  }
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }

@@ -57,11 +57,15 @@ Status Census::set_up() {
   directory_.reset(::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return fail_errno(errno, "cannot list the threads of the process");
   if (Status ok = maps_.open(); !ok) return ok;
-  void* memory =
-      mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
-  // Never unmapped: a search of memory leaves it out, whose it is must not change.
-  note_own_memory(memory, scratch_bytes + 64);
+  // Never unmapped: a search of memory leaves it out, whose it is must not change. So the next
+  // census has it too.
+  static void* memory = MAP_FAILED;
+  if (memory == MAP_FAILED) {
+    memory = mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                  -1, 0);
+    if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
+    note_own_memory(memory, scratch_bytes + 64);
+  }
   scratch_ = static_cast<std::byte*>(memory);
 
   // How far from glibc's thread pointer the kernel was told the robust list to be: the same in all
@@ -291,7 +295,7 @@ struct CensusKeeper {
   static Status start_locked();
   static void* run(void* self);
 
-  enum : std::uint32_t { idle, asked, starting };
+  enum : std::uint32_t { idle, asked, starting, leaving };
   std::atomic<std::uint32_t> word{idle};
   const std::function<void(Census&)>* job = nullptr;
   Census* census = nullptr;  // null: not started
@@ -320,14 +324,26 @@ void* CensusKeeper::run(void* self) {
   }
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
-  if (!serves) return nullptr;
-  for (;;) {
-    while (keeper.word.load(std::memory_order_acquire) != asked) futex_wait(keeper.word, idle);
+  while (serves) {
+    std::uint32_t word;
+    while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
+      futex_wait(keeper.word, idle);
+    }
+    if (word == leaving) break;
     (*keeper.job)(*census);
     census->wipe();
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
+  if (serves) {
+    // In this thread: its descriptors are numbers of its own table.
+    t_census = nullptr;
+    delete census;
+    keeper.census = nullptr;
+    keeper.word.store(idle, std::memory_order_release);
+    futex_wake_all(keeper.word);
+  }
+  return nullptr;
 }
 
 Status CensusKeeper::start_locked() {
@@ -368,6 +384,18 @@ Status inspect(const std::function<void(Census&)>& job) {
     futex_wait(keeper.word, CensusKeeper::asked);
   }
   return {};
+}
+
+void stop_census() {
+  if (on_census_thread()) return;
+  std::lock_guard lock(g_askers);
+  if (g_keeper == nullptr || g_keeper->process != getpid() || g_keeper->census == nullptr) return;
+  CensusKeeper& keeper = *g_keeper;
+  keeper.word.store(CensusKeeper::leaving, std::memory_order_release);
+  futex_wake_all(keeper.word);
+  while (keeper.word.load(std::memory_order_acquire) == CensusKeeper::leaving) {
+    futex_wait(keeper.word, CensusKeeper::leaving);
+  }
 }
 
 void census_before_fork() { g_askers.lock(); }

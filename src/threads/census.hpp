@@ -145,6 +145,10 @@ class Census {
 // (Refuses). Everything below does it by itself.
 [[nodiscard]] Status start_census();
 
+// Ends the census thread and closes what it holds; the next question starts it again. Waits for the
+// job under way; not from a job.
+void stop_census();
+
 // Runs job on the census thread and waits for it; called on the census thread, directly. Not from a
 // signal handler. The error is that of start_census(); job then did not run. `job` must not run
 // module code, wait for another thread, or leave descriptors open.
