@@ -421,6 +421,9 @@ Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_m
 }
 
 void add_pool_code(threads::RangeSet& ranges) {
+  // A thread in the trap's handler will be where the jump of an earlier change led to.
+  const arch::CodeRange trap = arch::trap_handler_range();
+  ranges.add(trap.begin, trap.end);
   for (const auto& site : sites().all) {
     if (site->gate == nullptr) continue;
     const arch::CodeRange counted = arch::gate_counted(site->gate->slot.address);
@@ -540,9 +543,8 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   });
   if (!any) return;
   add_pool_code(ways_in);
-  const arch::CodeRange slow = arch::gate_slow_range(), trap = arch::trap_handler_range();
+  const arch::CodeRange slow = arch::gate_slow_range();
   ways_in.add(slow.begin, slow.end);
-  ways_in.add(trap.begin, trap.end);
 }
 
 std::vector<Site*> patched_sites() {
