@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "arch/x86_64/trap.hpp"
@@ -43,6 +44,10 @@ void set_up() {
   if (sites().set_up) return;
   arch::text_setup();
   arch::gate_setup();
+  // For perf; gdb is told in any case.
+  if (std::getenv("MOLT_PERF_MAP") != nullptr) {
+    if (Status named = arch::name_code_for_perf(); !named) say("%s", named.error().detail);
+  }
   sites().set_up = true;
 }
 
@@ -63,7 +68,10 @@ SiteGate* new_gate() {
   return gate;
 }
 void free_gate(SiteGate* gate) {
-  if (gate != nullptr) sites().free_gates.push_back(gate);
+  if (gate == nullptr) return;
+  arch::forget_code(gate->name);
+  gate->name = nullptr;
+  sites().free_gates.push_back(gate);
 }
 
 // --- what the arch layer asks about threads --------------------------------------------------------
@@ -298,6 +306,7 @@ Result<SiteGate*> make_gate(arch::TextWriter& writer, const Lead& to, std::uint3
     free_gate(gate);
     return pass(ok);
   }
+  gate->name = arch::name_code(slot->range(), (site.name + "@gate").c_str());
   return gate;
 }
 
@@ -353,6 +362,7 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   if (Status ok = arch::prepare(sites().pool, writer, *entry, site->redirect); !ok) {
     return fail({ok.error().code, ok.error().site}, "%s", refusal_text(name, ok.error()).c_str());
   }
+  site->copy_name = arch::name_code(site->redirect.copy_range(), (name + "@original").c_str());
   Lock lock(engine().mutex);
   sites().all.push_back(std::move(site));
   return sites().all.back().get();
@@ -536,6 +546,7 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   std::erase_if(sites().all, [&](const auto& site) {
     if (!extent.contains(site->address)) return false;
     if (site->gate != nullptr) retire(site->gate);
+    arch::forget_code(site->copy_name);
     leave(site->redirect.copy);
     leave(site->redirect.landing);
     any = true;

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <vector>
 
 #include "patching.hpp"
@@ -37,6 +38,20 @@ class Sleeper {
   std::atomic<int> tid_{0};
   std::thread thread_;
 };
+
+// perf reads this file; tests/arch/gdb_names.cpp asks gdb. The first test: the variable is read once.
+TEST(Transition, NamesItsCode) {
+  setenv("MOLT_PERF_MAP", "1", 1);
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(revert("lp_two"), "");
+  const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
+  std::ifstream map(path);
+  std::string text(std::istreambuf_iterator<char>(map), {});
+  EXPECT_NE(text.find(" lp_answer@gate\n"), std::string::npos) << text;
+  EXPECT_NE(text.find(" lp_answer@original\n"), std::string::npos) << text;
+  unlink(path.c_str());
+  unsetenv("MOLT_PERF_MAP");
+}
 
 TEST(Transition, PatchesAndUnpatches) {
   EXPECT_EQ(lp_answer(10), 11);
