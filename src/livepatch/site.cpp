@@ -1,6 +1,8 @@
 #include "livepatch/site.hpp"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,7 +47,7 @@ void set_up() {
   arch::text_setup();
   arch::gate_setup();
   // For perf; gdb is told in any case.
-  if (std::getenv("MOLT_PERF_MAP") != nullptr) {
+  if (secure_getenv("MOLT_PERF_MAP") != nullptr) {
     if (Status named = arch::name_code_for_perf(); !named) say("%s", named.error().detail);
   }
   sites().set_up = true;
@@ -324,6 +326,18 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object) {
   return ObjectSymbols{object, std::move(*symbols)};
 }
 
+namespace {
+// What settle() and the look at the own stack call: patched, they would come to a gate from inside of
+// one. memcpy() and the like are indirect functions, which are refused already.
+bool is_used_in_gates(std::uintptr_t address) {
+  const std::uintptr_t used[] = {reinterpret_cast<std::uintptr_t>(&syscall),
+                                 reinterpret_cast<std::uintptr_t>(&getpid),
+                                 reinterpret_cast<std::uintptr_t>(&process_vm_readv),
+                                 reinterpret_cast<std::uintptr_t>(&__errno_location)};
+  return std::find(std::begin(used), std::end(used), address) != std::end(used);
+}
+}  // namespace
+
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position) {
   set_up();
   auto found = in.symbols.find(name, static_cast<std::uint32_t>(position));
@@ -336,6 +350,11 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   }
   for (const auto& known : sites().all) {
     if (known->address == found->address) return known.get();
+  }
+  if (is_used_in_gates(found->address)) {
+    return fail(EINVAL,
+                "function '%s' is one that the runtime itself calls while it changes functions",
+                name.c_str());
   }
   // Linked into the program, the runtime cannot be told from it.
   const auto mine = elf::object_at(reinterpret_cast<const void*>(&resolve_at_gate));

@@ -52,7 +52,7 @@ struct Site {
   std::vector<Func*> stack;            // newest first
   arch::Redirect redirect;
   arch::NamedCode* copy_name = nullptr;  // "parse@original", of the displaced instructions
-  SiteGate* gate = nullptr;  // of the transition under way, if it concerns this site
+  SiteGate* gate = nullptr;              // of the transition under way, if it concerns this site
 
   Func* top() const { return stack.empty() ? nullptr : stack.front(); }
 };

@@ -62,6 +62,13 @@ TEST(Transition, PatchesAndUnpatches) {
   EXPECT_EQ(lp_answer(10), 11);
 }
 
+TEST(Transition, RefusesWhatTheRuntimeCallsItself) {
+  EXPECT_EQ(load_patch("lp_two", "libc=1"), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("the runtime itself calls"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
 TEST(Transition, StacksInAnyOrder) {
   EXPECT_EQ(apply("lp_two"), "");
   EXPECT_EQ(apply("lp_three"), "");
