@@ -102,6 +102,7 @@ Status store_delay(const Object&, const Text&, const Text& value) {
   const auto ms = number_up_to(longest_ms, value);
   if (!ms) return pass(ms);
   set_delay_release_ms(*ms);
+  livepatch::set_delay_release_ms(*ms);
   return {};
 }
 

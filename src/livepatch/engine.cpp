@@ -107,16 +107,16 @@ namespace {
 class CallbackScope {
  public:
   CallbackScope() {
-    engine().step.unlock();
-    Lock lock(engine().mutex);
-    engine().in_callback = true;
-  }
-  ~CallbackScope() {
     {
       Lock lock(engine().mutex);
-      engine().in_callback = false;
+      engine().in_callback = true;
     }
+    engine().step.unlock();
+  }
+  ~CallbackScope() {
     engine().step.lock();
+    Lock lock(engine().mutex);
+    engine().in_callback = false;
   }
   CallbackScope(const CallbackScope&) = delete;
   CallbackScope& operator=(const CallbackScope&) = delete;
@@ -324,6 +324,8 @@ void after_fork(bool child) {
     e.worker_tid = 0;
     if (e.token != 0 && t_has_token) {
       e.token = gettid();
+    } else if (e.token != 0 && !e.in_callback) {
+      e.token = 0;  // between operations, or before one's first step
     } else if (e.token != 0) {
       e.cut_off =
           "a fork cut off an operation on patches, in a callback of another thread; this "

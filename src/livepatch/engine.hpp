@@ -109,7 +109,7 @@ struct PinnedInfo {
   std::string name, reason;
 };
 std::vector<PinnedInfo> pinned();
-// Frees those that are proven to be in no use. How many.
+// Frees those that are proven to be in no use. How many. With the token.
 std::size_t collect_pinned();
 
 // --- the rest of the runtime ---------------------------------------------------------------------------

@@ -44,6 +44,8 @@ struct Transition {
 struct Pinned {
   PatchPtr patch;
   std::string reason;
+  bool needs_proof = true;  // else it is only held back (delay_release)
+  std::int64_t not_before_ns = 0;
 };
 
 struct Engine {

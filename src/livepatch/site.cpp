@@ -1,12 +1,15 @@
 #include "livepatch/site.hpp"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "arch/x86_64/trap.hpp"
@@ -43,6 +46,10 @@ void set_up() {
   if (sites().set_up) return;
   arch::text_setup();
   arch::gate_setup();
+  // For perf; gdb is told in any case.
+  if (secure_getenv("MOLT_PERF_MAP") != nullptr) {
+    if (Status named = arch::name_code_for_perf(); !named) say("%s", named.error().detail);
+  }
   sites().set_up = true;
 }
 
@@ -63,7 +70,10 @@ SiteGate* new_gate() {
   return gate;
 }
 void free_gate(SiteGate* gate) {
-  if (gate != nullptr) sites().free_gates.push_back(gate);
+  if (gate == nullptr) return;
+  arch::forget_code(gate->name);
+  gate->name = nullptr;
+  sites().free_gates.push_back(gate);
 }
 
 // --- what the arch layer asks about threads --------------------------------------------------------
@@ -298,6 +308,7 @@ Result<SiteGate*> make_gate(arch::TextWriter& writer, const Lead& to, std::uint3
     free_gate(gate);
     return pass(ok);
   }
+  gate->name = arch::name_code(slot->range(), (site.name + "@gate").c_str());
   return gate;
 }
 
@@ -315,6 +326,18 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object) {
   return ObjectSymbols{object, std::move(*symbols)};
 }
 
+namespace {
+// What settle() and the look at the own stack call: patched, they would come to a gate from inside of
+// one. memcpy() and the like are indirect functions, which are refused already.
+bool is_used_in_gates(std::uintptr_t address) {
+  const std::uintptr_t used[] = {reinterpret_cast<std::uintptr_t>(&syscall),
+                                 reinterpret_cast<std::uintptr_t>(&getpid),
+                                 reinterpret_cast<std::uintptr_t>(&process_vm_readv),
+                                 reinterpret_cast<std::uintptr_t>(&__errno_location)};
+  return std::find(std::begin(used), std::end(used), address) != std::end(used);
+}
+}  // namespace
+
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position) {
   set_up();
   auto found = in.symbols.find(name, static_cast<std::uint32_t>(position));
@@ -327,6 +350,11 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   }
   for (const auto& known : sites().all) {
     if (known->address == found->address) return known.get();
+  }
+  if (is_used_in_gates(found->address)) {
+    return fail(EINVAL,
+                "function '%s' is one that the runtime itself calls while it changes functions",
+                name.c_str());
   }
   // Linked into the program, the runtime cannot be told from it.
   const auto mine = elf::object_at(reinterpret_cast<const void*>(&resolve_at_gate));
@@ -353,6 +381,7 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   if (Status ok = arch::prepare(sites().pool, writer, *entry, site->redirect); !ok) {
     return fail({ok.error().code, ok.error().site}, "%s", refusal_text(name, ok.error()).c_str());
   }
+  site->copy_name = arch::name_code(site->redirect.copy_range(), (name + "@original").c_str());
   Lock lock(engine().mutex);
   sites().all.push_back(std::move(site));
   return sites().all.back().get();
@@ -421,6 +450,9 @@ Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_m
 }
 
 void add_pool_code(threads::RangeSet& ranges) {
+  // A thread in the trap's handler will be where the jump of an earlier change led to.
+  const arch::CodeRange trap = arch::trap_handler_range();
+  ranges.add(trap.begin, trap.end);
   for (const auto& site : sites().all) {
     if (site->gate == nullptr) continue;
     const arch::CodeRange counted = arch::gate_counted(site->gate->slot.address);
@@ -533,6 +565,7 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   std::erase_if(sites().all, [&](const auto& site) {
     if (!extent.contains(site->address)) return false;
     if (site->gate != nullptr) retire(site->gate);
+    arch::forget_code(site->copy_name);
     leave(site->redirect.copy);
     leave(site->redirect.landing);
     any = true;
@@ -540,9 +573,8 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   });
   if (!any) return;
   add_pool_code(ways_in);
-  const arch::CodeRange slow = arch::gate_slow_range(), trap = arch::trap_handler_range();
+  const arch::CodeRange slow = arch::gate_slow_range();
   ways_in.add(slow.begin, slow.end);
-  ways_in.add(trap.begin, trap.end);
 }
 
 std::vector<Site*> patched_sites() {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "arch/x86_64/gate.hpp"
+#include "arch/x86_64/names.hpp"
 #include "arch/x86_64/redirect.hpp"
 #include "base/result.hpp"
 #include "elf/loaded_symbols.hpp"
@@ -40,6 +41,7 @@ struct SiteGate {
   arch::GateRecord record;
   arch::CodeSlot slot;
   std::uint32_t generation = 0;
+  arch::NamedCode* name = nullptr;
 };
 
 struct Site {
@@ -49,7 +51,8 @@ struct Site {
   std::vector<arch::CodeRange> parts;  // .cold and the like
   std::vector<Func*> stack;            // newest first
   arch::Redirect redirect;
-  SiteGate* gate = nullptr;  // of the transition under way, if it concerns this site
+  arch::NamedCode* copy_name = nullptr;  // "parse@original", of the displaced instructions
+  SiteGate* gate = nullptr;              // of the transition under way, if it concerns this site
 
   Func* top() const { return stack.empty() ? nullptr : stack.front(); }
 };

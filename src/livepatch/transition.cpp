@@ -714,9 +714,9 @@ void* work(void*) {
         collect();
         straighten_sites();
       }
+      if (token) collect_pinned();
     }
     poke_holders();
-    collect_pinned();
     pause_ms = working_on != 0 ? std::min(pause_ms * 2, longest_retry_ms) : slow_retry_ms;
   }
 }
@@ -744,16 +744,25 @@ void ensure_worker() {
 void retire(const PatchPtr& patch, const char* why_pinned) {
   Engine& e = engine();
   const Observer* observer;
+  bool is_pinned = false;
   {
     Lock lock(e.mutex);
     e.patches.remove(patch);
     patch->on_list = false;
     patch->enabled = false;
     observer = e.observer;
-    if (why_pinned != nullptr) e.pinned.push_back({patch, why_pinned});
+    if (e.delay_release_ms > 0) {
+      // As the kernel's debugging option: for once, twice, three or four times as long.
+      const std::int64_t delay_ms = e.delay_release_ms * (1 + now_ns() / 1000 % 4);
+      e.pinned.push_back({patch, why_pinned != nullptr ? why_pinned : "delay_release",
+                          why_pinned != nullptr, now_ns() + delay_ms * 1'000'000});
+    } else if (why_pinned != nullptr) {
+      e.pinned.push_back({patch, why_pinned});
+    }
+    is_pinned = !e.pinned.empty();
   }
   if (observer != nullptr) observer->gone(patch->name);
-  if (why_pinned != nullptr && collect_pinned() == 0) ensure_worker();
+  if (is_pinned && collect_pinned() == 0) ensure_worker();
   announce();
 }
 
@@ -766,17 +775,19 @@ std::size_t collect_pinned() {
   }
   std::size_t freed = 0;
   for (const Pinned& pinned : candidates) {
+    if (now_ns() < pinned.not_before_ns) continue;
     threads::RangeSet ranges;
     for (const auto& object : pinned.patch->objects) {
       for (const auto& func : object->funcs) {
         for (const arch::CodeRange& range : func->code) ranges.add(range.begin, range.end);
       }
     }
+    if (!ranges.empty()) add_pool_code(ranges);  // the ways in
     threads::ProofOptions options;
     options.deadline = Deadline{0};  // one look
     options.own_frame = engine().own_frame;
     options.may_sample = false;
-    if (!ranges.empty()) {
+    if (pinned.needs_proof && !ranges.empty()) {
       auto proof = threads::prove_out(ranges, options);
       if (!proof || !proof->out()) continue;
     }

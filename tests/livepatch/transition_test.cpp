@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <vector>
 
 #include "patching.hpp"
@@ -38,6 +39,20 @@ class Sleeper {
   std::thread thread_;
 };
 
+// perf reads this file; tests/arch/gdb_names.cpp asks gdb. The first test: the variable is read once.
+TEST(Transition, NamesItsCode) {
+  setenv("MOLT_PERF_MAP", "1", 1);
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(revert("lp_two"), "");
+  const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
+  std::ifstream map(path);
+  std::string text(std::istreambuf_iterator<char>(map), {});
+  EXPECT_NE(text.find(" lp_answer@gate\n"), std::string::npos) << text;
+  EXPECT_NE(text.find(" lp_answer@original\n"), std::string::npos) << text;
+  unlink(path.c_str());
+  unsetenv("MOLT_PERF_MAP");
+}
+
 TEST(Transition, PatchesAndUnpatches) {
   EXPECT_EQ(lp_answer(10), 11);
   EXPECT_EQ(apply("lp_two"), "");
@@ -45,6 +60,13 @@ TEST(Transition, PatchesAndUnpatches) {
   EXPECT_EQ(molt_unload("lp_two", 0, -1), -EAGAIN);
   EXPECT_EQ(revert("lp_two"), "");
   EXPECT_EQ(lp_answer(10), 11);
+}
+
+TEST(Transition, RefusesWhatTheRuntimeCallsItself) {
+  EXPECT_EQ(load_patch("lp_two", "libc=1"), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("the runtime itself calls"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
 }
 
 TEST(Transition, StacksInAnyOrder) {

@@ -6,6 +6,7 @@
 MOLT_PARAM(bool, answer, true, "replace lp_answer", 0)
 MOLT_PARAM(bool, nested, false, "replace lp_outer and lp_inner", 0)
 MOLT_PARAM(bool, sleeper, false, "replace lp_sleeper", 0)
+MOLT_PARAM(bool, libc, false, "replace getpid of the C library", 0)
 MOLT_PARAM(bool, prepared, false, "replace lp_prepared", 0)
 MOLT_PARAM(bool, replace, false, "atomic replace", 0)
 MOLT_PARAM(bool, immediate, false, "immediate patch", 0)
@@ -46,8 +47,10 @@ static int start() {
     funcs[n++] = molt::replacement("lp_sleeper", new_sleeper, 0,
                                    immediate_sleeper * MOLT_PATCH_FUNC_IMMEDIATE);
   }
-  static molt_patch_object objects[2] = {};
+  static molt_patch_object objects[3] = {};
   objects[0].funcs = funcs;
+  static const molt_patch_func in_libc[] = {molt::replacement("getpid", new_prepared), {}};
+  if (libc) objects[1] = {"libc.so.6", in_libc, {}};
   static molt_patch patch = {sizeof(molt_patch), 0, objects, nullptr};
   patch.flags = replace * MOLT_PATCH_REPLACE | immediate * MOLT_PATCH_IMMEDIATE;
   if (int error = molt_patch_enable(&molt_this_module, &patch)) return error;
