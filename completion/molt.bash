@@ -60,7 +60,7 @@ _molt() {
       word=$(_molt_fields pid ps)
       ;;
     --name) word=$(_molt_fields comm ps) ;;
-    --for) word=$'live\ngone\nfreed' ;;
+    --for) word=$'live\ngone\nfreed\npatched\nunpatched' ;;
     --timeout | --since | --every) return ;;
     --exe)
       _molt_files "$current"
@@ -80,6 +80,9 @@ _molt() {
           unload | wait | audit | blocking)
             word=$(_molt_fields name list "${selection[@]}")
             ;;
+          revert | force)
+            word=$(_molt_fields name status "${selection[@]}")
+            ;;
           info | replace)
             word=$(_molt_fields name list "${selection[@]}")
             _molt_files "$current"
@@ -97,7 +100,7 @@ _molt() {
             mapfile -t COMPREPLY < <(compgen -c -- "$current")
             return
             ;;
-          load | check)
+          load | check | apply)
             _molt_files "$current"
             return
             ;;

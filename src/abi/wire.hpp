@@ -45,6 +45,7 @@ inline constexpr std::string_view blocking = "molt.Blocking";
 inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
 inline constexpr std::string_view detach = "molt.Detach";
+inline constexpr std::string_view patches = "molt.Patches";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.
@@ -76,6 +77,7 @@ namespace result {
 inline constexpr std::string_view unmapped = "unmapped";
 inline constexpr std::string_view resident = "resident";
 inline constexpr std::string_view pinned = "pinned";
+inline constexpr std::string_view quarantined = "quarantined";
 }  // namespace result
 
 }  // namespace molt::wire

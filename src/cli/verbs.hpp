@@ -41,6 +41,12 @@ Runner declare_replace(CLI::App& verb);
 // verbs_list.cpp
 Runner declare_list(CLI::App& verb);
 Runner declare_info(CLI::App& verb);
+// verbs_patch.cpp
+Runner declare_apply(CLI::App& verb);
+Runner declare_revert(CLI::App& verb);
+Runner declare_status(CLI::App& verb);
+Runner declare_blocking(CLI::App& verb);
+Runner declare_force(CLI::App& verb);
 // verbs_hook.cpp
 Runner declare_hook_list(CLI::App& verb);
 Runner declare_hook_order(CLI::App& verb);
@@ -51,7 +57,6 @@ Runner declare_tree(CLI::App& verb);
 // verbs_events.cpp
 Runner declare_events(CLI::App& verb);
 // verbs_blocking.cpp
-Runner declare_blocking(CLI::App& verb);
 // verbs_audit.cpp
 Runner declare_audit(CLI::App& verb);
 // verbs_file.cpp

@@ -63,7 +63,11 @@ Json call_with_file(Session& session, std::string_view method, const std::string
 // `asked`: it was the wish to leave its memory where it is.
 void note_kept(Session& session, const std::string& name, const Json& reply, const char* field,
                bool asked = false) {
-  if (session.options().dry_run || asked || reply.at(field) == wire::result::unmapped) return;
+  const Json& result = reply.at(field);
+  if (session.options().dry_run || asked || result == wire::result::unmapped ||
+      result == wire::result::quarantined) {
+    return;
+  }
   session.note(
       demangled(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
                             name, reply.value("reason", "no reason given"))));

@@ -142,6 +142,8 @@ const module::Observer* observer() {
   return &tree_observer();
 }
 
+const livepatch::Observer* patch_observer() { return &tree_patch_observer(); }
+
 void after_fork_child() {
   auto* fresh = new State;
   fresh->parents = current.load(std::memory_order_acquire);

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "base/result.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -47,6 +48,8 @@ void on_leave(void (*end)());
 
 // To be registered before the first module is loaded, so that objects come and go with modules.
 [[nodiscard]] const module::Observer* observer();
+
+[[nodiscard]] const livepatch::Observer* patch_observer();
 
 // The debug mode of object.hpp, for who holds objects back elsewhere.
 int delay_release_ms();

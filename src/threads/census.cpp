@@ -154,7 +154,7 @@ void Census::adopt() {
   old.swap(list_);
   list_.reserve(tids_.size());
   std::size_t next = 0;
-  std::vector<bool> kept(old.size(), false);
+  std::vector<bool> found(old.size(), false), kept(old.size(), false);
   std::vector<Thread*> born;
   for (int tid : tids_) {
     if (tid == own_tid_) continue;
@@ -164,8 +164,8 @@ void Census::adopt() {
       for (at = 0; at < next && old[at]->tid != tid;) ++at;
       if (at == next) at = old.size();
     }
-    if (at < old.size() && !kept[at]) {
-      kept[at] = true;
+    if (at < old.size() && !found[at]) {
+      found[at] = true;
       next = at + 1;
       // The number may have gone to another thread by now.
       std::uint64_t runs;
@@ -173,10 +173,10 @@ void Census::adopt() {
           old[at]->is_gone ? false
                            : !old[at]->schedstat || read_run_count(old[at]->schedstat.get(), runs);
       if (alive && old[at]->open_error == 0) {
+        kept[at] = true;
         list_.push_back(old[at]);
         continue;
       }
-      drop(*old[at]);
     } else if (at < old.size()) {
       continue;  // listed twice
     }
@@ -195,6 +195,7 @@ void Census::adopt() {
     list_.push_back(&thread);
     born.push_back(&thread);
   }
+  // Not before: the search above reads the numbers of all.
   for (std::size_t i = 0; i < old.size(); ++i) {
     if (!kept[i]) drop(*old[i]);
   }
@@ -323,7 +324,8 @@ void* CensusKeeper::run(void* self) {
   }
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
-  while (serves) {
+  if (!serves) return nullptr;
+  for (;;) {
     std::uint32_t word;
     while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
       futex_wait(keeper.word, idle);
@@ -334,14 +336,12 @@ void* CensusKeeper::run(void* self) {
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
-  if (serves) {
-    // In this thread: its descriptors are numbers of its own table.
-    t_census = nullptr;
-    delete census;
-    keeper.census = nullptr;
-    keeper.word.store(idle, std::memory_order_release);
-    futex_wake_all(keeper.word);
-  }
+  // In this thread: its descriptors are numbers of its own table.
+  t_census = nullptr;
+  delete census;
+  keeper.census = nullptr;
+  keeper.word.store(idle, std::memory_order_release);
+  futex_wake_all(keeper.word);
   return nullptr;
 }
 

@@ -72,6 +72,10 @@ struct Thread {
   // slept.
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
+
+  // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
+  // its mask, so while it has not run since, it still does (livepatch/site.cpp).
+  std::uint64_t traps_open_at = 0;
 };
 
 class Census {
