@@ -96,13 +96,16 @@ def many(count, *command):
 def attaches():
     kinds = [("malloc", 1), ("malloc", 8), ("malloc", 50), ("locks", 8), ("locks", 50), ("locks", 200),
              ("signals", 4), ("signals", 50), ("events", 8), ("events", 200)]
-    each = number("MOLT_ATTACHES", 10000) // len(kinds)
-    bad = 0
+    each = number("MOLT_ATTACHES", 10000) // 8
+    bad = total = 0
     for kind, threads in kinds:
-        code, text = many(str(each), kind, threads)
+        # Crowds that are busy all the time are met at their calls, and have the processors to themselves.
+        count = max(1, each // 40) if (kind, threads) in (("malloc", 50), ("signals", 50)) else each
+        code, text = many(str(count), kind, threads)
         bad += code != 0
+        total += count
         print(f"attaches: {kind} {threads}: {'ok' if code == 0 else 'FAILED'}: {text}", flush=True)
-    print(f"attaches: {each * len(kinds)} in {len(kinds)} targets, {bad} targets failed")
+    print(f"attaches: {total} in {len(kinds)} targets, {bad} targets failed")
     return bad == 0
 
 

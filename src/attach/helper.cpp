@@ -30,12 +30,18 @@ void nap(std::chrono::microseconds time) { std::this_thread::sleep_for(time); }
 Result<Helper> Helper::start(Target& target, const Functions& functions, std::uint64_t code,
                              Clock::time_point deadline) {
   Helper helper(target);
-  std::string why_not;
+  std::string why_not, last_why_not;
   Error last{EAGAIN, "borrow", ""};
   const Clock::time_point begin = Clock::now();
   std::size_t next_thread = 0;
   for (;; nap(between_tries)) {
+    // At the last look they may happen to run: who was in a signal handler before is the reason.
+    if (!why_not.empty() &&
+        (last_why_not.empty() || why_not.find(" 0 are in signal handlers") == why_not.npos)) {
+      last_why_not = why_not;
+    }
     if (Clock::now() > deadline) {
+      why_not = last_why_not;
       if (!why_not.empty()) {
         return fail(EAGAIN, "no thread of process %d sleeps in a plain system call: %s",
                     target.pid(), why_not.c_str());

@@ -13,8 +13,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace molt::attach {
 
@@ -117,8 +119,13 @@ void check_permission(const Process& process, std::vector<Obstacle>& all) {
 Status look_at_filters(int pid) {
   auto target = Target::open(pid);
   if (!target) return pass(target);
-  std::string why_not;
-  const std::vector<Victim> victims = find_victims(*target, stack_needed, &why_not);
+  // Who has just done something sleeps again soon.
+  constexpr int tries = 200;
+  std::vector<Victim> victims;
+  for (int i = 0; i < tries && victims.empty(); ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    victims = find_victims(*target, stack_needed, nullptr);
+  }
   for (const Victim& victim : victims) {
     auto looked = traced<bool>([&]() -> Result<bool> {
       Tracer tracer(victim.tid);

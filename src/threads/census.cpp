@@ -324,7 +324,8 @@ void* CensusKeeper::run(void* self) {
   }
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
-  while (serves) {
+  if (!serves) return nullptr;
+  for (;;) {
     std::uint32_t word;
     while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
       futex_wait(keeper.word, idle);
@@ -335,14 +336,12 @@ void* CensusKeeper::run(void* self) {
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
-  if (serves) {
-    // In this thread: its descriptors are numbers of its own table.
-    t_census = nullptr;
-    delete census;
-    keeper.census = nullptr;
-    keeper.word.store(idle, std::memory_order_release);
-    futex_wake_all(keeper.word);
-  }
+  // In this thread: its descriptors are numbers of its own table.
+  t_census = nullptr;
+  delete census;
+  keeper.census = nullptr;
+  keeper.word.store(idle, std::memory_order_release);
+  futex_wake_all(keeper.word);
   return nullptr;
 }
 
