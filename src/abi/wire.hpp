@@ -46,7 +46,6 @@ inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
 inline constexpr std::string_view patches = "molt.Patches";
 inline constexpr std::string_view detach = "molt.Detach";
-inline constexpr std::string_view patches = "molt.Patches";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.

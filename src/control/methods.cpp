@@ -641,7 +641,6 @@ std::span<const Method> methods() {
       {name::wait, true, false, wait},
       {name::patches, true, false, patches},
       {name::detach, true, false, detach},
-      {name::patches, true, false, patches},
   };
   return all;
 }

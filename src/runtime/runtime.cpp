@@ -76,8 +76,6 @@ __attribute__((constructor(101))) void set_up() {
   module::set_patch_hooks(&patch_hooks);
   livepatch::set_observer(control::patch_observer());
   control::on_leave(threads::stop_census);
-  module::set_patch_hooks(&patch_hooks);
-  livepatch::set_observer(control::patch_observer());
 }
 
 // `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program

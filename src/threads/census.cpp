@@ -324,8 +324,7 @@ void* CensusKeeper::run(void* self) {
   }
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
-  if (!serves) return nullptr;
-  for (;;) {
+  while (serves) {
     std::uint32_t word;
     while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
       futex_wait(keeper.word, idle);
@@ -336,12 +335,14 @@ void* CensusKeeper::run(void* self) {
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
-  // In this thread: its descriptors are numbers of its own table.
-  t_census = nullptr;
-  delete census;
-  keeper.census = nullptr;
-  keeper.word.store(idle, std::memory_order_release);
-  futex_wake_all(keeper.word);
+  if (serves) {
+    // In this thread: its descriptors are numbers of its own table.
+    t_census = nullptr;
+    delete census;
+    keeper.census = nullptr;
+    keeper.word.store(idle, std::memory_order_release);
+    futex_wake_all(keeper.word);
+  }
   return nullptr;
 }
 
