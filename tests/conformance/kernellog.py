@@ -146,6 +146,17 @@ def enabling_is_asynchronous(events):
     return events
 
 
+def callers_race_with_the_end(events):
+    """A thread whose change ends a transition calls the new function before that is told, or after."""
+    events = list(events)
+    for line in [line for line in events if re.match(r"\w+: new_uslow$", line)]:
+        at = events.index(line)
+        left = [i for i in range(at) if re.search(r"\bok_uslow\(orig\) exit ", events[i])]
+        if left:
+            events.insert(left[-1] + 1, events.pop(at))
+    return events
+
+
 def letters(taint):
     return "".join(letter for letter in taint if letter not in "OE")
 
@@ -169,7 +180,7 @@ def rewritten(log):
 
 def normalised(log):
     log = rewritten(log)
-    log.events = enabling_is_asynchronous(log.events)
+    log.events = callers_race_with_the_end(enabling_is_asynchronous(log.events))
     for kind in KINDS:
         patterns = [pattern for of, pattern, _ in LEFT_OUT if of == kind]
         setattr(log, kind, [line for line in getattr(log, kind)

@@ -2,6 +2,7 @@
 // used without a sanitizer too. What it is for, reports with names, is tested by quarantine_reports.sh.
 #include <cstdlib>
 
+#define MODULE_TEST_AUDIT
 #include "fixture.hpp"
 
 namespace {

@@ -1,5 +1,6 @@
 // Unloading what threads are still in, threads that the core never heard of.
 
+#define MODULE_TEST_AUDIT
 #include "fixture.hpp"
 #include "lingering.hpp"
 
