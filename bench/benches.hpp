@@ -32,9 +32,11 @@ struct Bench {
   std::function<void(const Options& options, Report& report)> run;
 };
 
-std::vector<Figure> dispatch_figures();  // dispatch.cpp
-std::vector<Figure> empty_figures();     // empty.cpp
-std::vector<Figure> redirect_figures();  // redirect.cpp
+std::vector<Figure> dispatch_figures();   // dispatch.cpp
+std::vector<Figure> empty_figures();      // empty.cpp
+std::vector<Figure> redirect_figures();   // redirect.cpp
+std::vector<Figure> livepatch_figures();  // livepatch.cpp
+std::vector<Figure> interpose_figures();  // interpose.cpp
 
 // Each file's list, in the order in which they are run.
 std::vector<Bench> dispatch_benches();   // dispatch.cpp
@@ -46,6 +48,8 @@ std::vector<Bench> cycle_benches();      // cycles.cpp
 std::vector<Bench> audit_benches();      // audit.cpp
 std::vector<Bench> residency_benches();  // residency.cpp
 std::vector<Bench> redirect_benches();   // redirect.cpp
+std::vector<Bench> livepatch_benches();  // livepatch.cpp
+std::vector<Bench> interpose_benches();  // interpose.cpp
 
 // The parts of measurements that need a process of their own, which was started with
 // `--scenario NAME`; they print what they measured. The exit code, or -1: no such scenario.

@@ -1,4 +1,5 @@
-# molt_gtest(NAME SOURCES file... [LIBRARIES target...] [LABELS label...] [TIMEOUT seconds] [SERIAL])
+# molt_gtest(NAME SOURCES file... [LIBRARIES target...] [LABELS label...] [TIMEOUT seconds] [SERIAL]
+#            [ENVIRONMENT name=value...])
 #
 # A GoogleTest program; every case becomes a CTest test of its own, so that the counts are counts of
 # cases. LIBRARIES are usually layers (molt_hook) or molt::molt. Label `sanitize` marks what the
@@ -8,7 +9,8 @@
 # The address sanitizer's build is of the whole tree, since warnings are errors in it; the thread
 # sanitizer's, of what it runs.
 #
-# molt_script_test(NAME COMMAND argument... [LABELS label...] [TIMEOUT seconds] [SERIAL])
+# molt_script_test(NAME COMMAND argument... [LABELS label...] [TIMEOUT seconds] [SERIAL]
+#                  [ENVIRONMENT name=value...])
 #
 # Any program: exit 0 passed, exit 77 skipped (the last line it printed is the reason).
 #
@@ -20,12 +22,17 @@ include(GoogleTest)
 
 set(_molt_test_environment
     MOLT_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY} MOLT_LIB=${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
+if(MOLT_SANITIZE MATCHES thread)
+  list(APPEND _molt_test_environment
+       TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp)
+endif()
 
 function(molt_gtest name)
-  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
+  set(environment ${_molt_test_environment} ${arg_ENVIRONMENT})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gtest_main)
   if(MOLT_SANITIZE MATCHES thread AND NOT sanitize IN_LIST arg_LABELS)
@@ -42,22 +49,23 @@ function(molt_gtest name)
     TIMEOUT ${arg_TIMEOUT}
     RUN_SERIAL ${arg_SERIAL}
     LABELS \"${arg_LABELS}\"
-    ENVIRONMENT \"${_molt_test_environment}\")
+    ENVIRONMENT \"${environment}\")
 endforeach()
 ")
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${properties})
 endfunction()
 
 function(molt_script_test name)
-  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "SERIAL" "TIMEOUT" "COMMAND;LABELS;ENVIRONMENT" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
+  set(environment ${_molt_test_environment} ${arg_ENVIRONMENT})
   add_test(NAME ${name} COMMAND ${arg_COMMAND})
   set_tests_properties(${name} PROPERTIES
     TIMEOUT ${arg_TIMEOUT}
     RUN_SERIAL ${arg_SERIAL}
     LABELS "${arg_LABELS}"
     SKIP_RETURN_CODE 77
-    ENVIRONMENT "${_molt_test_environment}")
+    ENVIRONMENT "${environment}")
 endfunction()

@@ -60,7 +60,7 @@ _molt() {
       word=$(_molt_fields pid ps)
       ;;
     --name) word=$(_molt_fields comm ps) ;;
-    --for) word=$'live\ngone\nfreed' ;;
+    --for) word=$'live\ngone\nfreed\npatched\nunpatched' ;;
     --timeout | --since | --every) return ;;
     --exe)
       _molt_files "$current"
@@ -80,6 +80,9 @@ _molt() {
           unload | wait | audit | blocking)
             word=$(_molt_fields name list "${selection[@]}")
             ;;
+          revert | force)
+            word=$(_molt_fields name status "${selection[@]}")
+            ;;
           info | replace)
             word=$(_molt_fields name list "${selection[@]}")
             _molt_files "$current"
@@ -92,7 +95,12 @@ _molt() {
             fi
             ;;
           get | set | tree) word=$(_molt_fields path tree "${selection[@]}") ;;
-          load | check)
+          doctor) word=$(cd /proc && printf '%s\n' [1-9]*) ;;
+          run)
+            mapfile -t COMPREPLY < <(compgen -c -- "$current")
+            return
+            ;;
+          load | check | apply)
             _molt_files "$current"
             return
             ;;

@@ -42,9 +42,11 @@ namespace molt {
 
 namespace detail {
 
-// Runs f; an exception becomes `otherwise(what)`. A cancelled thread's unwinding passes through.
+// Runs f; an exception becomes `otherwise(what)`. A cancelled thread's unwinding passes through: it has
+// no object, so the reference to it is a null one. (One check for both; either would see it.)
 template <class F, class Otherwise>
-[[gnu::always_inline]] inline auto guarded(F&& f, Otherwise&& otherwise) {
+[[gnu::always_inline]] __attribute__((no_sanitize("null", "alignment"))) inline auto guarded(
+    F&& f, Otherwise&& otherwise) {
 #if defined(__cpp_exceptions)
   try {
     return f();

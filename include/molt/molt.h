@@ -354,7 +354,8 @@ MOLT_API int molt_load_fd(int fd, const char* args, uint32_t flags, int timeout_
  * -EAGAIN in use, -EBUSY not live or permanent. 0 also when the memory had to stay:
  * molt_last_error() then says "pinned: ...", or "resident: ..." with the threads that may return into
  * the module, or with the addresses in it that the process's memory still holds, as after a callback
- * that was not unregistered; molt_gc() looks again. */
+ * that was not unregistered; molt_gc() looks again. In a process with a sanitizer the memory stays
+ * mapped for a while, inaccessible, so that reports can name what was in it: molt(7). */
 MOLT_API int molt_unload(const char* name, uint32_t flags, int timeout_ms);
 /* Loads `path`, a newer version of live module `name`, beside it; hands the state over; switches
  * all hooks in one step; unloads the old. On any failure the old one goes on. -ETIMEDOUT: the pause

@@ -44,6 +44,8 @@ inline constexpr std::string_view gc = "molt.Gc";
 inline constexpr std::string_view blocking = "molt.Blocking";
 inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
+inline constexpr std::string_view patches = "molt.Patches";
+inline constexpr std::string_view detach = "molt.Detach";
 }  // namespace method
 
 // The only error there is; what went wrong is in its parameters.
@@ -75,6 +77,7 @@ namespace result {
 inline constexpr std::string_view unmapped = "unmapped";
 inline constexpr std::string_view resident = "resident";
 inline constexpr std::string_view pinned = "pinned";
+inline constexpr std::string_view quarantined = "quarantined";
 }  // namespace result
 
 }  // namespace molt::wire

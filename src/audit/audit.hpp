@@ -72,6 +72,7 @@ struct Target {
   std::vector<Range> segments;  // all its pages, ascending; at least one
   std::vector<Range> text;      // the executable ones of these
   std::vector<Range> data;      // the writable ones
+  Range sealed;                 // of these, read-only since the loader was done; may be empty
   std::vector<Range> tables;    // what only the dynamic loader looks at
   std::uintptr_t bias = 0;      // what the loader added to addresses in the file
   std::string file;             // for symbols; may be unreadable

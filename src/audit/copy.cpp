@@ -51,8 +51,8 @@ bool Copy::share_memory() {
 Copy::~Copy() {
   // Gives the memfd's pages back; the addresses stay taken.
   if (memory_) {
-    mmap(g_window, bytes_max, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-         0);
+    (void)mmap(g_window, bytes_max, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+               -1, 0);
   }
 }
 

@@ -141,7 +141,10 @@ bool Judge::is_the_loaders(std::uintptr_t address, const Neighbours& near) {
     if (unwind <= begin || unwind - begin > largest) return false;
     return link == 0 ? end == begin : unwind < end;
   };
-  return is_entry(0) || is_entry(-1) || is_entry(-3);
+  // A link map that is no more, of an object that was here before: begin, end, and where its text ends.
+  const bool is_old_map = near[-2] == target_.segments.front().begin && near[-1] > near[0] &&
+                          near[-1] <= target_.segments.back().end;
+  return is_old_map || is_entry(0) || is_entry(-1) || is_entry(-3);
 }
 
 // Does the link map hold this address? Blocks that it refers to are the loader's: the table of

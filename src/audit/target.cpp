@@ -48,8 +48,12 @@ Result<Target> target_of(void* handle, const std::string& file) {
         }
         if (!is_it) return 0;
         for (const auto* s = info->dlpi_phdr; s != info->dlpi_phdr + info->dlpi_phnum; ++s) {
-          if (s->p_type != PT_LOAD) continue;
           constexpr std::uintptr_t page = 4095;
+          if (s->p_type == PT_GNU_RELRO) {
+            into->sealed = {(info->dlpi_addr + s->p_vaddr) & ~page,
+                            (info->dlpi_addr + s->p_vaddr + s->p_memsz) & ~page};
+          }
+          if (s->p_type != PT_LOAD) continue;
           const std::uintptr_t begin = info->dlpi_addr + s->p_vaddr;
           const Range range{begin & ~page, (begin + s->p_memsz + page) & ~page};
           into->segments.push_back(range);

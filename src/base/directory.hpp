@@ -11,6 +11,9 @@
 //            D2 Nothing is removed but what Molt itself puts there, and only when its process is
 //               proven dead.
 //            D3 Nothing is followed: all work is relative to descriptors of checked directories.
+//            D4 The leak sanitizer reports after everything else, and reads the names of functions in
+//               the copies of modules: where there is a sanitizer, and a copy, the directory is left
+//               to those who come after.
 // Death      fork: the child is another process, and makes a directory of its own when it needs one.
 //            An orderly end removes the directory (remove_process_directory); after any other end
 //            the next process of this user does.

@@ -1,5 +1,6 @@
 #include "base/own_memory.hpp"
 
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -29,6 +30,13 @@ void note_own_memory(const void* begin, std::size_t bytes) {
     before = mine;
     __builtin_ia32_pause();
   }
+}
+
+void* map_own_memory(std::size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  note_own_memory(memory, bytes);
+  return memory;
 }
 
 namespace {

@@ -19,6 +19,8 @@ struct OwnMemory {
 };
 
 void note_own_memory(const void* begin, std::size_t bytes);
+// A new mapping of that kind, zeroed, for ever. Null: no memory.
+void* map_own_memory(std::size_t bytes);
 // The mappings noted so far, in no order.
 std::size_t own_memory_count();
 OwnMemory own_memory(std::size_t index);

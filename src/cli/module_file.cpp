@@ -1,6 +1,7 @@
 #include "cli/module_file.hpp"
 
 #include "cli/failure.hpp"
+#include "elf/image.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -43,6 +44,17 @@ std::vector<std::byte> read_module_file(const std::string& path) {
       fail(ErrorClass::refused, EFBIG, "{}: larger than 1 GiB; this is no module", path);
     }
   }
+}
+
+bool hooks_functions(const std::string& path) {
+  const std::vector<std::byte> bytes = read_module_file(path);
+  const auto image = elf::Image::parse(bytes, elf::Purpose::examine);
+  if (!image) return false;  // the process says what is wrong with it
+  for (const auto& note : image->module_notes()) {
+    if (note.key != "hook") continue;
+    if (note.value.substr(0, note.value.find(' ')).find(':') != std::string_view::npos) return true;
+  }
+  return false;
 }
 
 }  // namespace molt::cli

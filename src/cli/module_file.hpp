@@ -15,4 +15,7 @@ Fd open_module_file(const std::string& path);
 // All of it, not mapped: somebody might cut off the file meanwhile.
 std::vector<std::byte> read_module_file(const std::string& path);
 
+// Whether it hooks functions (molt/call.h), whose code is changed for that.
+bool hooks_functions(const std::string& path);
+
 }  // namespace molt::cli

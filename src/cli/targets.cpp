@@ -3,10 +3,12 @@
 #include "cli/print.hpp"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <mutex>
 #include <set>
 #include <thread>
 #include <variant>
@@ -72,7 +74,30 @@ std::vector<Seen> see_all() {
   return all;
 }
 
-std::vector<Process> choose_targets(const Selection& selection) {
+namespace {
+
+// All that --exe, --name and --tree select, with Molt or without. --all stays what it is without
+// Molt: nobody means every process of the machine. A thread of the kernel has no program, a process
+// that has ended no memory.
+std::vector<Process> find_any(const Selection& selection) {
+  Selection named = selection;
+  named.all = false;
+  std::vector<Process> found;
+  for (const int pid : list_pids()) {
+    const std::optional<Process> process = find_process(pid);
+    if (!process || pid == ::getpid() || process->state == 'Z' || process->state == 'X') continue;
+    if (!is_selected(*process, named)) continue;
+    char program[1];
+    const std::string link = fmt::format("/proc/{}/exe", pid);
+    if (::readlink(link.c_str(), program, sizeof program) < 0 && errno == ENOENT) continue;
+    found.push_back(*process);
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<Process> choose_targets(const Selection& selection, bool attaches) {
   if (selection.empty()) {
     const std::vector<Seen> all = see_all();
     if (all.empty()) {
@@ -100,8 +125,14 @@ std::vector<Process> choose_targets(const Selection& selection) {
       // --all means all that this user may control; `molt ps` shows the others.
       if (!seen.denied && is_selected(seen.process, selection)) add(seen.process);
     }
+    if (attaches) {
+      for (const Process& process : find_any(selection)) add(process);
+    }
   }
   if (chosen.empty()) {
+    if (attaches && !selection.all) {
+      fail(ErrorClass::missing, ESRCH, "no process is selected by what was given");
+    }
     fail(ErrorClass::missing, ESRCH,
          "no process with Molt is selected by what was given; `molt ps` lists all there are");
   }
@@ -155,13 +186,44 @@ void in_parallel(std::size_t count, const std::function<void(std::size_t)>& f) {
   for (std::jthread& thread : threads) thread = std::jthread(work);
 }
 
+namespace {
+
+// "load: 120 of 1000 processes" on a terminal, while there is something to wait for.
+class Progress {
+ public:
+  Progress(const Options& options, std::string_view verb, std::size_t all)
+      : verb_(verb), all_(all) {
+    constexpr std::size_t few = 8;
+    shows_ = all > few && !options.quiet && !options.json && ::isatty(STDERR_FILENO) != 0;
+  }
+  void one_more() {
+    if (!shows_) return;
+    std::lock_guard lock(mutex_);
+    fmt::print(stderr, "\r{}: {} of {} processes", verb_, ++done_, all_);
+  }
+  // The line is taken back: results come next.
+  void end() {
+    if (shows_) fmt::print(stderr, "\r\x1b[K");
+  }
+
+ private:
+  const std::string verb_;
+  const std::size_t all_;
+  bool shows_ = false;
+  std::mutex mutex_;
+  std::size_t done_ = 0;
+};
+
+}  // namespace
+
 int run_on_targets(const Options& options, std::string_view verb, const Task& task) {
   std::vector<Session> sessions;
-  for (const Process& process : choose_targets(options.selection)) {
+  for (const Process& process : choose_targets(options.selection, task.attaches)) {
     sessions.emplace_back(process, options);
   }
 
   std::vector<std::variant<Json, Failure>> answers(sessions.size());
+  Progress progress(options, verb, task.streams ? 0 : sessions.size());
   in_parallel(sessions.size(), [&](std::size_t i) {
     try {
       answers[i] = task.ask(sessions[i]);
@@ -170,7 +232,9 @@ int run_on_targets(const Options& options, std::string_view verb, const Task& ta
     } catch (const Json::exception&) {
       answers[i] = bad_reply(sessions[i].process());
     }
+    progress.one_more();
   });
+  progress.end();
 
   const bool several = !options.selection.is_single();
   Report report(options, verb, several);

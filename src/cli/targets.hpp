@@ -19,8 +19,9 @@ struct Seen {
 std::vector<Seen> see_all();
 
 // The processes that are selected, by pid. A pid that was named is not looked for: whether one can
-// talk to it shows when one does. The others are those with a socket. Throws when there is none.
-std::vector<Process> choose_targets(const Selection& selection);
+// talk to it shows when one does. The others are those with a socket; for verbs that bring Molt with
+// them (`attaches`) --exe, --name and --tree find the others too. Throws when there is none.
+std::vector<Process> choose_targets(const Selection& selection, bool attaches = false);
 
 // A verb's conversation with one process. Lives on a thread of its own.
 class Session {
@@ -37,6 +38,9 @@ class Session {
   Json call_waiting(std::string_view method, Json parameters, int default_ms, int fd = -1);
   void stream(std::string_view method, const Json& parameters,
               const std::function<void(const Json&)>& take);
+
+  // Closes the connection; the next call makes another.
+  void hang_up() { connection_.reset(); }
 
   // For verbs that do several things in one process: a failure of one is told at the end, and the
   // others go on.
@@ -67,6 +71,8 @@ struct Task {
   std::function<std::string(const Json&)> show;
   // `ask` prints by itself what comes, and with --json an object a line.
   bool streams = false;
+  // Also for processes that have no Molt yet.
+  bool attaches = false;
 };
 
 // Returns the exit code; prints results, notes and failures by process.

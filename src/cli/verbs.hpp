@@ -26,6 +26,11 @@ struct Verb {
 Runner declare_ps(CLI::App& verb);
 Runner declare_gc(CLI::App& verb);
 Runner declare_wait(CLI::App& verb);
+// verbs_attach.cpp
+Runner declare_attach(CLI::App& verb);
+Runner declare_detach(CLI::App& verb);
+Runner declare_doctor(CLI::App& verb);
+Runner declare_run(CLI::App& verb);
 // verbs_program.cpp
 Runner declare_version(CLI::App& verb);
 Runner declare_help(CLI::App& verb);
@@ -36,6 +41,12 @@ Runner declare_replace(CLI::App& verb);
 // verbs_list.cpp
 Runner declare_list(CLI::App& verb);
 Runner declare_info(CLI::App& verb);
+// verbs_patch.cpp
+Runner declare_apply(CLI::App& verb);
+Runner declare_revert(CLI::App& verb);
+Runner declare_status(CLI::App& verb);
+Runner declare_blocking(CLI::App& verb);
+Runner declare_force(CLI::App& verb);
 // verbs_hook.cpp
 Runner declare_hook_list(CLI::App& verb);
 Runner declare_hook_order(CLI::App& verb);
@@ -46,7 +57,6 @@ Runner declare_tree(CLI::App& verb);
 // verbs_events.cpp
 Runner declare_events(CLI::App& verb);
 // verbs_blocking.cpp
-Runner declare_blocking(CLI::App& verb);
 // verbs_audit.cpp
 Runner declare_audit(CLI::App& verb);
 // verbs_file.cpp

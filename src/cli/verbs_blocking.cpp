@@ -1,4 +1,4 @@
-// Who stands between a module and its end.
+// Who stands between a module and its end, or a patch and the end of its transition.
 
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -73,10 +73,13 @@ std::string show_blocking(const Json& reply, const Options& options) {
 
 Runner declare_blocking(CLI::App& verb) {
   auto name = std::make_shared<std::string>();
-  verb.add_option("NAME", *name, "The module, loaded or left in memory")->required();
+  verb.add_option("NAME", *name,
+                  "The module, loaded or left in memory; default: the patch in transition");
   return [name](const Options& options) {
     const auto ask = [name](Session& session) {
-      Json reply = session.call(wire::method::blocking, {{"name", *name}});
+      Json request = Json::object();
+      if (!name->empty()) request["name"] = *name;
+      Json reply = session.call(wire::method::blocking, std::move(request));
       unwind_threads(session.process(), reply["holders"]);
       return reply;
     };

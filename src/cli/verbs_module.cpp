@@ -1,5 +1,6 @@
 // Verbs that change which modules a process has.
 
+#include "cli/agent.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -62,7 +63,11 @@ Json call_with_file(Session& session, std::string_view method, const std::string
 // `asked`: it was the wish to leave its memory where it is.
 void note_kept(Session& session, const std::string& name, const Json& reply, const char* field,
                bool asked = false) {
-  if (session.options().dry_run || asked || reply.at(field) == wire::result::unmapped) return;
+  const Json& result = reply.at(field);
+  if (session.options().dry_run || asked || result == wire::result::unmapped ||
+      result == wire::result::quarantined) {
+    return;
+  }
   session.note(
       demangled(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
                             name, reply.value("reason", "no reason given"))));
@@ -112,6 +117,7 @@ Json load_file(Session& session, const LoadWords& words, const std::string& file
   Json parameters = request_for_file(session.options(), file, words.args);
   if (words.force) parameters["force"] = true;
   if (words.probe) parameters["probe"] = true;
+  if (hooks_functions(file)) open_traps(session);
   Json reply = call_with_file(session, wire::method::load, file, std::move(parameters));
   note_warnings(session, reply);
   return reply;
@@ -180,9 +186,13 @@ Runner declare_load(CLI::App& verb) {
   return [words](const Options& options) {
     words->take_apart();
     if (words->probe) {
-      return run_on_targets(options, "load",
-                            {[words](Session& session) { return probe_files(session, *words); },
-                             [&options](const Json& reply) { return show_probe(reply, options); }});
+      return run_on_targets(
+          options, "load",
+          {[words](Session& session) {
+             attach_if_absent(session);
+             return probe_files(session, *words);
+           },
+           [&options](const Json& reply) { return show_probe(reply, options); }, false, true});
     }
     const auto show = [&options](const Json& reply) -> std::string {
       const std::string name = reply.at("name").get<std::string>();
@@ -192,9 +202,12 @@ Runner declare_load(CLI::App& verb) {
       }
       return options.verbose ? fmt::format("{}: {}\n", name, describe_load(reply)) : "";
     };
-    return run_on_targets(
-        options, "load",
-        {[words](Session& session) { return load_file(session, *words, words->files[0]); }, show});
+    return run_on_targets(options, "load",
+                          {[words](Session& session) {
+                             attach_if_absent(session);
+                             return load_file(session, *words, words->files[0]);
+                           },
+                           show, false, true});
   };
 }
 
@@ -212,6 +225,7 @@ Json unload_one(Session& session, const std::string& name, const UnloadHow& how)
   if (how.lazy) parameters["lazy"] = true;
   if (how.ignore_pointers) parameters["ignore_pointers"] = true;
   if (session.options().dry_run) parameters["dry_run"] = true;
+  open_traps_for(session, name);
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
   note_kept(session, name, reply, "result", how.resident || how.lazy);
   return reply;
@@ -295,6 +309,7 @@ Runner declare_replace(CLI::App& verb) {
       Json request = request_for_file(options, file, args);
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
+      if (hooks_functions(file)) open_traps(session);
       Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
       note_warnings(session, reply);
       note_kept(session,

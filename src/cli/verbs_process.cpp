@@ -164,10 +164,12 @@ Runner declare_gc(CLI::App& verb) {
 Runner declare_wait(CLI::App& verb) {
   auto name = std::make_shared<std::string>();
   auto event = std::make_shared<std::string>();
-  verb.add_option("NAME", *name, "A module; without it, wait until no operation is under way");
+  verb.add_option(
+      "NAME", *name,
+      "A module or patch; without it, wait until no operation or transition is under way");
   verb.add_option("--for", *event, "What to wait for")
-      ->option_text("live|gone|freed")
-      ->check(CLI::IsMember({"live", "gone", "freed"}));
+      ->option_text("live|gone|freed|patched|unpatched")
+      ->check(CLI::IsMember({"live", "gone", "freed", "patched", "unpatched"}));
   return [name, event](const Options& options) {
     if (name->empty() && !event->empty()) {
       fail(ErrorClass::usage, EINVAL, "--for needs the name of a module");

@@ -17,6 +17,7 @@
 #include <mutex>
 
 #include "hook/registry.hpp"
+#include "livepatch/engine.hpp"
 
 namespace molt::control {
 namespace {
@@ -101,6 +102,7 @@ Status store_delay(const Object&, const Text&, const Text& value) {
   const auto ms = number_up_to(longest_ms, value);
   if (!ms) return pass(ms);
   set_delay_release_ms(*ms);
+  livepatch::set_delay_release_ms(*ms);
   return {};
 }
 
@@ -112,6 +114,14 @@ Status store_gc_interval(const Object&, const Text&, const Text& value) {
   return {};
 }
 
+Text redirect_text() { return flag(livepatch::redirecting()); }
+
+Status store_redirect(const Object&, const Text&, const Text& value) {
+  auto on = parse_flag(value);
+  if (!on) return pass(on);
+  return livepatch::set_redirecting(*on);
+}
+
 std::vector<Attribute> host_attributes(const Object&) {
   return {{"name", 0444, show<host_name>, nullptr},
           {"pid", 0444, show<pid_text>, nullptr},
@@ -119,6 +129,7 @@ std::vector<Attribute> host_attributes(const Object&) {
           {"locked", 0644, show<locked_text>, store_locked},
           {"poisoned", 0444, show<module::poisoned>, nullptr},
           {"delay_release_ms", 0644, show<delay_text>, store_delay},
+          {"redirect", 0644, show<redirect_text>, store_redirect},
           {"gc_interval_s", 0644, show<gc_interval_text>, store_gc_interval},
           {"objects", 0444, show<live_text>, nullptr},
           {"objects_delayed", 0444, show<delayed_text>, nullptr}};
@@ -279,6 +290,94 @@ std::vector<Attribute> hook_attributes(const Object&) {
           {"order", 0644, show<order>, store_order}};
 }
 
+// --- patches/NAME/ and below ------------------------------------------------------------------------
+
+// A subject is the patch's name; of an object in it "PATCH/OBJECT", of a function nothing.
+
+Result<livepatch::PatchInfo> patch_of(const Object& object) {
+  auto info = livepatch::find(object.subject().substr(0, object.subject().find('/')));
+  if (info) return info;
+  return fail(ENODEV, "patch %s is gone", object.subject().c_str());
+}
+
+template <Text (*text)(const livepatch::PatchInfo&)>
+Result<Text> show(const Object& object, const Text&) {
+  auto info = patch_of(object);
+  if (!info) return pass(info);
+  return text(*info);
+}
+
+Text patch_enabled(const livepatch::PatchInfo& p) { return flag(p.enabled); }
+Text patch_transition(const livepatch::PatchInfo& p) { return flag(p.transition); }
+Text patch_replace(const livepatch::PatchInfo& p) { return flag(p.replace); }
+Text patch_immediate(const livepatch::PatchInfo& p) { return flag(p.immediate); }
+Text stack_order(const livepatch::PatchInfo& p) { return std::to_string(p.stack_order); }
+
+Status store_patch_enabled(const Object& object, const Text&, const Text& value) {
+  auto on = parse_flag(value);
+  if (!on) return pass(on);
+  return livepatch::set_enabled(object.subject(), *on);
+}
+
+Status store_force(const Object& object, const Text&, const Text& value) {
+  auto on = parse_flag(value);
+  if (!on) return pass(on);
+  return *on ? livepatch::force(object.subject()) : Status();
+}
+
+std::vector<Attribute> patch_attributes(const Object&) {
+  return {{"enabled", 0644, show<patch_enabled>, store_patch_enabled},
+          {"transition", 0444, show<patch_transition>, nullptr},
+          {"force", 0200, nullptr, store_force},
+          {"replace", 0444, show<patch_replace>, nullptr},
+          {"immediate", 0444, show<patch_immediate>, nullptr},
+          {"stack_order", 0444, show<stack_order>, nullptr}};
+}
+
+Result<Text> show_patched(const Object& object, const Text&) {
+  auto info = patch_of(object);
+  if (!info) return pass(info);
+  const Text name = object.subject().substr(object.subject().find('/') + 1);
+  for (const livepatch::ObjectInfo& o : info->objects) {
+    if (o.name == name) return flag(o.patched);
+  }
+  return fail(ENODEV, "%s is gone", object.path().c_str());
+}
+
+std::vector<Attribute> patch_object_attributes(const Object&) {
+  return {{"patched", 0444, show_patched, nullptr}};
+}
+
+// --- threads/TID/ -------------------------------------------------------------------------------------
+
+std::vector<Text> thread_names() {
+  std::vector<Text> names;
+  for (int tid : livepatch::thread_ids()) names.push_back(std::to_string(tid));
+  return names;
+}
+
+Result<int> patch_state_of(const Object& object) {
+  int tid = 0;
+  const Text& text = object.subject();
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), tid);
+  if (error != std::errc() || end != text.data() + text.size() || tid <= 0) {
+    return fail(ENODEV, "there is no thread %s", text.c_str());
+  }
+  return livepatch::thread_state(tid);
+}
+
+bool thread_is_there(const Object& object) { return patch_state_of(object).has_value(); }
+
+Result<Text> show_patch_state(const Object& object, const Text&) {
+  auto state = patch_state_of(object);
+  if (!state) return fail(ENODEV, "%s is gone", object.path().c_str());
+  return std::to_string(*state);
+}
+
+std::vector<Attribute> thread_attributes(const Object&) {
+  return {{"patch_state", 0444, show_patch_state, nullptr}};
+}
+
 // --- the tree -----------------------------------------------------------------------------------
 
 constexpr Type plain_type{nullptr, nullptr, nullptr, delete_object};
@@ -287,6 +386,9 @@ constexpr Type module_type{module_attributes, nullptr, nullptr, delete_object};
 constexpr Type parameters_type{parameters, nullptr, nullptr, delete_object};
 constexpr Type holders_type{nullptr, holders, nullptr, delete_object};
 constexpr Type resident_type{resident_attributes, nullptr, resident_is_there, delete_object};
+constexpr Type patch_type{patch_attributes, nullptr, nullptr, delete_object};
+constexpr Type patch_object_type{patch_object_attributes, nullptr, nullptr, delete_object};
+constexpr Type thread_type{thread_attributes, nullptr, thread_is_there, delete_object};
 constexpr Type hook_type{hook_attributes, nullptr, hook_is_there, delete_object};
 
 Text module_path(const Text& name) { return "modules/" + name; }
@@ -320,6 +422,44 @@ void module_gone(const Text& name) {
   if (is_to_show(name)) add_module(tree(), name);
 }
 
+Text patch_path(const Text& name) { return "patches/" + name; }
+
+// Objects and functions of a patch change while it is installed: nops come and go.
+std::vector<Text> patch_object_paths(const livepatch::PatchInfo& patch) {
+  std::vector<Text> paths;
+  for (const livepatch::ObjectInfo& object : patch.objects) {
+    const Text path = patch_path(patch.name) + "/" + path_name(object.name);
+    paths.push_back(path);
+    for (const livepatch::FunctionInfo& function : object.functions) {
+      paths.push_back(path + "/" + path_name(function.name) + "," +
+                      std::to_string(function.position));
+    }
+  }
+  return paths;
+}
+
+void show_patch(Tree& tree, const livepatch::PatchInfo& patch) {
+  const Text top = patch_path(patch.name);
+  if (!tree.has(top)) tree.add(patch_type, top, patch.name);
+  const std::vector<Text> wanted = patch_object_paths(patch);
+  for (const Text& path : tree.below(top)) {
+    if (std::find(wanted.begin(), wanted.end(), path) == wanted.end()) tree.remove(path);
+  }
+  for (const livepatch::ObjectInfo& object : patch.objects) {
+    const Text path = top + "/" + path_name(object.name);
+    if (!tree.has(path)) tree.add(patch_object_type, path, patch.name + "/" + object.name);
+  }
+  for (const Text& path : wanted) {
+    if (!tree.has(path)) tree.add(plain_type, path, "");
+  }
+}
+
+void patch_changed(const Text& name) {
+  if (auto patch = livepatch::find(name)) show_patch(tree(), *patch);
+}
+
+void patch_gone(const Text& name) { tree().remove(patch_path(name)); }
+
 // Of one process. Never freed: its objects may be asked for until the process's last moment, and in
 // the child of a fork the parent's may be locked for ever.
 struct Content {
@@ -342,6 +482,8 @@ Content& content() {
   fresh->tree.add(plain_type, "modules", "");
   fresh->tree.add(plain_type, "resident", "", {&resident_type, resident_names});
   fresh->tree.add(plain_type, "hooks", "", {&hook_type, hook_names});
+  fresh->tree.add(plain_type, "patches", "");
+  fresh->tree.add(plain_type, "threads", "", {&thread_type, thread_names});
   if (!current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel,
                                        std::memory_order_acquire)) {
     delete fresh;
@@ -353,6 +495,7 @@ Content& content() {
     add_module(fresh->tree, name);
     if (!is_to_show(name)) fresh->tree.remove(module_path(name));
   }
+  for (const livepatch::PatchInfo& patch : livepatch::list()) show_patch(fresh->tree, patch);
   return *fresh;
 }
 
@@ -362,6 +505,11 @@ Tree& tree() { return content().tree; }
 
 const module::Observer& tree_observer() {
   static constexpr module::Observer observer{module_formed, module_gone};
+  return observer;
+}
+
+const livepatch::Observer& tree_patch_observer() {
+  static constexpr livepatch::Observer observer{patch_changed, patch_gone};
   return observer;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "control/tree.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -13,6 +14,9 @@ namespace molt::control {
 
 // Adds and removes the objects of modules.
 [[nodiscard]] const module::Observer& tree_observer();
+
+// The same of livepatches.
+[[nodiscard]] const livepatch::Observer& tree_patch_observer();
 
 // What the process calls itself; by default the program's name.
 void set_host_name(std::string name);

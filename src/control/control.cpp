@@ -11,6 +11,7 @@
 #include "control/object.hpp"
 #include "control/server.hpp"
 #include "control/start.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::control {
 namespace {
@@ -78,6 +79,58 @@ void stop() {
   s.is_stopping = false;
 }
 
+namespace {
+
+std::atomic<void (*)()> ends_with_it{nullptr};
+
+// Its only caller is the thread that leave() starts. The server cannot be stopped by one of its own
+// workers, which is what an asker's request runs on.
+void* leave_now(void*) {
+  State& s = state();
+  std::unique_ptr<Server> server;
+  {
+    std::lock_guard lock(s.mutex);
+    server = std::move(s.server);
+    s.is_stopping = true;
+  }
+  if (server) server->stop_when_quiet();
+  server.reset();
+  module::set_gc_interval(0);
+  if (void (*end)() = ends_with_it.load(std::memory_order_acquire)) end();
+  remove_process_directory();
+  std::lock_guard lock(s.mutex);
+  s.is_stopping = false;
+  return nullptr;
+}
+
+std::string names(const std::vector<std::string>& all) {
+  std::string text;
+  for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+}  // namespace
+
+void on_leave(void (*end)()) { ends_with_it.store(end, std::memory_order_release); }
+
+Status leave(bool dry_run) {
+  std::vector<std::string> loaded, left;
+  for (const module::ModuleInfo& m : module::list()) loaded.push_back(m.name);
+  for (const module::ResidentInfo& r : module::residents()) left.push_back(r.name);
+  if (!loaded.empty()) {
+    return fail(EBUSY, "modules are loaded: %s; `molt unload` them first", names(loaded).c_str());
+  }
+  if (!left.empty()) {
+    return fail(EBUSY, "unloaded modules are still in memory: %s; `molt gc` tells why",
+                names(left).c_str());
+  }
+  if (dry_run) return {};
+  auto thread = threads::start_thread("molt-leaves", threads::default_stack, leave_now, nullptr);
+  if (!thread) return pass(thread);
+  pthread_detach(*thread);
+  return {};
+}
+
 std::string socket_path() {
   State& s = state();
   std::lock_guard lock(s.mutex);
@@ -88,6 +141,8 @@ const module::Observer* observer() {
   static_cast<void>(tree());
   return &tree_observer();
 }
+
+const livepatch::Observer* patch_observer() { return &tree_patch_observer(); }
 
 void after_fork_child() {
   auto* fresh = new State;

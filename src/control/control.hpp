@@ -15,6 +15,7 @@
 #include <string>
 
 #include "base/result.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -34,11 +35,21 @@ struct Options {
 // log that. Cancels what waits, then waits for operations under way. Handles and connections are gone.
 void stop();
 
+// As stop(), asked for from outside: once the asker has its answer, a thread of its own ends the
+// server, the census and itself, and removes the process's directory. What stays is memory: the
+// library, and the handlers of signals that could still come. EBUSY: modules are loaded, or left in
+// memory, and nobody could look after them. `dry_run`: only that.
+[[nodiscard]] Status leave(bool dry_run);
+// What else of the runtime ends then; called once the server has gone.
+void on_leave(void (*end)());
+
 // Empty: not running. For tests and messages.
 [[nodiscard]] std::string socket_path();
 
 // To be registered before the first module is loaded, so that objects come and go with modules.
 [[nodiscard]] const module::Observer* observer();
+
+[[nodiscard]] const livepatch::Observer* patch_observer();
 
 // The debug mode of object.hpp, for who holds objects back elsewhere.
 int delay_release_ms();

@@ -15,8 +15,10 @@
 #include "base/barrier.hpp"
 #include "base/fd.hpp"
 #include "control/content.hpp"
+#include "control/control.hpp"
 #include "control/errors.hpp"
 #include "hook/registry.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace molt::control {
@@ -290,32 +292,20 @@ Reply gc(Arguments& arguments, const Caller&) {
   return Json{{"freed", report.freed}, {"kept", std::move(kept)}};
 }
 
-Reply blocking(Arguments& arguments, const Caller&) {
-  const std::string name = arguments.text("name");
-  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
-  const auto report = module::blocking(name);
-  if (!report) return refuse(Asked::module, report);
-  Json holders = Json::array();
-  for (const module::Holder& h : report->holders) {
-    Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
-    if (h.tid != 0) {
-      holder["tid"] = h.tid;
-      holder["thread"] = h.thread;
-      holder["asleep_ms"] = h.asleep_ms;
-      holder["syscall"] = h.syscall;
-    }
-    if (h.address != 0) {
-      holder["function"] = h.function;
-      holder["address"] = hex(h.address);
-      holder["stack_address"] = hex(h.stack_address);
-      holder["depth"] = h.depth;
-    }
-    holders.push_back(std::move(holder));
+Reply wait_for_patch(const std::string& name, bool patched, int timeout_ms, const Caller& caller) {
+  const std::int64_t began_ns = now_ns();
+  if (patched && !livepatch::find(name)) {
+    return refuse(Asked::module, fail(ENOENT, "no patch %s is installed", name.c_str()).value());
   }
-  return Json{{"name", report->name},
-              {"state", report->state},
-              {"reason", report->reason},
-              {"holders", std::move(holders)}};
+  const Status done = livepatch::wait(Deadline::in_ms(timeout_ms), cancelled_by(caller));
+  if (!done) return refuse(Asked::other, done);
+  const auto patch = livepatch::find(name);
+  if (patched != (patch && patch->enabled)) {
+    return refuse(Asked::other, fail(EAGAIN, "the transition is over, and patch %s is %s",
+                                     name.c_str(), patched ? "not in force" : "in force")
+                                    .value());
+  }
+  return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }
 
 Reply audit_module(Arguments& arguments, const Caller& caller) {
@@ -351,18 +341,151 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const int timeout_ms = arguments.timeout_ms();
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
 
-  const bool is_known = event == "live" || event == "gone" || event == "freed";
+  const bool is_of_patch = event == "patched" || event == "unpatched";
+  const bool is_known = is_of_patch || event == "live" || event == "gone" || event == "freed";
   if (!is_known || (has_event && name.empty())) {
-    return refuse(Asked::request,
-                  fail(EINVAL, "`for` is live, gone or freed, and needs a `name`").value());
+    return refuse(
+        Asked::request,
+        fail(EINVAL, "`for` is live, gone, freed, patched or unpatched, and needs a `name`")
+            .value());
   }
+  if (is_of_patch) return wait_for_patch(name, event == "patched", timeout_ms, caller);
   const auto until = event == "live"   ? module::Until::live
                      : event == "gone" ? module::Until::gone
                                        : module::Until::freed;
   const std::int64_t began_ns = now_ns();
-  const Status done = module::wait(name, until, Deadline::in_ms(timeout_ms), cancelled_by(caller));
+  const Deadline deadline = Deadline::in_ms(timeout_ms);
+  Status done = module::wait(name, until, deadline, cancelled_by(caller));
+  // Without a name: a transition is something under way as well.
+  if (done && name.empty()) done = livepatch::wait(deadline, cancelled_by(caller));
   if (!done) return refuse(Asked::other, done);
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
+}
+
+Reply detach(Arguments& arguments, const Caller&) {
+  const bool dry_run = arguments.flag("dry_run");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  if (Status done = leave(dry_run); !done) return refuse(Asked::other, done);
+  return Json::object();
+}
+
+// --- livepatches ----------------------------------------------------------------------------------
+
+Json patch_json(const livepatch::PatchInfo& patch) {
+  Json objects = Json::array();
+  for (const livepatch::ObjectInfo& object : patch.objects) {
+    Json functions = Json::array();
+    for (const livepatch::FunctionInfo& f : object.functions) {
+      functions.push_back({{"name", f.name}, {"position", f.position}});
+    }
+    objects.push_back(
+        {{"name", object.name}, {"patched", object.patched}, {"functions", std::move(functions)}});
+  }
+  return {{"name", patch.name},
+          {"enabled", patch.enabled},
+          {"transition", patch.transition},
+          {"replace", patch.replace},
+          {"immediate", patch.immediate},
+          {"forced", patch.forced},
+          {"stack_order", patch.stack_order},
+          {"objects", std::move(objects)}};
+}
+
+Json transition_json() {
+  const auto t = livepatch::transition();
+  if (!t) return nullptr;
+  return {{"patch", t->patch},   {"target", t->patching ? "patched" : "unpatched"},
+          {"forced", t->forced}, {"threads", t->threads},
+          {"done", t->done},     {"left", t->left},
+          {"tries", t->tries},   {"age_ms", t->age_ms}};
+}
+
+Reply patches(Arguments& arguments, const Caller&) {
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  Json all = Json::array();
+  for (const livepatch::PatchInfo& patch : livepatch::list()) all.push_back(patch_json(patch));
+  Json pinned = Json::array();
+  for (const livepatch::PinnedInfo& p : livepatch::pinned()) {
+    pinned.push_back({{"name", p.name}, {"reason", p.reason}});
+  }
+  return Json{{"patches", std::move(all)},
+              {"transition", transition_json()},
+              {"pinned", std::move(pinned)}};
+}
+
+// Who stands between a module and its end, or a patch and the end of its transition.
+Json holder_json(const module::Holder& h) {
+  Json holder = {{"what", h.what}, {"where", h.where}, {"certain", h.certain}};
+  if (h.tid != 0) {
+    holder["tid"] = h.tid;
+    holder["thread"] = h.thread;
+    holder["asleep_ms"] = h.asleep_ms;
+    holder["syscall"] = h.syscall;
+  }
+  if (h.address != 0) {
+    holder["function"] = h.function;
+    holder["address"] = hex(h.address);
+    holder["stack_address"] = hex(h.stack_address);
+    holder["depth"] = h.depth;
+  }
+  return holder;
+}
+
+module::Holder holder_of(const livepatch::Blocker& b) {
+  module::Holder h;
+  h.what = b.tid != 0 ? "thread" : "the patch";
+  h.tid = b.tid;
+  h.thread = b.thread;
+  h.certain = b.certain;
+  h.address = b.address;
+  h.stack_address = b.stack_address;
+  h.depth = b.depth;
+  h.asleep_ms = b.asleep_ms;
+  h.syscall = b.syscall;
+  h.function = b.function.empty() ? "superseded code" : b.function;
+  if (b.address != 0) {
+    h.where = (b.certain ? "is in " : "may return into ") + h.function;
+  } else if (b.tid != 0) {
+    h.where = "is not proven to be out: " + b.reason;
+  } else {
+    h.where = "cannot go on: " + b.reason;
+    h.certain = true;
+  }
+  return h;
+}
+
+Reply blocking(Arguments& arguments, const Caller&) {
+  const std::string name = arguments.text_or("name", "");
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto transition = livepatch::transition();
+  Json holders = Json::array();
+  if (name.empty() || (transition && transition->patch == name)) {
+    for (const livepatch::Blocker& b : livepatch::blocking()) {
+      holders.push_back(holder_json(holder_of(b)));
+    }
+    const char* state = !transition ? "" : transition->patching ? "patching" : "unpatching";
+    return Json{{"name", transition ? transition->patch : ""},
+                {"state", state},
+                {"reason", ""},
+                {"transition", transition_json()},
+                {"holders", std::move(holders)}};
+  }
+  const auto report = module::blocking(name);
+  if (!report) return refuse(Asked::module, report);
+  const auto patch = livepatch::find(name);
+  if (patch) {
+    module::Holder enabled;
+    enabled.what = "its patch";
+    enabled.where = "is enabled; `molt revert` it first";
+    enabled.certain = true;
+    holders.push_back(holder_json(enabled));
+  }
+  for (const module::Holder& h : report->holders) holders.push_back(holder_json(h));
+  return Json{{"name", report->name},
+              {"state", report->state},
+              {"reason", report->reason},
+              {"transition", nullptr},
+              {"holders", std::move(holders)}};
 }
 
 // --- hooks --------------------------------------------------------------------------------------
@@ -516,6 +639,8 @@ std::span<const Method> methods() {
       {name::blocking, true, false, blocking},
       {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
+      {name::patches, true, false, patches},
+      {name::detach, true, false, detach},
   };
   return all;
 }

@@ -148,6 +148,20 @@ void Server::stop() {
   workers_.stop();
 }
 
+void Server::stop_when_quiet() {
+  quiet_until_ns_.store(Deadline::in_ms(limits_.unread_ms).at_ns, std::memory_order_relaxed);
+  stop();
+}
+
+bool Server::is_over() const {
+  if (!is_stopping_.load(std::memory_order_acquire)) return false;
+  if (Deadline{quiet_until_ns_.load(std::memory_order_relaxed)}.passed()) return true;
+  return flights_.empty() &&
+         std::none_of(connections_.begin(), connections_.end(), [](const auto& entry) {
+           return entry.second.has_unsent() || entry.second.has_request();
+         });
+}
+
 void* Server::run(void* self) {
   auto& server = *static_cast<Server*>(self);
   server.set_up_ = server.set_up();
@@ -248,7 +262,7 @@ void* Server::run_bell(void* self) {
 
 void Server::serve() {
   epoll_event events[32];
-  while (!is_stopping_.load(std::memory_order_acquire)) {
+  while (!is_over()) {
     const int n =
         epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)), next_round_ms());
     if (n < 0 && errno != EINTR) return;  // it cannot come to that; if it does, no busy loop

@@ -63,6 +63,8 @@ class Server {
   [[nodiscard]] Status start();
   // Once, after start() succeeded. Waits for operations under way. Not on a worker.
   void stop();
+  // The same, but cancels nothing, and not before all answers are taken, or `unread_ms` have passed.
+  void stop_when_quiet();
 
   bool is_worker() const { return workers_.is_worker(); }
   // Valid after start().
@@ -84,6 +86,7 @@ class Server {
 
   // --- one round ---
   [[nodiscard]] int next_round_ms();
+  [[nodiscard]] bool is_over() const;
   void watch_listener(bool on);
   void accept_clients();
   void greet(Fd socket);
@@ -112,6 +115,7 @@ class Server {
   std::atomic<std::uint32_t> is_set_up_{0};
   Status set_up_;
   std::atomic<bool> is_stopping_{false};
+  std::atomic<std::int64_t> quiet_until_ns_{0};  // 0: does not wait for quiet
 
   std::mutex done_mutex_;
   std::vector<std::shared_ptr<Job>> done_;

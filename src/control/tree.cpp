@@ -91,6 +91,21 @@ void Tree::remove(const std::string& path) {
   }
 }
 
+bool Tree::has(const std::string& path) {
+  std::lock_guard lock(mutex_);
+  return kept_.find(path) != kept_.end();
+}
+
+std::vector<std::string> Tree::below(const std::string& path) {
+  std::vector<std::string> paths;
+  std::lock_guard lock(mutex_);
+  for (auto at = kept_.upper_bound(path); at != kept_.end() && is_at_or_below(at->first, path);
+       ++at) {
+    paths.push_back(at->first);
+  }
+  return paths;
+}
+
 Ref Tree::child(const std::string& parent, const std::string& name) {
   Folder folder;
   {

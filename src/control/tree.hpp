@@ -46,6 +46,10 @@ class Tree {
   // With everything below. Waits for nobody (object.hpp).
   void remove(const std::string& path);
 
+  [[nodiscard]] bool has(const std::string& path);
+  // The paths of what is kept below it.
+  [[nodiscard]] std::vector<std::string> below(const std::string& path);
+
   // Paths may begin and end with a slash; links are followed. ENOENT: nothing is there.
   [[nodiscard]] Result<Ref> open(std::string_view path);
   // May run module code. ENOENT: nothing is there; EISDIR: an object, not an attribute; else what

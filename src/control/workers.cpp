@@ -18,6 +18,7 @@ namespace {
 [[gnu::noinline]] void run_far_below(const std::function<void()>& task) {
   char gap[4096];
   asm volatile("" : : "r"(gap) : "memory");
+  threads::clean_stack_below();
   task();
   asm volatile("" : : "r"(gap) : "memory");
 }

@@ -199,6 +199,18 @@ HookInfo describe(const molt_hook_core* core) {
   return info;
 }
 
+bool is_attached_locked(const molt_hook_core* core) {
+  const auto& all = registry().attached;
+  return std::any_of(all.begin(), all.end(),
+                     [&](const Owner* owner) { return callbacks_on(owner, core) > 0; });
+}
+
+// Those on functions (interpose/) are there for ever, and are hooks only while somebody uses them.
+bool is_shown(const molt_hook_core* core) {
+  if (core->instances.empty()) return false;
+  return core->name.find(':') == std::string::npos || is_attached_locked(core);
+}
+
 Status rebuild(molt_hook_core* hook) {
   molt_chain* chain = nullptr;
   if (!make_chain(hook, entries_of(hook, nullptr, nullptr), &chain)) {
@@ -512,7 +524,7 @@ std::vector<HookInfo> list() {
   std::lock_guard lock(registry().mutex);
   std::vector<HookInfo> out;
   for (const molt_hook_core* core : registry().hooks) {
-    if (!core->instances.empty()) out.push_back(describe(core));
+    if (is_shown(core)) out.push_back(describe(core));
   }
   std::sort(out.begin(), out.end(),
             [](const HookInfo& a, const HookInfo& b) { return a.name < b.name; });
@@ -522,7 +534,7 @@ std::vector<HookInfo> list() {
 Result<HookInfo> find(std::string_view name) {
   std::lock_guard lock(registry().mutex);
   const molt_hook_core* core = find_core(name);
-  if (core == nullptr || core->instances.empty()) {
+  if (core == nullptr || !is_shown(core)) {
     return fail(ENOENT, "no hook %.*s; see `molt hook list`", static_cast<int>(name.size()),
                 name.data());
   }
@@ -533,7 +545,13 @@ std::size_t count() {
   std::lock_guard lock(registry().mutex);
   return static_cast<std::size_t>(
       std::count_if(registry().hooks.begin(), registry().hooks.end(),
-                    [](const molt_hook_core* core) { return !core->instances.empty(); }));
+                    [](const molt_hook_core* core) { return is_shown(core); }));
+}
+
+bool is_attached(std::string_view name) {
+  std::lock_guard lock(registry().mutex);
+  const molt_hook_core* core = find_core(name);
+  return core != nullptr && is_attached_locked(core);
 }
 
 void before_fork() { registry().mutex.lock(); }

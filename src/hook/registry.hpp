@@ -108,6 +108,8 @@ struct HookInfo {
 std::vector<HookInfo> list();
 Result<HookInfo> find(std::string_view name);
 std::size_t count();
+// Whether a module that is loaded, or still in memory, has a callback on this hook.
+bool is_attached(std::string_view hook);
 
 // Keeps the writer out over a fork; the child forgets the threads that it does not have.
 void before_fork();

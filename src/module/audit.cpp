@@ -7,16 +7,11 @@
 #include <cstring>
 
 #include "audit/target.hpp"
+#include "base/sanitizer.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
 
 // MOLT_AUDIT=0 in the environment: unloading does not search. `molt audit` still does.
 bool switched_off() {
@@ -82,7 +77,9 @@ std::string pointers_left(Module& module, bool may_destroy) {
   return "";
 #endif
   // A sanitizer's shadow and tables are full of addresses in code that nobody follows.
-  if (sanitized || switched_off() || module.ignore_pointers || module.handle == nullptr) return "";
+  if (under_sanitizer() || switched_off() || module.ignore_pointers || module.handle == nullptr) {
+    return "";
+  }
   auto target = target_of(module);
   if (!target) return target.error().detail;
   audit::Options options;

@@ -38,6 +38,7 @@ namespace molt::module {
 enum Taint : unsigned {
   taint_proprietary = 1,  // P: licence that is not free
   taint_forced = 2,       // F: loaded in spite of its magic
+  taint_livepatch = 8,    // K: it replaces functions
 };
 std::string taint_text(unsigned taint);
 // Of the process beside those of its modules; R: a module was removed while it could still run.
@@ -67,8 +68,10 @@ struct Module {
   threads::RangeSet text;             // its executable segments
   std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
   std::vector<std::string> effects;   // what outlasts it
+  bool has_symbols = false;           // beside the descriptor: another object may be bound to them
   std::vector<std::string> warnings;  // what whoever asked for the load should know
   bool permanent = false;             // init without exit
+  bool livepatch = false;             // marked: it may enable a patch
 
   // --- under Manager::mutex ---
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
@@ -87,6 +90,9 @@ struct Module {
   std::vector<Module*> users;                      // who references it as a provider
   std::vector<ImportInfo> imports;
   Requests requests;
+
+  // --- of one that goes ---
+  threads::RangeSet ways_in;  // PatchHooks::going
 
   // --- of residents ---
   bool pinned = false;
@@ -140,12 +146,19 @@ struct Notifier {
   std::uint64_t sequence;
 };
 
+// Unloaded, but mapped, so that reports can name its functions: quarantine.cpp.
+struct Quarantined {
+  Stored stored;
+  void* handle;
+};
+
 struct Manager {
   std::mutex mutex;
   // Changes with every change of a module's state; waiters sleep on it.
   std::atomic<std::uint32_t> changes{0};
   std::list<ModulePtr> modules;  // newest first
   std::vector<ModulePtr> residents;
+  std::list<Quarantined> quarantined;  // oldest first
   std::vector<FlightPtr> flights;
   std::map<int, FlightPtr> waiting;  // tid -> the flight that it has joined
   std::vector<std::shared_ptr<Notifier>> notifiers;
@@ -153,6 +166,8 @@ struct Manager {
   std::vector<Thread*> threads;
   std::list<std::string> operations;
   const Observer* observer = nullptr;
+  const PatchHooks* patch_hooks = nullptr;
+  bool told_of_livepatch = false;
   bool locked = false;
   unsigned taint = 0;
   std::string poison;
@@ -242,6 +257,10 @@ std::string pointers_left(Module& module, bool may_destroy);
 // who holds it, or why nothing could be proven.
 std::string threads_left(const Module& module, Deadline deadline, const Cancelled& cancelled);
 std::string name_holders(const std::vector<Holder>& holders);
+// --- quarantine.cpp ---
+// Where reports shall name what is gone: ends the module as dlclose() would, and leaves its memory
+// mapped. False: nothing was done, dlclose() shall.
+bool quarantine(Module& module);
 // --- reaper.cpp ---
 // One try for each of them; true if none is left. (unload.cpp)
 bool finish_lazy();
@@ -256,6 +275,10 @@ Fate dispose(const ModulePtr& module, const Patience& patience, std::string& rea
 // takes the module off the list.
 Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& patience,
         std::string& reason);
+// Livepatches that concern the module, or that it is.
+Status patch_coming(Module& module);
+void patch_going(Module& module);
+void patch_failed(Module& module);
 void tell_formed(Module& module);
 void tell_gone(Module& module);
 
@@ -267,7 +290,9 @@ struct Prepared {
   std::string hash;
   std::string name, version, license, description, srcversion;
   std::vector<std::string> hazards, effects;
+  bool has_symbols = false;
   unsigned taint = 0;
+  bool livepatch = false;
 };
 Result<Prepared> prepare(const LoadRequest& request);
 // Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.

@@ -12,13 +12,16 @@
 #include <cstring>
 #include <iterator>
 #include <optional>
+#include <utility>
 
 #include "base/fd.hpp"
 #include "base/hash.hpp"
+#include "base/last_error.hpp"
 #include "elf/hazards.hpp"
 #include "elf/image.hpp"
 #include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
+#include "interpose/functions.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
 
@@ -403,9 +406,14 @@ Status check_exports(const Module& module, const Module* beside) {
   return {};
 }
 
-Status check_hooks(const Module& module) {
+// Functions that the callbacks name become hooks by that; with `dry_run` they stay what they are.
+Status check_hooks(const Module& module, bool dry_run) {
   const molt_module& d = *module.descriptor;
-  Status ok = hooks::check(d.callbacks, d.callbacks_end);
+  Status ok = interpose::provide(d.callbacks, d.callbacks_end, dry_run);
+  for (const molt_callback* c = d.callbacks; ok && c != d.callbacks_end; ++c) {
+    if (dry_run && interpose::names_function(c->hook)) continue;
+    ok = hooks::check(c, c + 1);
+  }
   if (ok) return ok;
   return fail(ok.error().code, "%s: %s", module.name.c_str(), ok.error().detail);
 }
@@ -420,7 +428,7 @@ Status would_fit(Module& module, std::span<const std::byte> content, const LoadR
   if (!preview) return {};
   module.descriptor = preview->descriptor();
   Status ok = bind_imports(module, request);
-  if (ok) ok = check_hooks(module);
+  if (ok) ok = check_hooks(module, true);
   if (ok) {
     Lock lock(manager().mutex);
     ok = check_exports(module, beside);
@@ -435,8 +443,12 @@ Status would_fit(Module& module, std::span<const std::byte> content, const LoadR
 
 Status run_init(Module& module) {
   int (*init)(void) = module.descriptor->init;
+  succeed();
   int result = init ? init() : 0;
   if (result == 0) return {};
+  // What it was that failed for init, if it was one of ours.
+  std::string why = last_error();
+  if (!why.empty()) why = ": " + why;
   if (result > 0) {
     log::line(
         "", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
@@ -448,7 +460,8 @@ Status run_init(Module& module) {
   if (result < -largest_errno) {
     return fail(EINVAL, "%s: init answered %d, which is no errno", module.name.c_str(), result);
   }
-  return fail(-result, "%s: init failed: %s", module.name.c_str(), errno_name(-result));
+  return fail(-result, "%s: init failed: %s%s", module.name.c_str(), errno_name(-result),
+              why.c_str());
 }
 
 void set_state(Module& module, molt_module_state state) {
@@ -486,6 +499,14 @@ Result<FileIdentity> identify(const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0) return cannot_open(path);
   return identity_of(info);
+}
+
+// Beside the descriptor.
+bool has_symbols(const elf::Image& image) {
+  for (const elf::Symbol symbol : image.dynamic_symbols()) {
+    if (symbol.exported() && symbol.name != MOLT_MODULE_SYMBOL) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -542,8 +563,13 @@ Result<Prepared> prepare(const LoadRequest& request) {
     log::line(p.name, "bad vermagic: process tainted.");
     p.taint |= taint_forced;
   }
+  if (text("livepatch") == "Y") {
+    p.livepatch = true;
+    p.taint |= taint_livepatch;
+  }
   p.hazards = one_of_each_kind(elf::unload_hazards(*image));
   p.effects = one_of_each_kind(elf::lasting_effects(*image));
+  p.has_symbols = has_symbols(*image);
   p.hash = content_hash(*content);
   p.content = std::move(*content);
   return p;
@@ -577,7 +603,9 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
   module->effects = prepared.effects;
+  module->has_symbols = prepared.has_symbols;
   module->taint = prepared.taint;
+  module->livepatch = prepared.livepatch;
   module->path = request.path;
   module->file = prepared.file;
   module->hash = prepared.hash;
@@ -610,6 +638,12 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
   }
+  if (module->livepatch) {
+    Lock lock(manager().mutex);
+    bool first = !std::exchange(manager().told_of_livepatch, true);
+    lock.unlock();
+    if (first) log::line(module->name, "tainting process with TAINT_LIVEPATCH");
+  }
   for (const std::string& hazard : module->hazards) {
     warn(*module, "cannot be unmapped once loaded: %s", hazard.c_str());
   }
@@ -630,6 +664,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       drop_providers(*module);
     }
     if (beside == nullptr) unreserve(module);
+    interpose::release_unused();
     return pass(why);
   };
 
@@ -639,7 +674,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);
   const molt_module& d = *module->descriptor;
-  if (ok = check_hooks(*module); !ok) return give_up(ok);
+  if (ok = check_hooks(*module, false); !ok) return give_up(ok);
   auto owner = hooks::create(module->name, d.callbacks, d.callbacks_end);
   if (!owner) return give_up(pass(owner));
   module->owner = *owner;
@@ -655,8 +690,13 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (!ok) return give_up(ok);
-  // 8. (livepatch) 9. Notifiers may veto.
+  // 8. Livepatches of it. A replacement gets them when it has taken the old version's place.
+  if (beside == nullptr) {
+    if (ok = patch_coming(*module); !ok) return give_up(ok);
+  }
+  // 9. Notifiers may veto.
   if (ok = notify(*module, MOLT_MODULE_STATE_COMING); !ok) {
+    patch_going(*module);
     take_down(*module);
     return give_up(ok);
   }
@@ -668,6 +708,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   if (ok) {
     ok = run_init(*module);
     if (ok) return module;
+    patch_failed(*module);
     Lock lock(manager().mutex);
     --module->refcnt;
     init_reference = false;
@@ -677,6 +718,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     set_state(*module, MOLT_MODULE_STATE_GOING);
   }
   notify(*module, MOLT_MODULE_STATE_GOING);
+  patch_going(*module);
   tell_gone(*module);
   take_down(*module);
   stop_threads(*module, Deadline::in_ms(init_threads_ms), {});

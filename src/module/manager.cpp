@@ -25,6 +25,7 @@ std::string taint_text(unsigned taint) {
   if (taint & taint_proprietary) text += 'P';
   if (taint & taint_forced) text += 'F';
   if (taint & taint_resident) text += 'R';
+  if (taint & taint_livepatch) text += 'K';
   return text;
 }
 
@@ -48,6 +49,8 @@ const char* to_text(Fate fate) {
       return "unmapped";
     case Fate::resident:
       return "resident";
+    case Fate::quarantined:
+      return "quarantined";
     case Fate::pinned:
       break;
   }
@@ -204,6 +207,36 @@ void tell_gone(Module& module) {
   if (!module.formed) return;
   module.formed = false;
   if (const Observer* observer = current_observer()) observer->gone(module.name);
+}
+
+void set_patch_hooks(const PatchHooks* hooks) {
+  Lock lock(manager().mutex);
+  manager().patch_hooks = hooks;
+}
+
+namespace {
+const PatchHooks* current_patch_hooks() {
+  Lock lock(manager().mutex);
+  return manager().patch_hooks;
+}
+}  // namespace
+
+Status patch_coming(Module& module) {
+  const PatchHooks* hooks = current_patch_hooks();
+  return hooks ? hooks->coming(module.descriptor, module.livepatch) : Status();
+}
+
+void patch_going(Module& module) {
+  const PatchHooks* hooks = current_patch_hooks();
+  if (hooks == nullptr) return;
+  threads::RangeSet ways_in;
+  hooks->going(module.descriptor, ways_in);
+  Lock lock(manager().mutex);
+  module.ways_in = ways_in;
+}
+
+void patch_failed(Module& module) {
+  if (const PatchHooks* hooks = current_patch_hooks()) hooks->failed(module.descriptor);
 }
 
 void set_directory(std::string path) {

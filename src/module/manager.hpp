@@ -30,6 +30,7 @@
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/ranges.hpp"
 
 namespace molt::module {
 
@@ -67,12 +68,14 @@ struct UnloadRequest {
   int timeout_ms = -1;  // waiting for threads inside; -1: 10 s
   Cancelled cancelled;
 };
-enum class Fate { unmapped, resident, pinned };
+// quarantined: gone as if it were unmapped, but for what a sanitizer's reports need to name it.
+enum class Fate { unmapped, resident, pinned, quarantined };
+inline bool is_gone(Fate fate) { return fate == Fate::unmapped || fate == Fate::quarantined; }
 const char* to_text(Fate fate);
 struct UnloadReport {
   std::string name;
   Fate fate = Fate::unmapped;
-  std::string reason;  // why it is not unmapped
+  std::string reason;  // why it is not gone
   std::int64_t drain_us = 0;
 };
 Result<UnloadReport> unload(const UnloadRequest& request);
@@ -207,6 +210,19 @@ struct Observer {
   void (*gone)(const std::string& name);
 };
 void set_observer(const Observer* observer);
+
+// Livepatches of modules that come and go (KERNEL.md P9). Called without locks, on the operation's
+// thread.
+struct PatchHooks {
+  // Before the notifiers; an error refuses the module, and nothing of it remains patched.
+  Status (*coming)(molt_module* module, bool is_livepatch);
+  // After exit and notifiers. `ways_in`: where a thread may be that has called a function of the module
+  // and is not in its code yet; counts with that code from here on.
+  void (*going)(molt_module* module, threads::RangeSet& ways_in);
+  // Its init failed: a patch that it enabled goes first.
+  void (*failed)(molt_module* module);
+};
+void set_patch_hooks(const PatchHooks* hooks);
 
 enum class Until { live, gone, freed };
 // Waits for a module's state; name empty: until no operation is under way. -ETIMEDOUT, -ECANCELED.

@@ -46,6 +46,7 @@ void* run(void*) {
     if (!lazy && interval_s == 0) break;
     const std::uint32_t seen = manager().changes.load(std::memory_order_acquire);
     lock.unlock();
+    threads::clean_stack_below();
     if (next_gc.passed()) {
       gc(false);
       next_gc = Deadline::in_ms(interval_s * std::int64_t{1000});

@@ -246,6 +246,9 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   report.old =
       go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled}, report.reason);
   if (report.old == Fate::resident) reap_in_background();
+  if (Status patched = patch_coming(*incoming); !patched) {
+    log::line(name, "livepatches were not applied to the new version: %s", patched.error().detail);
+  }
   tell_formed(*incoming);
   notify(*incoming, MOLT_MODULE_STATE_LIVE);
   {

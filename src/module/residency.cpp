@@ -86,7 +86,9 @@ std::string threads_left([[maybe_unused]] const Module& module, [[maybe_unused]]
   threads::ProofOptions options;
   options.deadline = deadline;
   options.cancelled = cancelled;
-  const auto proof = threads::prove_out(module.text, options);
+  threads::RangeSet ranges = module.text;
+  ranges.add(module.ways_in);
+  const auto proof = threads::prove_out(ranges, options);
   if (!proof) return std::string("its threads could not be looked at: ") + proof.error().detail;
   if (proof->out()) return "";
   return name_holders(name_all(module, proof->holders));

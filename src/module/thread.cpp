@@ -12,6 +12,7 @@
 
 #include "base/last_error.hpp"
 #include "module/internal.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::module {
 
@@ -39,6 +40,9 @@ void leave(void* value) {
   all.erase(std::remove(all.begin(), all.end(), thread), all.end());
   if (thread->owner != nullptr) --thread->owner->refcnt;
   thread->left = true;
+  // Whoever keeps the handle keeps nothing of the module.
+  thread->run = nullptr;
+  thread->argument = nullptr;
   if (!thread->handle_kept) delete thread;
   announce_change();
 }
@@ -47,6 +51,7 @@ void* entry(void* value) {
   auto* thread = static_cast<Thread*>(value);
   t_self = thread;
   pthread_setname_np(pthread_self(), thread->name.c_str());
+  threads::clean_stack_below();
   pthread_cleanup_push(leave, thread);
   thread->run(thread->argument);
   pthread_cleanup_pop(1);

@@ -3,6 +3,8 @@
 //   disable -> drain -> threads -> exit -> GOING notifiers -> objects -> residency proof over the
 //   text -> pointer audit -> dlclose -> proof that it is unmapped -> references on providers
 //
+// Under a sanitizer quarantine.cpp takes the place of the last but one.
+//
 // Until exit() everything can be taken back. After it, what cannot be proven leaves the module
 // resident, under no name, and gc() tries again. Its providers stay as long as its code does: a
 // thread that is still in it may call them.
@@ -13,6 +15,7 @@
 #include <algorithm>
 
 #include "elf/loaded.hpp"
+#include "interpose/functions.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -93,6 +96,11 @@ void drop_providers(Module& module) {
 namespace {
 
 Fate free_memory(const ModulePtr& module, std::string& reason) {
+  if (!module->pinned && quarantine(*module)) {
+    module->descriptor = nullptr;
+    drop_providers(*module);
+    return Fate::quarantined;
+  }
   if (module->handle != nullptr) {
     module->descriptor = nullptr;
     dlclose(module->handle);
@@ -156,6 +164,7 @@ Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::
   if (module->owner != nullptr) {
     hooks::destroy(module->owner);
     module->owner = nullptr;
+    interpose::release_unused();
   }
   reason = threads_left(*module, patience.deadline, patience.cancelled);
   if (reason.empty() || all) {
@@ -172,7 +181,7 @@ Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::
 
 Fate dispose(const ModulePtr& module, const Patience& patience, std::string& reason) {
   Fate fate = try_free(module, patience, true, reason);
-  if (fate != Fate::unmapped) keep_resident(module, fate == Fate::pinned, reason);
+  if (!is_gone(fate)) keep_resident(module, fate == Fate::pinned, reason);
   return fate;
 }
 
@@ -180,6 +189,7 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& 
         std::string& reason) {
   if (with_exit) call_exit(*module);
   notify(*module, MOLT_MODULE_STATE_GOING);
+  patch_going(*module);
   tell_gone(*module);
   take_down(*module);
   {
@@ -327,11 +337,11 @@ std::string finish(const ModulePtr& module, bool ignore_pointers, bool all) {
   module->pinned = fate == Fate::pinned;
   module->reason = reason;
   auto& residents = manager().residents;
-  if (fate == Fate::unmapped) {
+  if (is_gone(fate)) {
     residents.erase(std::find(residents.begin(), residents.end(), module));
   }
   announce_change();
-  return fate == Fate::unmapped ? "" : reason;
+  return is_gone(fate) ? "" : reason;
 }
 
 void finish_all(GcReport& report, bool lazy_only, bool ignore_pointers) {
@@ -405,7 +415,7 @@ GcReport gc(bool dry_run, bool ignore_pointers) {
       const auto unloaded = unload(request);
       if (!unloaded) continue;  // used again meanwhile, say: it stays, live
       progress = true;
-      if (unloaded->fate == Fate::unmapped) {
+      if (is_gone(unloaded->fate)) {
         report.freed.push_back(name);
       } else {
         report.kept.push_back({name, unloaded->reason});

@@ -18,18 +18,26 @@
 #include "base/log.hpp"
 #include "control/control.hpp"
 #include "hook/registry.hpp"
+#include "interpose/functions.hpp"
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 #include "threads/census.hpp"
+#include "threads/own_thread.hpp"
 #include "threads/record.hpp"
 
 namespace molt {
 namespace {
 
+constexpr const char* agent_variable = "MOLT_AGENT";
+constexpr const char* preload_variable = "LD_PRELOAD";
+
 // --- fork -----------------------------------------------------------------------------------
 
 // Always in this order; nothing below takes a lock of something above.
 void before_fork() {
+  livepatch::before_fork();
   module::before_fork();
+  interpose::before_fork();
   hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
@@ -38,15 +46,25 @@ void after_fork_parent() {
   log::after_fork();
   threads::census_after_fork(false);
   hooks::after_fork(false);
+  interpose::after_fork(false);
   module::after_fork(false);
+  livepatch::after_fork(false);
 }
 void after_fork_child() {
   log::after_fork();
   threads::census_after_fork(true);
   hooks::after_fork(true);
+  interpose::after_fork(true);
   module::after_fork(true);
+  livepatch::after_fork(true);
   control::after_fork_child();
 }
+
+// What a failing init may leave of its patch has this long to be taken back.
+constexpr int take_back_ms = 2000;
+constexpr module::PatchHooks patch_hooks = {
+    livepatch::module_coming, livepatch::module_going,
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
@@ -55,6 +73,33 @@ __attribute__((constructor(101))) void set_up() {
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   module::set_observer(control::observer());
+  module::set_patch_hooks(&patch_hooks);
+  livepatch::set_observer(control::patch_observer());
+  control::on_leave(threads::stop_census);
+}
+
+// `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program
+// starts in turn gets neither. Threads may be started from here: the C library is set up, and no other
+// object of this one has a constructor that molt_start() would need.
+__attribute__((constructor)) void start_as_agent() {
+  const char* given = secure_getenv(agent_variable);
+  if (given == nullptr) return;
+  const std::string path = given;
+  unsetenv(agent_variable);
+  if (const char* list = getenv(preload_variable)) {
+    std::string rest = list;
+    if (rest.rfind(path, 0) == 0) rest.erase(0, path.size());
+    if (!rest.empty() && rest[0] == ':') rest.erase(0, 1);
+    if (rest.empty()) {
+      unsetenv(preload_variable);
+    } else {
+      setenv(preload_variable, rest.c_str(), 1);
+    }
+  }
+  if (molt_start(nullptr) != 0) {
+    const std::string why = std::string("molt: the program runs without it: ") + molt_last_error();
+    std::fputs((why + "\n").c_str(), stderr);
+  }
 }
 
 __attribute__((destructor)) void tear_down() { remove_process_directory(); }
@@ -101,6 +146,7 @@ extern "C" void molt_stop() { control::stop(); }
 extern "C" const char* molt_last_error() { return last_error(); }
 
 extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (fd < 0) return answer(fail(EBADF, "%d is no descriptor", fd));
   module::LoadRequest request;
   request.fd = fd;
@@ -116,6 +162,7 @@ extern "C" int molt_load_fd(int fd, const char* args, std::uint32_t flags, int t
 }
 
 extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   module::LoadRequest request;
   request.path = path;
@@ -130,6 +177,7 @@ extern "C" int molt_load(const char* path, const char* args, std::uint32_t flags
 }
 
 extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   module::UnloadRequest request;
   request.name = name ? name : "";
   request.resident = (flags & MOLT_UNLOAD_RESIDENT) != 0;
@@ -143,7 +191,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
   auto report = module::unload(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->fate != module::Fate::unmapped) {
+  if (!module::is_gone(report->fate)) {
     set_last_error((std::string(module::to_text(report->fate)) + ": " + report->reason).c_str());
   }
   return 0;
@@ -151,6 +199,7 @@ extern "C" int molt_unload(const char* name, std::uint32_t flags, int timeout_ms
 
 extern "C" int molt_replace(const char* name, const char* path, const char* args,
                             std::uint32_t flags, int timeout_ms) {
+  threads::clean_stack_below();
   if (path == nullptr) return answer(fail(EINVAL, "no path given"));
   Fd fd(open(path, O_RDONLY | O_CLOEXEC));
   if (!fd) return answer(fail_errno(errno, "cannot open %s", path));
@@ -167,7 +216,7 @@ extern "C" int molt_replace(const char* name, const char* path, const char* args
   auto report = module::replace(request);
   if (!report) return answer(report.error());
   succeed();
-  if (report->old != module::Fate::unmapped) {
+  if (!module::is_gone(report->old)) {
     set_last_error((std::string(module::to_text(report->old)) + ": " + report->reason).c_str());
   }
   return 0;
@@ -181,6 +230,7 @@ extern "C" int molt_enable(const char* name) {
 }
 
 extern "C" int molt_gc() {
+  threads::clean_stack_below();
   auto report = module::gc(false);
   succeed();
   return static_cast<int>(report.freed.size());

@@ -57,11 +57,15 @@ Status Census::set_up() {
   directory_.reset(::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return fail_errno(errno, "cannot list the threads of the process");
   if (Status ok = maps_.open(); !ok) return ok;
-  void* memory =
-      mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
-  // Never unmapped: a search of memory leaves it out, whose it is must not change.
-  note_own_memory(memory, scratch_bytes + 64);
+  // Never unmapped: a search of memory leaves it out, whose it is must not change. So the next
+  // census has it too.
+  static void* memory = MAP_FAILED;
+  if (memory == MAP_FAILED) {
+    memory = mmap(nullptr, scratch_bytes + 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                  -1, 0);
+    if (memory == MAP_FAILED) return fail_errno(errno, "no memory for copies of stacks");
+    note_own_memory(memory, scratch_bytes + 64);
+  }
   scratch_ = static_cast<std::byte*>(memory);
 
   // How far from glibc's thread pointer the kernel was told the robust list to be: the same in all
@@ -150,7 +154,7 @@ void Census::adopt() {
   old.swap(list_);
   list_.reserve(tids_.size());
   std::size_t next = 0;
-  std::vector<bool> kept(old.size(), false);
+  std::vector<bool> found(old.size(), false), kept(old.size(), false);
   std::vector<Thread*> born;
   for (int tid : tids_) {
     if (tid == own_tid_) continue;
@@ -160,8 +164,8 @@ void Census::adopt() {
       for (at = 0; at < next && old[at]->tid != tid;) ++at;
       if (at == next) at = old.size();
     }
-    if (at < old.size() && !kept[at]) {
-      kept[at] = true;
+    if (at < old.size() && !found[at]) {
+      found[at] = true;
       next = at + 1;
       // The number may have gone to another thread by now.
       std::uint64_t runs;
@@ -169,10 +173,10 @@ void Census::adopt() {
           old[at]->is_gone ? false
                            : !old[at]->schedstat || read_run_count(old[at]->schedstat.get(), runs);
       if (alive && old[at]->open_error == 0) {
+        kept[at] = true;
         list_.push_back(old[at]);
         continue;
       }
-      drop(*old[at]);
     } else if (at < old.size()) {
       continue;  // listed twice
     }
@@ -191,6 +195,7 @@ void Census::adopt() {
     list_.push_back(&thread);
     born.push_back(&thread);
   }
+  // Not before: the search above reads the numbers of all.
   for (std::size_t i = 0; i < old.size(); ++i) {
     if (!kept[i]) drop(*old[i]);
   }
@@ -290,7 +295,7 @@ struct CensusKeeper {
   static Status start_locked();
   static void* run(void* self);
 
-  enum : std::uint32_t { idle, asked, starting };
+  enum : std::uint32_t { idle, asked, starting, leaving };
   std::atomic<std::uint32_t> word{idle};
   const std::function<void(Census&)>* job = nullptr;
   Census* census = nullptr;  // null: not started
@@ -320,9 +325,21 @@ void* CensusKeeper::run(void* self) {
   keeper.word.store(idle, std::memory_order_release);
   futex_wake_all(keeper.word);
   while (serves) {
-    while (keeper.word.load(std::memory_order_acquire) != asked) futex_wait(keeper.word, idle);
+    std::uint32_t word;
+    while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
+      futex_wait(keeper.word, idle);
+    }
+    if (word == leaving) break;
     (*keeper.job)(*census);
     census->wipe();
+    keeper.word.store(idle, std::memory_order_release);
+    futex_wake_all(keeper.word);
+  }
+  if (serves) {
+    // In this thread: its descriptors are numbers of its own table.
+    t_census = nullptr;
+    delete census;
+    keeper.census = nullptr;
     keeper.word.store(idle, std::memory_order_release);
     futex_wake_all(keeper.word);
   }
@@ -367,6 +384,18 @@ Status inspect(const std::function<void(Census&)>& job) {
     futex_wait(keeper.word, CensusKeeper::asked);
   }
   return {};
+}
+
+void stop_census() {
+  if (on_census_thread()) return;
+  std::lock_guard lock(g_askers);
+  if (g_keeper == nullptr || g_keeper->process != getpid() || g_keeper->census == nullptr) return;
+  CensusKeeper& keeper = *g_keeper;
+  keeper.word.store(CensusKeeper::leaving, std::memory_order_release);
+  futex_wake_all(keeper.word);
+  while (keeper.word.load(std::memory_order_acquire) == CensusKeeper::leaving) {
+    futex_wait(keeper.word, CensusKeeper::leaving);
+  }
 }
 
 void census_before_fork() { g_askers.lock(); }

@@ -72,6 +72,10 @@ struct Thread {
   // slept.
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
+
+  // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
+  // its mask, so while it has not run since, it still does (livepatch/site.cpp).
+  std::uint64_t traps_open_at = 0;
 };
 
 class Census {
@@ -140,6 +144,10 @@ class Census {
 // about 30 us a thread the first time. Best called early, before the process gives up privileges
 // (Refuses). Everything below does it by itself.
 [[nodiscard]] Status start_census();
+
+// Ends the census thread and closes what it holds; the next question starts it again. Waits for the
+// job under way; not from a job.
+void stop_census();
 
 // Runs job on the census thread and waits for it; called on the census thread, directly. Not from a
 // signal handler. The error is that of start_census(); job then did not run. `job` must not run

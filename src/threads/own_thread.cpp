@@ -12,9 +12,11 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "base/own_memory.hpp"
+#include "base/sanitizer.hpp"
 
 namespace molt::threads {
 namespace {
@@ -46,6 +48,8 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
+  // A blocked fault kills; and SIGTRAP is how code is changed under threads (arch/x86_64/trap.hpp).
+  for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &before);
 
   pthread_t thread{};
@@ -62,8 +66,18 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
   return thread;
 }
 
+[[gnu::noinline]] void clean_stack_below() {
+  char below[16 * 1024];
+  explicit_bzero(below, sizeof below);
+}
+
 Status leave_descriptor_table() {
-  if (syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0) return {};
+  // Without its stderr a sanitizer would end the process and not say why.
+  const unsigned first = under_sanitizer() ? STDERR_FILENO + 1 : 0;
+  if (syscall(SYS_close_range, first, ~0u, CLOSE_RANGE_UNSHARE) == 0) {
+    if (first != 0) syscall(SYS_close_range, 0u, static_cast<unsigned>(STDOUT_FILENO), 0u);
+    return {};
+  }
   if (unshare(CLONE_FILES) != 0) {
     return fail_errno(errno, "the system does not let a thread have its own descriptors");
   }

@@ -18,6 +18,12 @@ inline constexpr std::size_t default_stack = 0;
 [[nodiscard]] Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes,
                                              void* (*run)(void*), void* argument);
 
+// Zeroes what is left below the caller's frame: by an earlier operation of this thread, which ran
+// destructors of modules, or by an earlier thread, whose stack libc gave to this one. In a frame that
+// waits for long, an old return address would hold back what it points into (residency.hpp); two
+// operations would even wait for each other.
+void clean_stack_below();
+
 // Gives the calling thread a descriptor table of its own, and empty: nothing opened from then on
 // meets the host's limit, its close-everything loops, its counts or its children. Where the system
 // has close_range() the host's descriptors are not even open here for a moment.

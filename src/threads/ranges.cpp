@@ -24,6 +24,13 @@ void RangeSet::add(std::uintptr_t begin, std::uintptr_t end) {
   }
 }
 
+void RangeSet::add(const RangeSet& other) {
+  for (const Bounds& b : other.bounds_) add(b.begin ^ mask, b.end ^ mask);
+  for (std::uintptr_t entry : other.entries_) {
+    entries_.insert(std::lower_bound(entries_.begin(), entries_.end(), entry), entry);
+  }
+}
+
 bool RangeSet::contains(std::uintptr_t address) const {
   // The last range that begins at or below it. Masking keeps the order: all bounds have the same
   // high bits.

@@ -17,6 +17,9 @@ class RangeSet {
   // runtime does (base/memory.hpp): never fails.
   void add(std::uintptr_t begin, std::uintptr_t end);
 
+  // All of another set, its entries too.
+  void add(const RangeSet& other);
+
   bool contains(std::uintptr_t address) const;
 
   // Words on a stack that equal `entry` are no return addresses: it is a function's first byte, and

@@ -128,6 +128,10 @@ int take_signal() {
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
     sigfillset(&action.sa_mask);
+    // A blocked fault kills; and SIGTRAP is how code is changed under threads (arch/x86_64/trap.hpp).
+    for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+      sigdelset(&action.sa_mask, fault);
+    }
     if (sigaction(signal, &action, nullptr) != 0) continue;
     return g_signal = signal;
   }

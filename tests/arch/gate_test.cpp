@@ -10,10 +10,12 @@
 
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "../hook_layer/single_step.hpp"
 #include "arch/x86_64/gate.hpp"
 #include "arch/x86_64/pool.hpp"
+#include "arch/x86_64/wrap.hpp"
 
 using namespace molt::arch;
 
@@ -53,6 +55,8 @@ void gate_test_new();
 void gate_test_quiet();
 extern int gate_test_version;
 int gate_test_version = 0;
+// Whether the caller looks at all registers once more when it has them back.
+int gate_test_looks_after = 0;
 }
 
 // %rip-relative throughout, so that no register is needed to reach the memory.
@@ -90,6 +94,8 @@ asm(".text\n"
     " mov " GIVEN(96) ", %r13\n mov " GIVEN(104) ", %r14\n mov " GIVEN(112) ", %r15\n"
     " call *gate_test_entry(%rip)\n"
     "gate_test_returned:\n"
+    " pushfq\n cmpl $0, gate_test_looks_after(%rip)\n je 9f\n popfq\n call gate_test_new\n jmp 8f\n"
+    "9: popfq\n8:\n"
     " lea 32(%rsp), %rsp\n"
     " pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n"
     " cld\n ret\n"
@@ -225,13 +231,17 @@ class Gate : public testing::Test {
   }
 
   void expect_everything_kept() {
+    expect_registers_kept();
+    const Registers& seen = gate_test_seen;
+    EXPECT_EQ(seen.stack, gate_test_saved_stack - 8) << "rsp";
+    EXPECT_EQ(seen.return_address, reinterpret_cast<std::uint64_t>(&gate_test_returned));
+    for (unsigned i = 0; i < 4; ++i) EXPECT_EQ(seen.slots[i], 0x11 * (i + 1));
+  }
+  void expect_registers_kept() {
     const Registers &given = gate_test_given, &seen = gate_test_seen;
     static const char* const names[] = {"rax", "rcx", "rdx", "rsi", "rdi", "r8",  "r9", "r10",
                                         "r11", "rbx", "rbp", "r12", "r13", "r14", "r15"};
     for (int i = 0; i < 15; ++i) EXPECT_EQ(seen.integer[i], given.integer[i]) << names[i];
-    EXPECT_EQ(seen.stack, gate_test_saved_stack - 8) << "rsp";
-    EXPECT_EQ(seen.return_address, reinterpret_cast<std::uint64_t>(&gate_test_returned));
-    for (unsigned i = 0; i < 4; ++i) EXPECT_EQ(seen.slots[i], 0x11 * (i + 1));
     EXPECT_EQ(seen.flags & 0x400, 0u) << "direction flag";
     EXPECT_EQ(seen.mxcsr & 0xffc0, given.mxcsr & 0xffc0u);
     EXPECT_EQ(seen.x87_control, given.x87_control);
@@ -395,6 +405,190 @@ TEST(Jump, NearAndFar) {
     EXPECT_LE(size, jump_size);
     ASSERT_TRUE(pool.publish(writer, *slot, std::span(code).first(size)));
     EXPECT_EQ(reinterpret_cast<long (*)(long)>(slot->address)(37), 42);
+  }
+}
+
+// --- wrap.hpp ---------------------------------------------------------------------------------------
+
+class Wrap : public Gate {
+ protected:
+  void TearDown() override {
+    gate_test_looks_after = 0;
+    Gate::TearDown();
+  }
+
+  template <class F>
+  F* make_wrap(WrapKind kind, Passage (*before)(WrapRecord*, molt_call*), F* original) {
+    auto made = pool_.allocate(here(), wrap_stub_size);
+    EXPECT_TRUE(made) << made.error().detail;
+    static molt_chain some;  // its being there is all that is looked at
+    record_.before_hook.chain = &some;
+    record_.before = before;
+    record_.after = after;
+    record_.original = reinterpret_cast<CodeAddress>(original);
+    std::byte code[wrap_stub_size];
+    const std::size_t size = write_wrap_stub(made->address, record_, kind, code);
+    EXPECT_GT(size, 0u);
+    EXPECT_LE(size, wrap_stub_size);
+    TextWriter writer = TextWriter::open();
+    EXPECT_TRUE(pool_.publish(writer, *made, std::span(code).first(size)));
+    gate_test_entry = made->address;
+    return reinterpret_cast<F*>(made->address);
+  }
+
+  static Passage pass(WrapRecord*, molt_call* call) {
+    seen_ = *call;
+    clobber_everything();
+    return Passage::pass;
+  }
+  static Passage watch(WrapRecord* record, molt_call* call) {
+    seen_ = *call;
+    EXPECT_TRUE(record->stack_words == 0 || call->stack[0] == 13);
+    clobber_everything();
+    return Passage::watch;
+  }
+  static Passage answer(WrapRecord*, molt_call* call) {
+    call->result = 4711;
+    call->float_result = 0.5;
+    clobber_everything();
+    return Passage::answer;
+  }
+  static void after(WrapRecord*, molt_call* call) {
+    after_ = *call;
+    ++afters_;
+    clobber_everything();
+  }
+
+  void expect_arguments_kept(bool floats) {
+    const Registers &given = gate_test_given, &seen = gate_test_seen;
+    // %al counts them.
+    EXPECT_TRUE(!floats || seen.integer[0] == given.integer[0]);
+    for (int i : {1, 2, 3, 4, 5, 6}) EXPECT_EQ(seen.integer[i], given.integer[i]) << i;
+    // %rbp is the wrapper's while it waits for a result.
+    for (int i : {9, 11, 12, 13, 14}) EXPECT_EQ(seen.integer[i], given.integer[i]) << i;
+    for (int i = 0; floats && i < 8; ++i) {
+      EXPECT_EQ(std::memcmp(seen.vector[i], given.vector[i], 8), 0) << "vector " << i;
+    }
+    constexpr int in_call[] = {4, 3, 2, 1, 5, 6};  // of Registers::integer
+    for (int i = 0; i < 6; ++i) EXPECT_EQ(seen_.integers[i], given.integer[in_call[i]]);
+    for (int i = 0; floats && i < 8; ++i) {
+      EXPECT_EQ(std::memcmp(&seen_.floats[i], given.vector[i], 8), 0) << "vector " << i;
+    }
+  }
+
+  WrapRecord record_;
+  static inline molt_call seen_, after_;
+  static inline int afters_ = 0;
+};
+
+TEST_F(Wrap, ArgumentsReachTheFunction) {
+  for (auto before : {pass, watch}) {
+    for (auto kind : {WrapKind::integers, WrapKind::floats, WrapKind::careful}) {
+      std::memset(&gate_test_seen, 0, sizeof gate_test_seen);
+      afters_ = 0;
+      make_wrap(kind, before, gate_test_new);
+      gate_test_call();
+      expect_arguments_kept(kind != WrapKind::integers);
+      EXPECT_EQ(afters_, before == watch);
+      if (before == pass) {
+        EXPECT_EQ(gate_test_seen.stack, gate_test_saved_stack - 8);
+      } else {
+        EXPECT_EQ(gate_test_seen.stack % 16, (gate_test_saved_stack - 8) % 16);
+      }
+    }
+  }
+}
+
+// A side without callbacks is not called.
+TEST_F(Wrap, EmptySides) {
+  for (auto kind : {WrapKind::integers, WrapKind::floats, WrapKind::careful}) {
+    std::memset(&gate_test_seen, 0, sizeof gate_test_seen);
+    afters_ = 0;
+    make_wrap(kind, answer, gate_test_new);
+    record_.after_hook.chain = std::exchange(record_.before_hook.chain, nullptr);
+    gate_test_call();
+    EXPECT_EQ(afters_, 1);
+    record_.after_hook.chain = nullptr;
+    gate_test_call();
+    EXPECT_EQ(afters_, 1);
+    EXPECT_EQ(gate_test_seen.stack, gate_test_saved_stack - 8);
+    if (kind == WrapKind::careful) expect_registers_kept();
+  }
+}
+
+TEST_F(Wrap, CarefulPassKeepsEverything) {
+  make_wrap(WrapKind::careful, pass, gate_test_new);
+  gate_test_call();
+  expect_everything_kept();
+}
+
+TEST_F(Wrap, CarefulWatchKeepsWhatTheFunctionLeft) {
+  make_wrap(WrapKind::careful, watch, gate_test_new);
+  gate_test_call();
+  constexpr int rbp = 10;
+  gate_test_seen.integer[rbp] = gate_test_given.integer[rbp];  // the wrapper's own
+  expect_registers_kept();                                     // on the way in
+  make_wrap(WrapKind::careful, watch, gate_test_quiet);
+  gate_test_looks_after = 1;
+  gate_test_call();
+  expect_registers_kept();  // and on the way out
+  EXPECT_EQ(after_.result, gate_test_given.integer[0]);
+}
+
+TEST_F(Wrap, CarefulAnswerKeepsTheRest) {
+  make_wrap(WrapKind::careful, answer, gate_test_quiet);
+  gate_test_looks_after = 1;
+  gate_test_given.integer[0] = 4711;
+  gate_test_call();
+  expect_registers_kept();
+}
+
+long many(long a, double b, long c, double d, long e, double f, long g, double h, long i, double j,
+          long k, double l, long m, double n, long o, double p, long q, double r, double s) {
+  return a + 2 * c + 3 * e + 4 * g + 5 * i + 6 * k + 7 * m + 8 * o + 9 * q +
+         static_cast<long>(10 * b + 20 * d + 30 * f + 40 * h + 50 * j + 60 * l + 70 * n + 80 * p +
+                           90 * r + 100 * s);
+}
+
+TEST_F(Wrap, ArgumentsOnTheStackAreHandedOn) {
+  const long wanted = many(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19);
+  for (auto before : {pass, watch}) {
+    for (auto kind : {WrapKind::floats, WrapKind::careful}) {
+      record_.stack_words = 3 + 2;
+      auto* wrapped = make_wrap(kind, before, many);
+      EXPECT_EQ(wrapped(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19), wanted);
+      if (before != watch) continue;
+      EXPECT_EQ(static_cast<long>(after_.result), wanted);
+    }
+  }
+}
+
+double half(double a) { return a / 2; }
+
+TEST_F(Wrap, FloatingResults) {
+  record_.gives_float = 1;
+  for (auto kind : {WrapKind::floats, WrapKind::careful}) {
+    EXPECT_EQ(make_wrap(kind, pass, half)(7), 3.5);
+    EXPECT_EQ(make_wrap(kind, watch, half)(7), 3.5);
+    EXPECT_EQ(after_.float_result, 3.5);
+    EXPECT_EQ(make_wrap(kind, answer, half)(7), 0.5);
+  }
+}
+
+long throws(long a) {
+  if (a > 0) throw a;
+  return a;
+}
+
+TEST_F(Wrap, ExceptionsPass) {
+  for (auto before : {pass, watch}) {
+    for (auto kind : {WrapKind::integers, WrapKind::floats, WrapKind::careful}) {
+      afters_ = 0;
+      auto* wrapped = make_wrap(kind, before, throws);
+      EXPECT_THROW(wrapped(3), long);
+      EXPECT_EQ(afters_, 0);
+      EXPECT_EQ(wrapped(-3), -3);
+    }
   }
 }
 

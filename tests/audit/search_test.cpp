@@ -530,6 +530,20 @@ TEST_P(Search, TwoFlagsBesideAnOldPointerDoNotCount) {
   free(block);
 }
 
+// In memory of another malloc than glibc's nobody can tell that a block is free.
+TEST_P(Search, WhatAnOldLinkMapHoldsDoesNotCount) {
+  Victim victim;
+  auto* memory = static_cast<std::uintptr_t*>(pages(4096, MAP_PRIVATE));
+  const auto& segments = victim.target.segments;
+  memory[20] = segments.front().begin;
+  memory[21] = segments.back().end - 8;
+  memory[22] = victim.target.text.front().end;
+  EXPECT_EQ(texts(search(victim)), "");
+  memory[20] = segments.front().begin + 8;  // and so it is something else
+  EXPECT_NE(texts(search(victim)), "");
+  munmap(memory, 4096);
+}
+
 TEST_P(Search, KnownMemoryDoesNotCount) {
   Victim victim;
   auto** block = static_cast<void**>(calloc(1, 96));

@@ -110,6 +110,21 @@ class Unload(MoltTest):
         self.assertEqual(self.output("blocking", "limiter", "-p", process.pid),
                          "thread 7 (worker) is in tick+0x10, asleep for 1.500 s in futex\n"
                          "references 2 held by others\n")
+        self.assertEqual(self.asked(process, "molt.Blocking"), {"name": "limiter"})
+
+    def test_blocking_a_transition(self):
+        thread = {"what": "thread", "tid": 7, "thread": "worker", "where": "may return into parse",
+                  "function": "parse", "address": "0x1234", "stack_address": "0x0", "depth": 96,
+                  "certain": False, "asleep_ms": 1500, "syscall": "futex"}
+        transition = {"patch": "fix", "target": "patched", "forced": False, "threads": 9, "done": 8,
+                      "left": 1, "tries": 3, "age_ms": 2000}
+        reply = {"schema": 1, "name": "fix", "state": "patching", "reason": "",
+                 "transition": transition, "holders": [thread]}
+        process = self.fake({"molt.Blocking": {"reply": reply}})
+        self.assertEqual(self.output("blocking", "-p", process.pid),
+                         "thread 7 (worker) may return into parse, asleep for 1.500 s in futex: "
+                         "not certain, the word may be stale\n")
+        self.assertEqual(self.asked(process, "molt.Blocking"), {})
 
     def test_gc_every(self):
         process = self.fake({"molt.Set": {"reply": {"schema": 1}},

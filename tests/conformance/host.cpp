@@ -7,11 +7,16 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <molt/livepatch.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <molt/host.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -29,6 +34,7 @@
 
 #include "control_client.hpp"
 #include "modules/control.hpp"
+#include "shown.hpp"
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -380,6 +386,202 @@ class Scenario {
 
   void lock(const Words&) { molt_lock_loading(); }
 
+  // ---- Livepatches.
+
+  // patches/... as the recorded logs spell it; the program is their vmlinux.
+  static std::string spelt(std::string path) {
+    const std::string program = program_invocation_short_name;
+    for (std::size_t at; (at = path.find(program)) != std::string::npos;) {
+      path.replace(at, program.size(), "vmlinux");
+    }
+    return path;
+  }
+
+  void write(const Words& words) {
+    const std::string text = joined(words, 2);
+    Operation operation{"write /sys/kernel/livepatch/" + words[1] + " " + text, [&] {
+                          return -error_of(client_->call(
+                              "molt.Set", {{"path", "patches/" + words[1]}, {"value", text}}));
+                        }};
+    operation.perform();
+    if (quiet_ && operation.line.find("-> OK") == std::string::npos) {
+      throw std::runtime_error(operation.line);
+    }
+    print(operation.line);
+  }
+
+  void patch_tree(const Words&) {
+    std::vector<std::string> lines;
+    const json tree = ask("molt.Tree", {{"path", "patches"}});
+    for (const json& node : tree.at("nodes")) {
+      std::string path = node.at("path");
+      if (path == "patches") continue;
+      path = spelt(path.substr(std::strlen("patches/")));
+      std::string line = "    ./" + path;
+      if (node.contains("value")) line += "=" + node.at("value").get<std::string>();
+      lines.push_back(line);
+    }
+    std::sort(lines.begin(), lines.end());
+    for (const std::string& line : lines) print(line);
+  }
+
+  void patch_names(const Words&) {
+    std::string names;
+    const json reply = ask("molt.Patches", json::object());
+    for (const json& patch : reply.at("patches")) {
+      names += (names.empty() ? "" : "  ") + patch.at("name").get<std::string>();
+    }
+    print(names);
+  }
+
+  void patch_attribute(const Words& words) { print(value("patches/" + words[1])); }
+
+  void settle(const Words&) {
+    if (molt_patch_wait(patience_s * 1000) != 0) throw std::runtime_error(molt_last_error());
+  }
+  void patch_gone(const Words& words) {
+    eventually([&] {
+      return error_of(client_->call("molt.Tree", {{"path", "patches/" + words[1]}})) == ENOENT;
+    });
+    settle(words);  // and its module is free
+  }
+
+  static int thread_called(const std::string& name) {
+    for (const auto& task : fs::directory_iterator("/proc/self/task")) {
+      std::string comm;
+      std::getline(std::ifstream(task.path() / "comm"), comm);
+      if (comm == name) return std::stoi(task.path().filename());
+    }
+    throw std::runtime_error("no thread " + name);
+  }
+  std::string patch_state(int tid) {
+    return value("threads/" + std::to_string(tid) + "/patch_state");
+  }
+  void patch_states(const Words&) {
+    print("    worker patch_state=" + patch_state(thread_called("ok_worker")) +
+          " self=" + patch_state(gettid()));
+  }
+  void user_state(const Words&) { print(patch_state(thread_called("ok_user"))); }
+
+  // A thread of the host that asks a module for something, and comes back from it whenever.
+  void user(const Words& words) {
+    users_.emplace_back([module = words[1], verb = words[2]] {
+      pthread_setname_np(pthread_self(), "ok_user");
+      on_control.call_named(module.c_str(), verb.c_str());
+    });
+  }
+  void join_users(const Words&) {
+    for (std::thread& user : users_) user.join();
+    users_.clear();
+  }
+  // What wakes this host's threads up, where the kernel would.
+  static void poke_thread(int tid) { tgkill(getpid(), tid, SIGUSR1); }
+  void offer_poke(const Words&) {
+    struct sigaction action = {};
+    action.sa_handler = [](int) {};
+    sigaction(SIGUSR1, &action, nullptr);
+    molt_patch_set_poke(poke_thread);
+  }
+  // SIGSTOP and SIGCONT to all of us, from outside.
+  void stop_and_continue(const Words&) {
+    // Once the user waits: what comes before that interrupts nothing.
+    const std::string path =
+        "/proc/self/task/" + std::to_string(thread_called("ok_user")) + "/syscall";
+    eventually([&] {
+      long number = -1;
+      std::ifstream(path) >> number;
+      return number == SYS_epoll_wait || number == SYS_epoll_pwait;
+    });
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    if (child == 0) {
+      // SIGCONT takes back a SIGSTOP that has not stopped anybody yet.
+      const pid_t host = getppid();
+      kill(host, SIGSTOP);
+      const std::string stat = "/proc/" + std::to_string(host) + "/stat";
+      for (std::string text; text.find(") T ") == std::string::npos;) {
+        std::getline(std::ifstream(stat), text);
+      }
+      kill(host, SIGCONT);
+      _exit(0);
+    }
+    waitpid(child, nullptr, 0);
+  }
+
+  void forget(const Words&) { log_from_ = read_events().at("next"); }
+  void echo(const Words& words) { print(joined(words, 1)); }
+
+  // ---- The kernel's own tests: every command is a line of the log, and the log is all there is.
+
+  void modprobe(const Words& words) {
+    const bool wait = words[0] == "modprobe";
+    molt_log(nullptr, "%% modprobe %s", joined(words, 1).c_str());
+    Operation operation = operation_of([&] {
+      Words init = words;
+      init[0] = "init";
+      init[1] += ".ko";
+      return init;
+    }());
+    const int result = operation.run();
+    if (result != 0) {
+      std::fprintf(stderr, "modprobe %s: %s\n", words[1].c_str(), molt_last_error());
+      molt_log(nullptr, "modprobe: ERROR: could not insert '%s': %s", words[1].c_str(),
+               std::strerror(-result));
+    }
+    if (wait) settle(words);
+  }
+  void rmmod(const Words& words) {
+    molt_log(nullptr, "%% rmmod %s", words[1].c_str());
+    if (molt_unload(words[1].c_str(), 0, -1) != 0) throw std::runtime_error(molt_last_error());
+  }
+  void disable(const Words& words) {
+    molt_log(nullptr, "%% echo 0 > /sys/kernel/livepatch/%s/enabled", words[1].c_str());
+    if (molt_patch_set_enabled(words[1].c_str(), 0) != 0)
+      throw std::runtime_error(molt_last_error());
+    settle(words);
+  }
+  void parameter(const Words& words) {
+    molt_log(nullptr, "%% echo %s > /sys/module/%s/parameters/%s", words[3].c_str(),
+             words[1].c_str(), words[2].c_str());
+    ask("molt.Set",
+        {{"path", "modules/" + words[1] + "/parameters/" + words[2]}, {"value", words[3]}});
+  }
+  void show(const Words&) {
+    for (const char* text : {cmdline_proc_show(), meminfo_proc_show()}) {
+      if (std::strstr(text, "live patched") != nullptr) molt_log(nullptr, "%s", text);
+    }
+  }
+  void redirect(const Words& words) {
+    json reply = client_->call("molt.Set", {{"path", "host/redirect"}, {"value", words[1]}});
+    const int error = error_of(reply);
+    if (error != 0) {
+      molt_log(nullptr, "livepatch: sysctl: setting key \"kernel.ftrace_enabled\": %s",
+               std::strerror(error));
+    } else {
+      molt_log(nullptr, "livepatch: kernel.ftrace_enabled = %s", words[1].c_str());
+    }
+  }
+  // PATH MODE VALUE: what an attribute of a patch has to be; "-" is not to be read.
+  void check(const Words& words) {
+    const std::string path = "patches/" + words[1];
+    const json tree = ask("molt.Tree", {{"path", path}});
+    for (const json& node : tree.at("nodes")) {
+      const std::string mode = mode_text(node);
+      const std::string text = node.contains("value") ? node.at("value").get<std::string>() : "-";
+      if (mode == words[2] && text == words[3]) return;
+      throw std::runtime_error(path + " is " + mode + " " + text);
+    }
+  }
+  void whole_log(const Words&) {
+    json batch = read_events();
+    for (const json& event : batch.at("events")) {
+      const std::string text = event.at("text");
+      const bool is_test = text.starts_with("%") || text.starts_with("livepatch:") ||
+                           text.starts_with("test_klp") || text.starts_with("modprobe: ");
+      if (is_test && text.find("TAINT_LIVEPATCH") == std::string::npos) print(spelt(text));
+    }
+  }
+
   // ---- Tools.
 
   void print(const std::string& line) {
@@ -431,6 +633,7 @@ class Scenario {
   std::string socket_;
   std::unique_ptr<ControlClient> client_;
   std::map<std::string, Run> running_;
+  std::vector<std::thread> users_;
   std::map<std::string, std::uint64_t> ended_;
   std::uint64_t log_from_ = 0;
   bool quiet_ = false;
@@ -456,6 +659,29 @@ const std::map<std::string, Scenario::Step> Scenario::steps = {
     {"put", {1, &Scenario::put}},          // MODULE
     {"control", {2, &Scenario::control}},  // MODULE VERB (modules/control.hpp)
     {"lock", {0, &Scenario::lock}},        // no loading any more
+    {"write", {2, &Scenario::write}},      // PATCH/ATTRIBUTE VALUE
+    {"lptree", {0, &Scenario::patch_tree}},
+    {"lpls", {0, &Scenario::patch_names}},
+    {"lpattr", {1, &Scenario::patch_attribute}},  // PATCH/ATTRIBUTE
+    {"settle", {0, &Scenario::settle}},           // until no transition is under way
+    {"gone", {1, &Scenario::patch_gone}},         // PATCH
+    {"patchstate", {0, &Scenario::patch_states}},
+    {"userstate", {0, &Scenario::user_state}},
+    {"user", {2, &Scenario::user}},  // MODULE VERB, on a thread of its own
+    {"joinusers", {0, &Scenario::join_users}},
+    {"offerpoke", {0, &Scenario::offer_poke}},
+    {"stopcont", {0, &Scenario::stop_and_continue}},
+    {"forget", {0, &Scenario::forget}},      // the events so far
+    {"echo", {0, &Scenario::echo}},          // TEXT
+    {"modprobe", {1, &Scenario::modprobe}},  // MODULE [ARGS]
+    {"modprobe-nowait", {1, &Scenario::modprobe}},
+    {"rmmod", {1, &Scenario::rmmod}},
+    {"disable", {1, &Scenario::disable}},      // PATCH
+    {"parameter", {3, &Scenario::parameter}},  // MODULE NAME VALUE
+    {"show", {0, &Scenario::show}},            // the two functions that patches replace
+    {"redirect", {1, &Scenario::redirect}},    // 0 or 1
+    {"check", {3, &Scenario::check}},          // PATCH/ATTRIBUTE MODE VALUE
+    {"wholelog", {0, &Scenario::whole_log}},
 };
 
 }  // namespace

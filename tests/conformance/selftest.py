@@ -224,7 +224,10 @@ class Comparison(unittest.TestCase):
                     self.check_same(name, text if name == "L01" else RECORDED[name], other)
 
     def test_every_rule_is_of_use(self):
+        livepatches = [path.read_text() for path in sorted((HERE / "kernel-logs").glob("[KS]*.log"))]
         texts = "\n".join([*RECORDED.values(), *KERNEL_WOULD_SAY.values(), *REQUIRED.values(),
+                           *livepatches, "    ./p/immediate=0",
+                           "livepatch: failed to register redirect for function 'f' (-16)",
                            "    | process tainted", "    | x: resident: asked for", "    | taints process", "tainted=R",
                            "    proc: x 1 0 - Live 0x0 ()"])
         log = kernellog.parse(texts)

@@ -23,6 +23,7 @@ struct World {
   std::map<std::string, std::string> contents;  // of what was loaded from a file
   std::vector<module::ResidentInfo> residents;
   std::vector<hooks::HookInfo> hooks;
+  std::vector<livepatch::PatchInfo> patches;
   const module::Observer* observer = nullptr;
   bool is_locked = false;
   std::string poisoned;
@@ -122,6 +123,7 @@ void reset() {
   w.contents.clear();
   w.residents.clear();
   w.hooks.clear();
+  w.patches.clear();
   w.is_locked = false;
   w.poisoned.clear();
   w.last_set.clear();
@@ -172,6 +174,16 @@ void vanish(const std::string& name) {
 void edit(const std::string& name, const std::function<void(module::ModuleDetail&)>& change) {
   Lock lock(world().mutex);
   if (auto* d = find(name)) change(*d);
+}
+
+void add_patch(const std::string& name, bool in_transition) {
+  Lock lock(world().mutex);
+  livepatch::PatchInfo patch;
+  patch.name = name;
+  patch.enabled = true;
+  patch.transition = in_transition;
+  patch.stack_order = static_cast<unsigned>(world().patches.size()) + 1;
+  world().patches.push_back(std::move(patch));
 }
 
 void add_hook(const std::string& name) {
@@ -248,7 +260,7 @@ Result<LoadReport> load(const LoadRequest& request) {
     fake::form(name);
     log::line(name, "loaded from %s", request.path.c_str());
   }
-  return LoadReport{name, "P", false};
+  return LoadReport{name, "P", false, {}};
 }
 
 bool same_content(std::string_view name, int fd) {
@@ -333,7 +345,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   holder.syscall = "futex";
   BlockingReport report{std::string(name), "live", "", {}};
   report.holders.push_back(holder);
-  report.holders.push_back({"references", "2 held by others"});
+  Holder others;
+  others.what = "references";
+  others.where = "2 held by others";
+  report.holders.push_back(others);
   return report;
 }
 
@@ -392,7 +407,7 @@ const char* state_text(molt_module_state state) {
   return texts[state];
 }
 const char* to_text(Fate fate) {
-  constexpr const char* texts[] = {"unmapped", "resident", "pinned"};
+  constexpr const char* texts[] = {"unmapped", "resident", "pinned", "quarantined"};
   return texts[static_cast<int>(fate)];
 }
 std::string proc_line(const ModuleInfo& module) { return module.name + " 4096 0 - Live 0x0"; }
@@ -477,3 +492,78 @@ std::size_t count() {
 }
 
 }  // namespace molt::hooks
+
+namespace molt::livepatch {
+
+std::vector<PatchInfo> list() {
+  Lock lock(world().mutex);
+  return world().patches;
+}
+
+Result<PatchInfo> find(std::string_view name) {
+  for (PatchInfo& patch : list()) {
+    if (patch.name == name) return std::move(patch);
+  }
+  return fail(ENOENT, "no patch %.*s is installed", static_cast<int>(name.size()), name.data());
+}
+
+std::optional<TransitionInfo> transition() {
+  for (const PatchInfo& patch : list()) {
+    if (!patch.transition) continue;
+    TransitionInfo info;
+    info.patch = patch.name;
+    info.patching = patch.enabled;
+    info.threads = 2;
+    info.left = 1;
+    info.done = 1;
+    return info;
+  }
+  return std::nullopt;
+}
+
+std::vector<Blocker> blocking() {
+  if (!transition()) return {};
+  Blocker blocker;
+  blocker.tid = 4712;
+  blocker.thread = "sleeper";
+  blocker.function = "parse";
+  blocker.address = 0x4321;
+  blocker.stack_address = 0x8765;
+  blocker.depth = 128;
+  blocker.syscall = "read";
+  blocker.asleep_ms = 30;
+  return {blocker};
+}
+
+Status set_enabled(std::string_view name, bool enabled) {
+  Lock lock(world().mutex);
+  for (PatchInfo& patch : world().patches) {
+    if (patch.name != name) continue;
+    if (patch.enabled == enabled) return fail(EINVAL, "it is so already");
+    patch.enabled = enabled;
+    return {};
+  }
+  return fail(ENOENT, "no such patch");
+}
+
+Status force(std::string_view name) {
+  const auto patch = find(name);
+  if (!patch) return pass(patch);
+  if (!patch->transition) return fail(EINVAL, "it is not in transition");
+  return {};
+}
+
+Status wait(Deadline, const Cancelled&) {
+  if (transition()) return fail(ETIMEDOUT, "it is in transition");
+  return {};
+}
+
+Result<int> thread_state(int) { return -1; }
+std::vector<int> thread_ids() { return {}; }
+std::vector<PinnedInfo> pinned() { return {}; }
+Status set_redirecting(bool) { return {}; }
+bool redirecting() { return true; }
+void set_delay_release_ms(int) {}
+void set_observer(const Observer*) {}
+
+}  // namespace molt::livepatch

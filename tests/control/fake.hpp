@@ -1,5 +1,5 @@
-// fake.hpp - modules and hooks that are only told of, in place of src/module and src/hook: what
-// src/control asks of those two layers is answered from here, as a test has arranged it.
+// fake.hpp - modules, hooks and patches that are only told of, in place of src/module, src/hook and
+// src/livepatch: what src/control asks of those layers is answered from here, as a test has arranged it.
 //
 // A module's file is a text: `name=N`, `version=V`, blank-separated; `fail=E` makes its load fail with
 // that errno, as if from `site=S`.
@@ -8,6 +8,7 @@
 #include <functional>
 #include <string>
 
+#include "livepatch/engine.hpp"
 #include "module/manager.hpp"
 
 namespace fake {
@@ -21,6 +22,8 @@ void vanish(const std::string& name);
 // Changes one module.
 void edit(const std::string& name, const std::function<void(molt::module::ModuleDetail&)>& change);
 
+// Enabled, or on the way there, held up by one thread.
+void add_patch(const std::string& name, bool in_transition);
 void add_hook(const std::string& name);
 void remove_hook(const std::string& name);
 void add_resident(const std::string& name, unsigned id, bool pinned);

@@ -272,7 +272,8 @@ TEST_F(RequestTest, Waits) {
 
 TEST_F(RequestTest, BlockingTellsWhoIsInside) {
   EXPECT_EQ(error_class(ask("molt.Blocking", {{"name", "a"}})), "missing");
-  EXPECT_EQ(error_class(ask("molt.Blocking")), "usage");
+  EXPECT_EQ(field(ask("molt.Blocking"), "holders").size(), 0u);
+  EXPECT_EQ(field(ask("molt.Blocking"), "transition"), nullptr);
   fake::form("a");
   const Json reply = ask("molt.Blocking", {{"name", "a"}});
   ASSERT_EQ(field(reply, "holders").size(), 2u) << reply.dump();
@@ -286,6 +287,32 @@ TEST_F(RequestTest, BlockingTellsWhoIsInside) {
   EXPECT_EQ(references["where"], "2 held by others");
   EXPECT_FALSE(references.contains("tid"));
   EXPECT_FALSE(references.contains("address"));
+}
+
+TEST_F(RequestTest, BlockingTellsWhoHoldsATransitionUp) {
+  fake::form("fix");
+  fake::add_patch("fix", true);
+  for (const Json& arguments : {Json::object(), Json{{"name", "fix"}}}) {
+    const Json reply = ask("molt.Blocking", arguments);
+    EXPECT_EQ(field(reply, "name"), "fix");
+    EXPECT_EQ(field(reply, "state"), "patching");
+    EXPECT_EQ(field(reply, "transition")["left"], 1);
+    ASSERT_EQ(field(reply, "holders").size(), 1u) << reply.dump();
+    const Json thread = field(reply, "holders")[0];
+    EXPECT_EQ(thread["tid"], 4712);
+    EXPECT_EQ(thread["where"], "may return into parse");
+    EXPECT_EQ(thread["stack_address"], "0x0000000000008765");
+    EXPECT_EQ(thread["asleep_ms"], 30);
+  }
+}
+
+TEST_F(RequestTest, BlockingNamesAPatchThatIsInForce) {
+  fake::form("fix");
+  fake::add_patch("fix", false);
+  const Json reply = ask("molt.Blocking", {{"name", "fix"}});
+  EXPECT_EQ(field(reply, "transition"), nullptr);
+  ASSERT_GE(field(reply, "holders").size(), 1u) << reply.dump();
+  EXPECT_EQ(field(reply, "holders")[0]["what"], "its patch");
 }
 
 TEST_F(RequestTest, AuditTellsWhereThePointersAre) {

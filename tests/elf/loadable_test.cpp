@@ -208,7 +208,13 @@ TEST_P(Loadable, refuses) {
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, ENOEXEC);
   EXPECT_STRNE(status.error().detail, "");
-  if (damage.kills) {
+#if defined(__SANITIZE_THREAD__)
+  // What lies behind the tables, where a wild index leads to, is another thing there.
+  constexpr bool same_memory = false;
+#else
+  constexpr bool same_memory = true;
+#endif
+  if (damage.kills && same_memory) {
     EXPECT_FALSE(survives_dlopen(patient.bytes())) << "then why refuse it";
   }
 }

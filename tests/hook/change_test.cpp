@@ -215,6 +215,9 @@ TEST_F(Change, OthersFromACallback) {
 
 // A thread that saw a version at one hook never again sees an older one at any.
 TEST_F(Change, ReplaceIsOneStepForAllHooks) {
+  if (under_tsan)
+    GTEST_SKIP() << "a thread of the thread sanitizer is not proven to be out while it runs: each "
+                    "unload takes its whole time";
   constexpr int threads = 3;
   int rounds = under_tsan || under_asan ? 15 : 100;
   ASSERT_TRUE(is(load("a", "epoch=1"), 0));
@@ -257,6 +260,9 @@ TEST_F(Change, ReplaceIsOneStepForAllHooks) {
 
 // What stays attached is called exactly once by every call, whatever happens to the others.
 TEST_F(Change, WhatStaysIsCalledOnce) {
+  if (under_tsan)
+    GTEST_SKIP() << "a thread of the thread sanitizer is not proven to be out while it runs: each "
+                    "unload takes its whole time";
   constexpr int threads = 3;
   load_all({"b", "a", "c"});
   std::atomic<bool> over{false};

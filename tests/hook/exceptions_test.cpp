@@ -67,8 +67,8 @@ TEST_P(Exceptions, Nested) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Exceptions, testing::Values(throw_exception, throw_number),
-                         [](const auto& info) {
-                           return info.param == throw_exception ? "std_exception" : "other";
+                         [](const auto& kind) {
+                           return kind.param == throw_exception ? "std_exception" : "other";
                          });
 
 }  // namespace

@@ -16,11 +16,14 @@ declare -A sees=(
   [threads]="threads arch elf base"
   [audit]="audit threads arch elf base"
   [hook]="hook abi threads arch elf base"
-  [module]="module hook abi audit threads arch elf base"
-  [control]="control module hook abi audit threads arch elf base"
-  [runtime]="runtime control module hook abi audit threads arch elf base"
+  [interpose]="interpose hook abi threads arch elf base"
+  [module]="module interpose hook abi audit threads arch elf base"
+  [livepatch]="livepatch abi threads arch elf base"
+  [control]="control module livepatch interpose hook abi audit threads arch elf base"
+  [runtime]="runtime control module livepatch interpose hook abi audit threads arch elf base"
   [unwind]="unwind base"
-  [cli]="cli unwind abi base elf"
+  [attach]="attach abi arch base elf"
+  [cli]="cli attach unwind abi arch base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -89,6 +90,15 @@ inline bool eventually(const std::function<bool()>& holds) {
   }
   return true;
 }
+
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool under_tsan = true;
+#else
+inline constexpr bool under_tsan = false;
+#endif
+// For tests that wait until threads are proven to be out.
+inline constexpr const char* not_under_tsan =
+    "the thread sanitizer's frames leave words on stacks that look like return addresses";
 
 // A gate that many threads wait at until it is opened.
 class Gate {
@@ -205,6 +215,12 @@ class Folder {
   fs::path path_;
 };
 
+// Whether a word of a test's own heap looks like a pointer into a module is a matter of chance (a few runs
+// in a thousand); only tests of the audit let it decide what becomes of a module.
+#ifndef MODULE_TEST_AUDIT
+inline const int audit_is_off = setenv("MOLT_AUDIT", "0", 1);
+#endif
+
 inline molt::hook<probe_point> on_probe;
 
 class ModuleTest : public testing::Test {
@@ -223,7 +239,9 @@ class ModuleTest : public testing::Test {
     EXPECT_TRUE(is(unload(name), -ENOENT, {name}));
     EXPECT_EQ(on_probe(1), 0);
     EXPECT_TRUE(on_probe.empty());
-    EXPECT_EQ(before.since(), "");
+    if (!under_tsan) {  // not_under_tsan
+      EXPECT_EQ(before.since(), "");
+    }
   }
   // A module's descriptor, without keeping a reference.
   static molt_module* descriptor(const char* name) {

@@ -208,6 +208,7 @@ TEST_F(Memory, NodeleteIsPinnedByName) {
 }
 
 TEST_F(Memory, ThreadLocalIsPinnedByName) {
+  if (under_tsan) GTEST_SKIP() << not_under_tsan;
   ASSERT_TRUE(is(load("with_thread_local"), 0));
   const void* address = descriptor("with_thread_local");
   Gate gate;

@@ -52,6 +52,7 @@ TEST_F(References, NullIsAlwaysThere) {
 // Takers and an unloader at once: a reference that was taken keeps the module, and at the end
 // nothing is lost.
 TEST_F(References, TakersAgainstUnloader) {
+  if (under_tsan) GTEST_SKIP() << not_under_tsan;
   std::atomic<bool> stop{false};
   std::atomic<long> taken{0};
   std::vector<std::unique_ptr<Sleeper>> takers;

@@ -242,15 +242,17 @@ TEST(Births, Relay) {
     std::atomic<int> runs{0};
     static void step(void* given) {
       auto* self = static_cast<Relay*>(given);
+      const int run = ++self->runs;
+      self->runs.notify_all();
       const timespec t{0, 200'000};
       nanosleep(&t, nullptr);  // tidy: sleep-ok it is to be found asleep
       if (self->stop.load()) return;
       self->inside.fetch_add(1);
-      self->runs.fetch_add(1);
       std::thread([self] {
         self->code->call(step, self);
         self->inside.fetch_sub(1);
       }).detach();
+      self->runs.wait(run);  // the other one is inside
     }
   } relay{&code, {}, {}, {}};
   relay.inside = 1;

@@ -13,6 +13,10 @@ inline constexpr int first_anchor = lineages;     // always there, always called
 inline constexpr int last_anchor = lineages + 1;  // always there, always called last
 inline constexpr int members = lineages + 2;
 
+// Threads that a module starts, as bits of its parameter.
+inline constexpr unsigned counted_thread = 1;    // by molt_thread_start()
+inline constexpr unsigned forgotten_thread = 2;  // by itself, and detached
+
 // One loaded version of one module. In the host's memory, for ever: what a callback reports is
 // believed even if its module should not be there any more.
 struct Instance {

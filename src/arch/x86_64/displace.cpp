@@ -13,11 +13,13 @@ namespace {
 
 // A call without a call instruction leaves the shadow stack short of one return address.
 bool has_shadow_stack() {
-#ifndef ARCH_SHSTK_STATUS
-  constexpr int ARCH_SHSTK_STATUS = 0x5005;
+#ifdef ARCH_SHSTK_STATUS
+  constexpr int status = ARCH_SHSTK_STATUS;
+#else
+  constexpr int status = 0x5005;
 #endif
   unsigned long features = 0;
-  return syscall(SYS_arch_prctl, ARCH_SHSTK_STATUS, &features) == 0 && (features & 1) != 0;
+  return syscall(SYS_arch_prctl, status, &features) == 0 && (features & 1) != 0;
 }
 
 class Displacer {

@@ -113,7 +113,22 @@ std::size_t write_gate(CodeAddress at, const GateWords& words, GateRecord& recor
   code.bytes({0x45, 0x31, 0xdb});  // xor %r11d, %r11d
 #endif
   if_equal(words.take_new, record.new_code);
+#ifdef MOLT_TORTURE_STEPS
+  // Between the decision and the old version: nanosleep of 50 us, all registers kept.
+  code.bytes({0x64, 0x81, 0x3c, 0x25});
+  code.u32(static_cast<std::uint32_t>(words.tls_offset));
+  code.u32(words.take_old);
+  code.bytes({0x75, 0});
+  const std::size_t not_old = code.size() - 1;
+  code.bytes({0x50, 0x51, 0x57, 0x56, 0x41, 0x53});                 // push a, c, di, si, 11
+  code.bytes({0x68, 0x50, 0xc3, 0, 0, 0x6a, 0, 0x48, 0x89, 0xe7});  // {0, 50000}: its address
+  code.bytes({0x31, 0xf6, 0xb8, 0x23, 0, 0, 0, 0x0f, 0x05});        // nanosleep(., null)
+  code.bytes({0x48, 0x83, 0xc4, 0x10, 0x41, 0x5b, 0x5e, 0x5f, 0x59, 0x58});
+  far.jump(record.old_code);
+  code.patch_rel8(not_old, code.here());
+#else
   if_equal(words.take_old, record.old_code);
+#endif
   code.bytes({0xff, 0x35});  // pushq record(%rip)
   far.literal(reinterpret_cast<std::uint64_t>(&record));
   code.bytes(jump_through);

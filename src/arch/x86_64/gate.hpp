@@ -71,7 +71,7 @@ struct GateWords {
   std::uint32_t take_new = 0;   // word == this: new version; anything else: slow()
 };
 
-inline constexpr std::size_t gate_size = 160;
+inline constexpr std::size_t gate_size = 192;
 
 // Measures the state to be saved; once, before the first gate.
 void gate_setup();

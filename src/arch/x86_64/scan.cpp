@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::size_t line_words = 8;
 
-bool matches(const std::uint64_t* word, Interval interval) {
-  return *word - interval.low < interval.length || is_signal_state(word, *word);
+bool matches(const std::uint64_t* at, std::uint64_t word, Interval interval) {
+  return word - interval.low < interval.length || is_signal_state(at, word);
 }
 
 }  // namespace
@@ -17,7 +17,7 @@ bool matches(const std::uint64_t* word, Interval interval) {
 __attribute__((no_sanitize("address", "thread"))) std::size_t find_word_scalar(
     const std::uint64_t* words, std::size_t count, Interval interval) {
   for (std::size_t i = 0; i < count; ++i) {
-    if (matches(words + i, interval)) return i;
+    if (matches(words + i, words[i], interval)) return i;
   }
   return count;
 }
@@ -27,7 +27,7 @@ __attribute__((target("avx2"), no_sanitize("address", "thread"))) std::size_t fi
     const std::uint64_t* words, std::size_t count, Interval interval) {
   std::size_t i = 0;
   while (i < count && reinterpret_cast<std::uintptr_t>(words + i) % 64 != 0) {
-    if (matches(words + i, interval)) return i;
+    if (matches(words + i, words[i], interval)) return i;
     ++i;
   }
   constexpr std::uint64_t sign = std::uint64_t{1} << 63;
@@ -59,7 +59,7 @@ __attribute__((target("avx2"), no_sanitize("address", "thread"))) std::size_t fi
     // One block that has something, or the last one.
     const std::size_t end = i + block <= count ? i + block : count;
     for (; i < end; ++i) {
-      if (matches(words + i, interval)) return i;
+      if (matches(words + i, words[i], interval)) return i;
     }
     if (i == count) return count;
   }

@@ -9,9 +9,10 @@
 
 #include <atomic>
 #include <mutex>
+#include <new>
 
 #include "arch/x86_64/refuse.hpp"
-#include "base/memory.hpp"
+#include "base/own_memory.hpp"
 
 // The linker's names for the ends of the handler's section.
 extern "C" {
@@ -168,9 +169,13 @@ Status trap_arm(CodeAddress address, CodeAddress destination) {
   }
   Table* table = newest.load(std::memory_order_relaxed);
   if (table == nullptr || table->used * 2 >= table->capacity) {
-    if (auto memory = memory_available(); !memory) return memory;
-    std::size_t capacity = table == nullptr ? 64 : table->capacity * 2;
-    table = new Table{capacity, 0, table, new Site[capacity]};
+    const std::size_t capacity = table == nullptr ? 64 : table->capacity * 2;
+    // Its addresses stay when the functions have gone: that is nobody's pointer.
+    void* memory = map_own_memory(sizeof(Table) + capacity * sizeof(Site));
+    if (memory == nullptr) return fail_errno(ENOMEM, "no memory for a breakpoint");
+    auto* places = reinterpret_cast<Site*>(static_cast<Table*>(memory) + 1);
+    for (std::size_t i = 0; i < capacity; ++i) new (places + i) Site;
+    table = new (memory) Table{capacity, 0, table, places};
     newest.store(table, std::memory_order_release);
   }
   std::size_t i = place_of(address, table->capacity);

@@ -21,8 +21,10 @@ __attribute__((target("avx2"))) std::size_t find_avx2(const std::uint64_t* words
   constexpr std::uint64_t top = std::uint64_t{1} << 63;
   constexpr std::size_t lanes = 4;
   constexpr std::size_t block = 4 * lanes;
-  const __m256i base = _mm256_set1_epi64x(static_cast<long long>(lo + top));
-  const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(length + top));
+  const std::uint64_t moved_lo = lo + top;
+  const std::uint64_t moved_length = length + top;
+  const __m256i base = _mm256_set1_epi64x(static_cast<long long>(moved_lo));
+  const __m256i limit = _mm256_set1_epi64x(static_cast<long long>(moved_length));
   auto hits = [&](std::size_t i) __attribute__((target("avx2"), always_inline)) {
     __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + i));
     return _mm256_cmpgt_epi64(limit, _mm256_sub_epi64(v, base));

@@ -1,4 +1,5 @@
 // One member of the chains. TORTURE_LINEAGE and TORTURE_VERSION say which.
+#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 #include <molt/module.hpp>
@@ -12,6 +13,9 @@ using namespace torture;
 
 // The address of this instance's record in the host.
 MOLT_PARAM(unsigned long, instance, 0, "address of the instance's record", 0)
+
+// Which threads it starts: torture::counted_thread, torture::forgotten_thread.
+MOLT_PARAM(unsigned, threads, 0, "which threads it starts", 0)
 
 static Instance& self() { return *reinterpret_cast<Instance*>(instance.get()); }
 
@@ -45,7 +49,37 @@ static int callback(Call& call) {
   return call.stop_at == TORTURE_LINEAGE ? 1 : 0;
 }
 
+static void be_counted(void*) {
+  while (!molt_thread_should_stop()) molt_thread_sleep(1000);
+}
+
+// Nobody knows of it, nobody joins it, and it may well be here when exit() is over.
+static void* be_forgotten(void* given) {
+  const auto random = reinterpret_cast<std::uintptr_t>(given);
+  for (int i = 0; i < 3; ++i) {
+    timespec nap{0, static_cast<long>(random >> (8 * i)) % 256 * 1000};
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok a thread that sleeps in the module is the subject
+  }
+  return nullptr;
+}
+
 static int start() {
+  if (threads.get() & counted_thread) {
+    const int result = molt_thread_start(&molt_this_module, "counted", be_counted, nullptr,
+                                         MOLT_THREAD_STOPPABLE, nullptr);
+    if (result != 0) return result;
+  }
+  if (threads.get() & forgotten_thread) {
+    const auto random = static_cast<std::uintptr_t>(self().id * 0x9e3779b97f4a7c15u >> 32);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_t thread;
+    const int code =
+        pthread_create(&thread, &attributes, be_forgotten, reinterpret_cast<void*>(random));
+    pthread_attr_destroy(&attributes);
+    if (code != 0) return -code;
+  }
   self().state.store(Instance::live, std::memory_order_release);
   return 0;
 }

@@ -1,0 +1,410 @@
+// livepatch.*: what a live patch costs those who call, those who sleep, and those who wait for it.
+//
+//     call.*        a call of a patched function beside one that is not: after the transition, and while
+//                   one is held up, of a thread that has changed over and of one that has not
+//     pause.N       the longest gap of a thread that does nothing but read the clock, in a process of N
+//                   sleeping threads, while a patch is applied and reverted; beside the longest one in as
+//                   long a time without
+//     complete.*    from the load of the patch until all threads have changed over
+//     disturbed     system calls of sleeping threads that came back early, whatever they slept in
+
+#include <linux/futex.h>
+#include <molt/livepatch.h>
+#include <molt/molt.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "base/futex.hpp"
+#include "benches.hpp"
+#include "harness.hpp"
+#include "modules.hpp"
+
+asm(R"(
+        .pushsection .text.molt_bench_livepatch, "ax", @progbits
+        .macro bench_lp_leaf_ name
+        .globl \name
+        .type \name, @function
+\name:  lea 1(%rdi), %rax
+        ret
+        .size \name, . - \name
+        .p2align 6
+        .endm
+        .macro bench_lp_prepared_ name
+        .p2align 6
+        .skip 59, 0x90
+        .byte 0x90, 0x90, 0x90, 0x90, 0x90
+        .globl \name
+        .type \name, @function
+\name:  nop
+        nop
+        lea 1(%rdi), %rax
+        ret
+        .size \name, . - \name
+        .p2align 6
+        .endm
+        .p2align 6
+        bench_lp_leaf_ bench_lp_leaf
+        bench_lp_leaf_ bench_lp_leaf_plain
+        bench_lp_prepared_ bench_lp_prepared
+        bench_lp_prepared_ bench_lp_prepared_plain
+        .p2align 12
+        .skip 1536
+        .macro bench_lp_loop name target
+        .p2align 6
+        .type \name, @function
+\name:  push %rbx
+        mov %rdi, %rbx
+        .p2align 6
+1:      call \target
+        mov %rax, %rdi
+        dec %rbx
+        jne 1b
+        pop %rbx
+        ret
+        .size \name, . - \name
+        .endm
+        bench_lp_loop bench_lp_call_leaf bench_lp_leaf@plt
+        bench_lp_loop bench_lp_call_leaf_plain bench_lp_leaf_plain@plt
+        bench_lp_loop bench_lp_call_prepared bench_lp_prepared@plt
+        bench_lp_loop bench_lp_call_prepared_plain bench_lp_prepared_plain@plt
+        .popsection
+)");
+
+extern "C" {
+void bench_lp_call_leaf(std::uint64_t), bench_lp_call_leaf_plain(std::uint64_t),
+    bench_lp_call_prepared(std::uint64_t), bench_lp_call_prepared_plain(std::uint64_t);
+[[gnu::noipa, gnu::used]] void bench_lp_sleeper();
+[[gnu::noipa, gnu::used]] long bench_lp_busy(long n);
+}
+
+namespace {
+std::atomic<std::uint32_t> g_held{0}, g_inside{0};
+}  // namespace
+
+void bench_lp_sleeper() {
+  g_inside.fetch_add(1);
+  while (g_held.load() != 0) molt::futex_wait(g_held, 1);
+  g_inside.fetch_sub(1);
+  asm volatile("" ::: "memory");
+}
+
+long bench_lp_busy(long n) {
+  for (int i = 0; i < 200; ++i) asm volatile("" ::: "memory");
+  return n + 1;
+}
+
+namespace bench {
+namespace {
+
+const char* const patch = "bench_livepatch";
+
+void must(int result, const char* what) {
+  if (result != 0) throw std::runtime_error(std::string(what) + ": " + molt_last_error());
+}
+void load(const char* args) { must(molt_load(module_path(patch).c_str(), args, 0, 30'000), patch); }
+void await() { must(molt_patch_wait(30'000), "the transition"); }
+void revert() {
+  must(molt_patch_set_enabled(patch, 0), "disable");
+  await();
+}
+void unload() { must(molt_unload(patch, 0, 30'000), "unload"); }
+
+// --- calls --------------------------------------------------------------------------------------------
+
+using Calls = void (*)(std::uint64_t);
+Compared per_call(int rounds, Calls ours, Calls rival) {
+  Pinned pinned;
+  struct Loops {
+    Calls ours, rival;
+  } loops{ours, rival};
+  return compare_loops<Loops>(
+      rounds, [](std::uint64_t n, Loops* both) { both->ours(n); },
+      [](std::uint64_t n, Loops* both) { both->rival(n); }, &loops);
+}
+
+Compared steady(int rounds, Calls ours, Calls rival) {
+  load("calls=1");
+  await();
+  // The entry becomes one jump a moment later.
+  const timespec moment{0, 200'000'000};
+  nanosleep(&moment, nullptr);
+  return per_call(rounds, ours, rival);
+}
+Compared steady_leaf(int rounds) {
+  return steady(rounds, bench_lp_call_leaf, bench_lp_call_leaf_plain);
+}
+Compared steady_prepared(int rounds) {
+  return steady(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
+}
+
+// While a thread sleeps in an old version.
+Compared in_transition(int rounds, Calls ours, Calls rival) {
+  g_held.store(1);
+  std::thread sleeper(bench_lp_sleeper);
+  while (g_inside.load() == 0) sched_yield();
+  load("calls=1 sleeper=1");
+  ours(1000);
+  const Compared compared = per_call(rounds, ours, rival);
+  const bool was_held = molt_patch_wait(0) != 0;
+  g_held.store(0);
+  molt::futex_wake_all(g_held);
+  sleeper.join();
+  if (!was_held) throw std::runtime_error("the transition was over before it was measured");
+  return compared;
+}
+Compared transition_leaf(int rounds) {
+  return in_transition(rounds, bench_lp_call_leaf, bench_lp_call_leaf_plain);
+}
+Compared transition_prepared(int rounds) {
+  return in_transition(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
+}
+
+void figure(const char* name, double limit, const Options& options, Report& report) {
+  const Compared c = measure_in_processes(name, options);
+  report.add({name, c.ours, "ns", "unpatched", c.rival, c.ratio, Goal::ratio_at_most(limit)});
+}
+void calls(const Options& options, Report& report) {
+  figure("livepatch.call.unprepared", 1.05, options, report);
+  figure("livepatch.call.prepared", 1.05, options, report);
+  figure("livepatch.call.unprepared.transition", 1.3, options, report);
+  figure("livepatch.call.prepared.transition", 1.3, options, report);
+}
+
+// --- threads that sleep ---------------------------------------------------------------------------------
+
+class Sleepers {
+ public:
+  explicit Sleepers(int count) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 64 * 1024);
+    if (pipe(pipe_) != 0 || (epoll_ = epoll_create1(0)) < 0) throw std::runtime_error("no pipe");
+    epoll_event event{EPOLLIN, {}};
+    epoll_ctl(epoll_, EPOLL_CTL_ADD, pipe_[0], &event);
+    sem_init(&semaphore_, 0, 0);
+    threads_.resize(static_cast<std::size_t>(count));
+    for (pthread_t& thread : threads_) {
+      if (pthread_create(&thread, &attributes, run, this) != 0) {
+        throw std::runtime_error("cannot start the threads");
+      }
+    }
+    pthread_attr_destroy(&attributes);
+    while (started_.load() != static_cast<std::uint32_t>(count)) sched_yield();
+    const timespec moment{0, 50'000'000};
+    nanosleep(&moment, nullptr);
+  }
+  ~Sleepers() {
+    over_.store(1);
+    molt::futex_wake_all(over_);
+    for (std::size_t i = 0; i < threads_.size(); ++i) sem_post(&semaphore_);
+    (void)!write(pipe_[1], "x", 1);
+    for (pthread_t thread : threads_) pthread_join(thread, nullptr);
+    close(pipe_[0]);
+    close(pipe_[1]);
+    close(epoll_);
+  }
+  // Who came back although nobody had asked for it.
+  unsigned disturbed() const { return disturbed_.load(); }
+
+ private:
+  static void* run(void* given) {
+    auto* self = static_cast<Sleepers*>(given);
+    const unsigned kind = self->started_.fetch_add(1) % 5;
+    bench_lp_sleeper();  // through the function, once: nobody holds it now
+    pollfd fd{self->pipe_[0], POLLIN, 0};
+    epoll_event event;
+    constexpr int forever_ms = 600'000;
+    switch (kind) {
+      case 0:
+        while (self->over_.load() == 0) {
+          syscall(SYS_futex, &self->over_, FUTEX_WAIT_PRIVATE, 0, nullptr, nullptr, 0);
+          self->note();
+        }
+        break;
+      case 1:
+        poll(&fd, 1, forever_ms);
+        break;
+      case 2:
+        epoll_wait(self->epoll_, &event, 1, forever_ms);
+        break;
+      case 3:
+        sem_wait(&self->semaphore_);
+        break;
+      default: {
+        const timespec long_time{600, 0};
+        while (self->over_.load() == 0) {
+          timespec until;
+          clock_gettime(CLOCK_REALTIME, &until);
+          until.tv_sec += long_time.tv_sec;
+          if (sem_timedwait(&self->semaphore_, &until) == 0) break;
+          self->note();
+        }
+      }
+    }
+    self->note();
+    return nullptr;
+  }
+  void note() {
+    if (over_.load() == 0) disturbed_.fetch_add(1);
+  }
+  std::vector<pthread_t> threads_;
+  std::atomic<std::uint32_t> started_{0}, over_{0}, disturbed_{0};
+  int pipe_[2] = {}, epoll_ = -1;
+  sem_t semaphore_;
+};
+
+// The longest gap between two looks at the clock, since asked last.
+class ClockReader {
+ public:
+  ClockReader() : thread_([this] { run(); }) {}
+  ~ClockReader() {
+    over_.store(true);
+    thread_.join();
+  }
+  double longest_us() { return static_cast<double>(longest_.exchange(0)) / 1000; }
+
+ private:
+  void run() {
+    Pinned pinned(cpus().front());
+    std::int64_t before = now_ns();
+    while (!over_.load(std::memory_order_relaxed)) {
+      const std::int64_t now = now_ns();
+      if (now - before > longest_.load(std::memory_order_relaxed)) longest_.store(now - before);
+      before = now;
+    }
+  }
+  std::atomic<bool> over_{false};
+  std::atomic<std::int64_t> longest_{0};
+  std::thread thread_;
+};
+
+// Windows with a patch that comes and goes, and as long ones without, in turn. The least of each: what
+// other programs do makes gaps of a time slice in any window, what a patch does is in all of its own.
+void measure_pause(int count, const Options& options, Report& report) {
+  Pinned pinned;
+  load("calls=1");
+  revert();
+  unload();
+  Sleepers sleepers(count);
+  ClockReader clock;
+  double with = 1e9, without = 1e9;
+  const int rounds = options.quick ? 15 : 60;
+  for (int i = 0; i < rounds; ++i) {
+    clock.longest_us();
+    const std::int64_t from = now_ns();
+    load("calls=1");
+    await();
+    revert();
+    const std::int64_t took = now_ns() - from;
+    with = std::min(with, clock.longest_us());
+    unload();
+    clock.longest_us();
+    const timespec as_long{took / 1'000'000'000, took % 1'000'000'000};
+    nanosleep(&as_long, nullptr);
+    without = std::min(without, clock.longest_us());
+  }
+  report.add({.name = "livepatch.pause." + std::to_string(count),
+              .value = with - without,
+              .unit = "us",
+              .rival = "quiet",
+              .rival_value = without,
+              .ratio = 0,
+              .goal = Goal::value_at_most(50, "us")});
+}
+void pauses(const Options& options, Report& report) {
+  for (int count : {1, 10, 100, 500, 1000}) measure_pause(count, options, report);
+}
+
+void completions(const Options& options, Report& report) {
+  const auto once = [](const char* args) {
+    const std::int64_t from = now_ns();
+    load(args);
+    await();
+    return static_cast<double>(now_ns() - from) / 1'000'000;
+  };
+  {
+    Sleepers sleepers(1000);
+    const double first = once("sleeper=1");
+    std::vector<double> later, cpu;
+    const int rounds = options.quick ? 5 : 20;
+    for (int i = 0; i < rounds; ++i) {
+      revert();
+      unload();
+      const std::int64_t from = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+      later.push_back(once("sleeper=1"));
+      cpu.push_back(static_cast<double>(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - from) / 1'000'000);
+    }
+    revert();
+    unload();
+    report.add({.name = "livepatch.complete.1000.first",
+                .value = first,
+                .unit = "ms",
+                .rival = "",
+                .goal = Goal::value_at_most(30, "ms")});
+    report.add({.name = "livepatch.complete.1000.later",
+                .value = median(later),
+                .unit = "ms",
+                .rival = "",
+                .goal = Goal::value_at_most(5, "ms")});
+    // The same as work: what other programs do does not count.
+    report.add({.name = "livepatch.complete.1000.cpu",
+                .value = median(cpu),
+                .unit = "ms",
+                .rival = "",
+                .goal = Goal::info()});
+    report.add({.name = "livepatch.disturbed",
+                .value = static_cast<double>(sleepers.disturbed()),
+                .unit = "",
+                .rival = "",
+                .goal = Goal::value_is_zero()});
+  }
+  std::atomic<bool> over{false};
+  std::vector<std::thread> busy;
+  for (int i = 0; i < 8; ++i) {
+    busy.emplace_back([&] {
+      for (long n = 0; !over.load(std::memory_order_relaxed);) n = bench_lp_busy(n);
+    });
+  }
+  std::vector<double> times;
+  const int rounds = options.quick ? 5 : 20;
+  for (int i = 0; i < rounds; ++i) {
+    times.push_back(once("busy=1"));
+    revert();
+    unload();
+  }
+  over.store(true);
+  for (std::thread& thread : busy) thread.join();
+  report.add({.name = "livepatch.complete.busy8",
+              .value = median(times),
+              .unit = "ms",
+              .rival = "",
+              .goal = Goal::value_at_most(50, "ms")});
+}
+
+}  // namespace
+
+std::vector<Figure> livepatch_figures() {
+  return {{"livepatch.call.unprepared", steady_leaf},
+          {"livepatch.call.prepared", steady_prepared},
+          {"livepatch.call.unprepared.transition", transition_leaf},
+          {"livepatch.call.prepared.transition", transition_prepared}};
+}
+
+std::vector<Bench> livepatch_benches() {
+  return {{"livepatch.call", "a call of a function that was patched live", calls},
+          {"livepatch.pause", "the longest pause while a patch comes and goes", pauses},
+          {"livepatch.complete", "how long a transition takes", completions}};
+}
+
+}  // namespace bench

@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# Debian's redis-server and nginx, as packaged and started as usual, while redis-benchmark and wrk ask
+# all they can: attached to, given policies and counters on the functions by which they open and write,
+# relieved of them, detached. `./run demo` calls this after the first two acts.
+#
+# A client at a constant rate watches redis meanwhile: the slowest of its answers is the longest pause
+# that anybody has seen. In the end each server is the process that it was, no request has failed, and
+# nothing of Molt runs in it.
+#
+# MOLT_DEMO_SECONDS (4) is how long each phase lasts.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+PATH=$PATH:/usr/sbin:/sbin
+
+bin=${MOLT_BIN:-build/bin}
+modules=${MOLT_LIB:-build/lib}/molt/examples
+seconds=${MOLT_DEMO_SECONDS:-4}
+tmp=$(mktemp -d)
+chmod 755 "$tmp"
+pids=()
+
+fail() {
+  echo "demo: FAIL: $*"
+  exit 1
+}
+
+# stop PID...: ends what was started here, by its id.
+stop() {
+  local pid
+  for pid in "$@"; do
+    kill "$pid" 2>/dev/null
+    for _ in {1..200}; do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.05
+    done
+    kill -KILL "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+  done
+}
+cleanup() {
+  stop "${pids[@]}"
+  rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+for program in redis-server redis-benchmark nginx wrk python3; do
+  command -v "$program" >/dev/null || fail "$program is not installed; ./run deps does that"
+done
+
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN {print a / b}'; }
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+# listening PORT PID: until it is.
+listening() {
+  local deadline=$((SECONDS + 20))
+  until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do
+    kill -0 "$2" 2>/dev/null || fail "the server has died: $(cat "$tmp/log")"
+    [ $SECONDS -lt $deadline ] || fail "nobody listens on port $1"
+    sleep 0.02
+  done
+}
+born() { cut -d' ' -f22 "/proc/$1/stat"; }
+molt_threads() { grep -sl '^molt' /proc/"$1"/task/*/comm | wc -l; }
+
+# molt ARGUMENT...: shown, and must succeed.
+molt() {
+  echo "\$ molt ${*//$modules\//}"
+  local said
+  said=$("$bin/molt" "$@" 2>&1) || fail "molt $*: $said"
+  [ -z "$said" ] || echo "  ${said//$'\n'/$'\n'  }"
+}
+
+# --- Load ------------------------------------------------------------------------------------------
+
+# Answers a second, longest pause in ms, errors.
+redis_phase() {
+  local asked
+  python3 examples/steady_client.py "$redis_port" "$seconds" >"$tmp/steady" &
+  local steady=$!
+  asked=$(timeout "$seconds" redis-benchmark -p "$redis_port" -t set -n 100000000 -c 20 -P 4 -q 2>&1 |
+    tr '\r' '\n')
+  wait "$steady" || fail "redis: $(cat "$tmp/steady")"
+  rate=$(sed -n 's/.*rps=[0-9.]* (overall: \([0-9.]*\)).*/\1/p' <<<"$asked" | tail -1)
+  [ -n "$rate" ] || fail "redis-benchmark says: $asked"
+  if grep -qi error <<<"$asked"; then fail "redis-benchmark says: $asked"; fi
+  read -r _ pause <"$tmp/steady"
+}
+
+nginx_phase() {
+  local asked
+  asked=$(wrk -t 2 -c 20 -d "${seconds}s" --latency "http://127.0.0.1:$nginx_port/page" 2>&1)
+  rate=$(sed -n 's/^Requests\/sec: *//p' <<<"$asked")
+  pause=$(sed -n 's/^ *Latency  *[^ ]* *[^ ]* *\([^ ]*\).*/\1/p' <<<"$asked" | head -1)
+  [ -n "$rate" ] || fail "wrk says: $asked"
+  if grep -qE 'Socket errors|Non-2xx' <<<"$asked"; then fail "wrk says: $asked"; fi
+}
+
+# phase SERVER WORDS: one line of the table.
+phase() {
+  "${1}_phase"
+  printf '%-6s %-34s %10.0f requests/s, slowest answer %s\n' "$1" "$2" "$rate" "$pause"
+  last_rate=$rate
+}
+
+# while_loaded SERVER COMMAND: the command's doings are done in the middle of a phase.
+while_loaded() {
+  (
+    sleep 0.5
+    "$2"
+  ) >"$tmp/done" 2>&1 &
+  local doing=$!
+  phase "$1" "$3"
+  wait "$doing" || fail "$(cat "$tmp/done")"
+  cat "$tmp/done"
+}
+
+# --- redis -----------------------------------------------------------------------------------------
+
+redis_port=$(free_port)
+redis-server --port "$redis_port" --bind 127.0.0.1 --save '' --dir "$tmp" >"$tmp/log" 2>&1 &
+redis=$!
+pids+=("$redis")
+listening "$redis_port" "$redis"
+redis_born=$(born "$redis")
+echo "redis-server: pid $redis, $(redis-server --version | cut -d' ' -f3)"
+
+hook_redis() {
+  molt load -v -p "$redis" "$modules/limit_opens.so" 'deny=/etc/shadow'
+  molt load -v -p "$redis" "$modules/count_opens.so"
+  molt hook list -p "$redis"
+}
+unhook_redis() {
+  molt unload -v -p "$redis" limit_opens
+  molt unload -v -p "$redis" count_opens
+  molt detach -p "$redis"
+}
+
+phase redis 'as it was'
+before=$last_rate
+while_loaded redis hook_redis 'while it is attached to and hooked'
+phase redis 'with hooks'
+while_loaded redis unhook_redis 'while it is unhooked and detached'
+phase redis 'as it was'
+[ "$(born "$redis")" = "$redis_born" ] || fail "redis-server is another process"
+[ "$(molt_threads "$redis")" = 0 ] || fail "threads of Molt are left in redis-server"
+printf 'redis: after / before %.2f\n\n' "$(ratio "$last_rate" "$before")"
+
+# --- nginx -----------------------------------------------------------------------------------------
+
+nginx_port=$(free_port)
+head -c 2000 /dev/urandom >"$tmp/page"
+echo secret >"$tmp/server.key"
+chmod 644 "$tmp/page" "$tmp/server.key"
+paths=
+for what in client_body proxy fastcgi uwsgi scgi; do paths+="${what}_temp_path $tmp/$what; "; done
+user=
+[ "$(id -u)" != 0 ] || user='user www-data;'
+cat >"$tmp/nginx.conf" <<END
+daemon off; $user worker_processes 2; pid $tmp/pid; error_log $tmp/error.log;
+events { worker_connections 128; }
+http {
+  access_log off; keepalive_requests 100000000; $paths
+  server { listen 127.0.0.1:$nginx_port; root $tmp; }
+}
+END
+nginx -p "$tmp" -e "$tmp/error.log" -c "$tmp/nginx.conf" >"$tmp/log" 2>&1 &
+nginx=$!
+pids+=("$nginx")
+listening "$nginx_port" "$nginx"
+workers=$(cat "/proc/$nginx/task/$nginx/children")
+echo "nginx: master $nginx, workers $workers"
+all_born=$(for pid in $nginx $workers; do born "$pid"; done)
+
+status() { # status PATH: what nginx answers
+  local socket answer
+  exec {socket}<>"/dev/tcp/127.0.0.1/$nginx_port" || return
+  printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&"$socket"
+  read -r _ answer _ <&"$socket"
+  exec {socket}>&-
+  echo "  GET $1 -> $answer"
+  [ "$answer" = "$2" ] || fail "GET $1 was answered by $answer, expected $2"
+}
+hook_nginx() {
+  status /server.key 200
+  molt load -v --tree "$nginx" "$modules/limit_opens.so" 'deny=*.key'
+  molt load --tree "$nginx" "$modules/temp_opens.so" mode=refuse
+  molt load --tree "$nginx" "$modules/count_opens.so"
+  status /server.key 403
+}
+unhook_nginx() {
+  molt unload -v --tree "$nginx" limit_opens
+  molt unload --tree "$nginx" temp_opens count_opens
+  status /server.key 200
+  molt detach --tree "$nginx"
+}
+
+phase nginx 'as it was'
+before=$last_rate
+while_loaded nginx hook_nginx 'while it is attached to and hooked'
+phase nginx 'with three policies at every open'
+while_loaded nginx unhook_nginx 'while it is unhooked and detached'
+phase nginx 'as it was'
+[ "$(for pid in $nginx $workers; do born "$pid"; done)" = "$all_born" ] ||
+  fail "nginx has other processes now"
+for pid in $nginx $workers; do
+  [ "$(molt_threads "$pid")" = 0 ] || fail "threads of Molt are left in nginx"
+done
+printf 'nginx: after / before %.2f\n' "$(ratio "$last_rate" "$before")"
+echo "demo: PASS"

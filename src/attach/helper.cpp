@@ -1,0 +1,191 @@
+#include "attach/helper.hpp"
+
+#include <signal.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+namespace molt::attach {
+
+namespace {
+
+constexpr std::size_t pages_bytes = 16 << 10;
+constexpr std::int64_t nap_ns = 100'000;
+constexpr std::uint32_t patience = 100'000;  // naps, 10 s and more
+// Not waited for longer with commands: the helper may be about to end.
+constexpr std::chrono::seconds command_pause{5};
+constexpr std::chrono::milliseconds between_tries{1};
+constexpr std::chrono::milliseconds patience_with_sleepers{200};
+
+template <class T>
+std::span<const std::byte> bytes_of(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+
+void nap(std::chrono::microseconds time) { std::this_thread::sleep_for(time); }
+
+}  // namespace
+
+Result<Helper> Helper::start(Target& target, const Functions& functions, std::uint64_t code,
+                             Clock::time_point deadline) {
+  Helper helper(target);
+  std::string why_not, last_why_not;
+  Error last{EAGAIN, "borrow", ""};
+  const Clock::time_point begin = Clock::now();
+  std::size_t next_thread = 0;
+  for (;; nap(between_tries)) {
+    // At the last look they may happen to run: who was in a signal handler before is the reason.
+    if (!why_not.empty() &&
+        (last_why_not.empty() || why_not.find(" 0 are in signal handlers") == why_not.npos)) {
+      last_why_not = why_not;
+    }
+    if (Clock::now() > deadline) {
+      why_not = last_why_not;
+      if (!why_not.empty()) {
+        return fail(EAGAIN, "no thread of process %d sleeps in a plain system call: %s",
+                    target.pid(), why_not.c_str());
+      }
+      return tl::unexpected<Error>(last);
+    }
+    if (auto done = target.refresh(); !done) return pass(done);
+    why_not.clear();
+    const std::vector<Victim> victims = find_victims(target, stack_needed, &why_not);
+    const auto pages = target.hole(pages_bytes);
+    if (!pages) return fail(ENOMEM, "process %d has no address space left", target.pid());
+
+    Frame frame = {};
+    frame.map_address = *pages;
+    frame.map_bytes = pages_bytes;
+    frame.pthread_create = functions.pthread_create;
+    frame.helper = code + stub().helper;
+    frame.errno_location = functions.errno_location;
+    // A blocked fault kills; and SIGTRAP is how code is changed under threads.
+    frame.all_signals = ~std::uint64_t{0};
+    for (int fault : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+      frame.all_signals &= ~(std::uint64_t{1} << (fault - 1));
+    }
+    frame.shared.bytes = pages_bytes;
+    frame.shared.pthread_self = functions.pthread_self;
+    frame.shared.pthread_detach = functions.pthread_detach;
+    frame.shared.munmap = functions.munmap;
+    frame.shared.nap[1] = nap_ns;
+    frame.shared.patience = patience;
+
+    bool lent = false;
+    for (const Victim& victim : victims) {
+      auto loan = borrow(target, victim, code, frame);
+      if (loan) {
+        helper.loan_ = *loan;
+        ++helper.borrowed_;
+        lent = true;
+        break;
+      }
+      last = loan.error();
+      if (last.code != EAGAIN) return pass(loan);
+    }
+    // Threads that sleep for less than it takes to stop one are met at a call that they make.
+    if (!lent && Clock::now() - begin > patience_with_sleepers) {
+      const std::vector<pid_t> threads = target.threads();
+      auto loan = threads.empty() ? Result<Loan>(fail(ESRCH, "process %d has ended", target.pid()))
+                                  : borrow_at_call(target, threads[next_thread++ % threads.size()],
+                                                   code, frame);
+      if (!loan) {
+        if (loan.error().code != EAGAIN) return pass(loan);
+        continue;
+      }
+      helper.loan_ = *loan;
+      ++helper.borrowed_;
+      lent = true;
+    }
+    if (!lent) continue;
+
+    // The stub is on its way and nobody can call it back: it is waited for, whatever the deadline.
+    const Clock::time_point give_up = Clock::now() + std::chrono::seconds(10);
+    Shared shared = {};
+    while (!target.read(*pages, std::as_writable_bytes(std::span(&shared, 1))) ||
+           shared.created == 0) {
+      if (Clock::now() > give_up) {
+        return fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
+                    target.pid());
+      }
+      if (target.threads().empty()) return fail(ESRCH, "process %d has ended", target.pid());
+      nap(std::chrono::microseconds(20));
+    }
+    helper.pages_ = *pages;
+    helper.last_ = Clock::now();
+    if (shared.create_result != 0) {
+      // No thread, so nobody unmaps the pages: they stay.
+      helper.pages_ = 0;
+      return fail_errno(static_cast<int>(shared.create_result),
+                        "process %d cannot have one thread more", target.pid());
+    }
+    return helper;
+  }
+}
+
+Helper::~Helper() {
+  if (pages_ == 0) return;
+  if (Clock::now() - last_ > command_pause) return;
+  const std::uint64_t none = 0;
+  const std::uint32_t next = command_ + 1;
+  if (!target_->write(pages_ + offsetof(Shared, function), bytes_of(none)) ||
+      !target_->write(pages_ + offsetof(Shared, command), bytes_of(next))) {
+    return;
+  }
+  Shared shared;
+  for (int i = 0;
+       i < 50'000 && target_->read(pages_, std::as_writable_bytes(std::span(&shared, 1))); ++i) {
+    nap(std::chrono::microseconds(20));
+  }
+}
+
+Result<std::uint64_t> Helper::call(std::uint64_t function,
+                                   std::initializer_list<std::uint64_t> arguments,
+                                   Clock::time_point deadline) {
+  if (Clock::now() - last_ > command_pause) {
+    return fail(ETIMEDOUT, "the helper in process %d was kept waiting", target_->pid());
+  }
+  struct Call {
+    std::uint64_t function;
+    std::uint64_t arguments[6];
+  } call = {};
+  call.function = function;
+  std::copy(arguments.begin(), arguments.end(), call.arguments);
+  const std::uint32_t next = ++command_;
+  if (!target_->write(pages_ + offsetof(Shared, function), bytes_of(call)) ||
+      !target_->write(pages_ + offsetof(Shared, command), bytes_of(next))) {
+    return fail(ESRCH, "process %d has ended", target_->pid());
+  }
+  Shared shared = {};
+  for (;;) {
+    if (!target_->read(pages_, std::as_writable_bytes(std::span(&shared, 1)))) {
+      return fail(ESRCH, "process %d has ended", target_->pid());
+    }
+    if (shared.done == next) break;
+    if (Clock::now() > deadline) {
+      last_ = {};
+      return fail(ETIMEDOUT, "a call in process %d takes too long", target_->pid());
+    }
+    nap(std::chrono::microseconds(20));
+  }
+  last_ = Clock::now();
+  return shared.result;
+}
+
+std::uint64_t Helper::put(std::span<const std::byte> bytes) {
+  const std::size_t room = (bytes.size() + 15) & ~std::size_t{15};
+  if (text_used_ + room > pages_bytes) return 0;
+  const std::uint64_t at = pages_ + text_used_;
+  if (!target_->write(at, bytes)) return 0;
+  text_used_ += room;
+  return at;
+}
+
+std::uint64_t Helper::put(std::string_view text) {
+  std::vector<std::byte> bytes(text.size() + 1);
+  std::memcpy(bytes.data(), text.data(), text.size());
+  return put(bytes);
+}
+
+}  // namespace molt::attach

@@ -1,0 +1,194 @@
+#include "attach/obstacles.hpp"
+
+#include "attach/borrow.hpp"
+#include "attach/seccomp.hpp"
+#include "attach/target.hpp"
+#include "attach/tracer.hpp"
+#include "attach/victim.hpp"
+#include "elf/input.hpp"
+
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+namespace molt::attach {
+
+namespace {
+
+struct Process {
+  int pid;
+  std::string status;
+
+  std::string proc(const char* file) const { return "/proc/" + std::to_string(pid) + "/" + file; }
+  std::string line(const char* name) const {
+    const std::string key = "\n" + std::string(name) + ":";
+    const std::size_t at = status.find(key);
+    if (at == status.npos) return "";
+    const std::size_t begin = status.find_first_not_of(" \t", at + key.size());
+    return begin == status.npos ? "" : status.substr(begin, status.find('\n', begin) - begin);
+  }
+};
+
+int yama() {
+  const std::string text = read_text("/proc/sys/kernel/yama/ptrace_scope");
+  return text.empty() ? 0 : std::atoi(text.c_str());
+}
+
+void check_program(const Process& process, std::vector<Obstacle>& all) {
+  const Fd fd(::open(process.proc("exe").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return;  // permission is another question
+  auto input = elf::Input::of(fd.get());
+  if (!input) return;
+  auto header = input->read(0, sizeof(Elf64_Ehdr));
+  if (!header) return;
+  const auto ehdr = *elf::read<Elf64_Ehdr>(*header, 0);
+  if (ehdr.e_ident[EI_CLASS] != ELFCLASS64 || ehdr.e_machine != EM_X86_64) {
+    all.push_back({ENOEXEC, "it is not an x86-64 program; this build of Molt is for those only"});
+    return;
+  }
+  auto segments = input->read(ehdr.e_phoff, std::uint64_t{ehdr.e_phnum} * sizeof(Elf64_Phdr));
+  bool has_loader = false;
+  bool is_loader = true;
+  for (std::uint64_t at = 0; segments; at += sizeof(Elf64_Phdr)) {
+    auto segment = elf::read<Elf64_Phdr>(*segments, at);
+    if (!segment) break;
+    if (segment->p_type == PT_INTERP) has_loader = true;
+    if (segment->p_type == PT_DYNAMIC) continue;
+  }
+  const std::string maps = read_text(process.proc("maps"));
+  is_loader = maps.find("/ld-linux-x86-64.so") != maps.npos || maps.find("/ld-2.") != maps.npos;
+  if (maps.find("/ld-musl-") != maps.npos) {
+    all.push_back(
+        {ENOEXEC,
+         "its C library is musl, whose threads and loader are not what the runtime needs; "
+         "run the program on glibc"});
+  } else if (!has_loader && !is_loader) {
+    all.push_back(
+        {ENOEXEC,
+         "it is linked statically, so nothing can be loaded into it; link it dynamically, or "
+         "make it a host"});
+  }
+}
+
+void check_permission(const Process& process, std::vector<Obstacle>& all) {
+  const int tracer = std::atoi(process.line("TracerPid").c_str());
+  if (tracer != 0) {
+    all.push_back({EBUSY, "process " + std::to_string(tracer) +
+                              " traces it (a debugger, strace); end that first"});
+    return;
+  }
+  const Fd memory(::open(process.proc("mem").c_str(), O_RDWR | O_CLOEXEC));
+  if (memory) {
+    if (yama() >= 3) {
+      all.push_back(
+          {EPERM,
+           "tracing is forbidden until the next boot (/proc/sys/kernel/yama/ptrace_scope is 3)"});
+    } else if (yama() == 2 && geteuid() != 0) {
+      all.push_back(
+          {EPERM, "only root may trace (/proc/sys/kernel/yama/ptrace_scope is 2); be root"});
+    } else if (yama() == 1 && geteuid() != 0) {
+      all.push_back(
+          {EPERM,
+           "only descendants may be traced (/proc/sys/kernel/yama/ptrace_scope is 1); be root, "
+           "or start it with `molt run`"});
+    }
+    return;
+  }
+  const int code = errno;
+  if (code == ENOENT || code == ESRCH) return;
+  const std::string uids = process.line("Uid");
+  const auto uid = static_cast<uid_t>(std::strtoul(uids.c_str(), nullptr, 10));
+  if (uid != geteuid()) {
+    all.push_back({EPERM, "it belongs to another user (uid " + std::to_string(uid) +
+                              "); be that user or root"});
+  } else {
+    all.push_back({EPERM,
+                   "the kernel does not let you trace it: it gained privileges (set-uid, file "
+                   "capabilities), or asked not to be looked at (PR_SET_DUMPABLE); be root"});
+  }
+}
+
+// One thread that sleeps in a plain system call is stopped for some ten microseconds, as for an attach.
+Status look_at_filters(int pid) {
+  auto target = Target::open(pid);
+  if (!target) return pass(target);
+  // Who has just done something sleeps again soon.
+  constexpr int tries = 200;
+  std::vector<Victim> victims;
+  for (int i = 0; i < tries && victims.empty(); ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    victims = find_victims(*target, stack_needed, nullptr);
+  }
+  for (const Victim& victim : victims) {
+    auto looked = traced<bool>([&]() -> Result<bool> {
+      Tracer tracer(victim.tid);
+      if (auto done = tracer.seize(); !done) return pass(done);
+      auto stopped = tracer.stop();
+      if (!stopped || !*stopped) return stopped;
+      user_regs_struct registers;
+      if (!tracer.get(registers) || !is_interrupted(registers)) return false;
+      if (static_cast<long>(registers.orig_rax) != victim.call) return false;
+      if (!tracer.rewind(registers)) return false;
+      if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
+      return true;
+    });
+    if (looked && *looked) return {};
+    if (!looked && looked.error().code != EAGAIN) return pass(looked);
+  }
+  return fail(EAGAIN,
+              "a seccomp filter guards it, which can be looked at only while a thread sleeps in a "
+              "plain system call; try again");
+}
+
+}  // namespace
+
+std::vector<Obstacle> obstacles(int pid, Depth depth) {
+  std::vector<Obstacle> all;
+  Process process{pid, {}};
+  process.status = "\n" + read_text(process.proc("status"));
+  if (process.status.size() == 1) {
+    all.push_back({ESRCH, "there is no such process"});
+    return all;
+  }
+  if (const int group = std::atoi(process.line("Tgid").c_str()); group != pid) {
+    all.push_back({ESRCH, "it is a thread of process " + std::to_string(group)});
+    return all;
+  }
+  const std::string state = process.line("State");
+  if (state.starts_with("Z") || state.starts_with("X")) {
+    all.push_back({ESRCH, "it has ended already"});
+    return all;
+  }
+  if (process.line("VmSize").empty()) {
+    all.push_back({ESRCH, "it is a thread of the kernel"});
+    return all;
+  }
+  if (pid == getpid()) all.push_back({EINVAL, "it is this very program"});
+  check_permission(process, all);
+  check_program(process, all);
+  if (state.starts_with("T") || state.starts_with("t")) {
+    all.push_back({EBUSY, "it is stopped; let it go on (kill -CONT) first"});
+  }
+  if (depth == Depth::with_filters && all.empty() && process.line("Seccomp") == "2") {
+    if (auto allowed = look_at_filters(pid); !allowed) {
+      all.push_back({allowed.error().code, allowed.error().detail});
+    }
+  }
+  return all;
+}
+
+Status refuse(int pid) {
+  const auto all = obstacles(pid, Depth::untouched);
+  if (all.empty()) return {};
+  return fail(all.front().code, "process %d cannot be attached to: %s", pid,
+              all.front().text.c_str());
+}
+
+}  // namespace molt::attach

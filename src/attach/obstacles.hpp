@@ -1,0 +1,27 @@
+// obstacles.hpp - why a process cannot be attached to, found without touching it.
+#pragma once
+
+#include "base/result.hpp"
+
+#include <string>
+#include <vector>
+
+namespace molt::attach {
+
+struct Obstacle {
+  int code;          // a positive errno: what attach() would fail with
+  std::string text;  // what, why, and what can be done
+};
+
+enum class Depth {
+  untouched,     // from /proc alone
+  with_filters,  // and, if nothing else is in the way, what its seccomp filters allow
+};
+
+// All of them, most telling first. Empty: nothing speaks against it.
+[[nodiscard]] std::vector<Obstacle> obstacles(int pid, Depth depth);
+
+// The first one as an error.
+[[nodiscard]] Status refuse(int pid);
+
+}  // namespace molt::attach

@@ -1,0 +1,20 @@
+// prospects.hpp - what could be done in a process once the runtime is in it, and what each needs.
+#pragma once
+
+#include "base/result.hpp"
+
+#include <string>
+#include <vector>
+
+namespace molt::attach {
+
+struct Prospect {
+  std::string what;  // "modules", "hooks on functions of the program", ...
+  bool possible;
+  std::string text;  // why not, or what is to be known of it; "" for a plain yes
+};
+
+// From /proc and the files that are mapped there. The error is Target::open()'s.
+[[nodiscard]] Result<std::vector<Prospect>> prospects(int pid);
+
+}  // namespace molt::attach

@@ -1,0 +1,157 @@
+#include "attach/tracer.hpp"
+
+#include <elf.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace molt::attach {
+
+namespace {
+constexpr double longest_us = 10e6;
+}  // namespace
+
+double now_us() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+}
+
+bool in_tracing_process(const std::function<void()>& work) {
+  const pid_t child = fork();
+  if (child < 0) return false;
+  if (child == 0) {
+    setsid();
+    prctl(PR_SET_NAME, "molt-tracer");
+    // Nobody comes between while a victim is stopped, where that may be asked for.
+    const sched_param first{1};
+    sched_setscheduler(0, SCHED_FIFO, &first);
+    work();
+    _exit(0);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return false;
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+Status Tracer::seize() {
+  if (ptrace(PTRACE_SEIZE, tid_, 0, PTRACE_O_TRACESYSGOOD) == 0) {
+    seized_ = true;
+    return {};
+  }
+  if (errno == ESRCH) return fail(EAGAIN, "thread %d has ended", tid_);
+  return fail_errno(errno, "thread %d cannot be traced", tid_);
+}
+
+Result<bool> Tracer::stop() {
+  if (ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return false;
+  for (const double begin = now_us(); now_us() - begin < longest_us;) {
+    int status = 0;
+    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+      const timespec nap{0, 10'000};
+      nanosleep(&nap, nullptr);
+      continue;
+    }
+    if (got < 0) return false;
+    if (!WIFSTOPPED(status)) {
+      seized_ = false;
+      return false;
+    }
+    stopped_ = true;
+    if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
+    // A signal on its way, or a job-control stop: it gets what it was to get.
+    const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+    ptrace(PTRACE_DETACH, tid_, 0, signal);
+    seized_ = false;
+    return false;
+  }
+  // The end of the thread that traces lets go of what it could not stop.
+  return fail(EAGAIN, "thread %d does not stop", tid_);
+}
+
+bool Tracer::run_to_call(double patience_us) {
+  int signal = 0;
+  for (const double begin = now_us(); now_us() - begin < patience_us;) {
+    if (stopped_) {
+      if (ptrace(PTRACE_SYSCALL, tid_, 0, signal) != 0) return false;
+      stopped_ = false;
+      signal = 0;
+    }
+    int status = 0;
+    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+      const timespec nap{0, 10'000};
+      nanosleep(&nap, nullptr);
+      continue;
+    }
+    if (got < 0) return false;
+    if (!WIFSTOPPED(status)) {
+      seized_ = false;
+      return false;
+    }
+    stopped_ = true;
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
+      __ptrace_syscall_info info = {};
+      if (ptrace(PTRACE_GET_SYSCALL_INFO, tid_, sizeof info, &info) > 0 &&
+          info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+        return true;
+      }
+    } else if (status >> 16 == 0) {
+      signal = WSTOPSIG(status);
+    }
+  }
+  return false;
+}
+
+bool Tracer::get(user_regs_struct& registers) const {
+  return ptrace(PTRACE_GETREGS, tid_, 0, &registers) == 0;
+}
+
+bool Tracer::set(const user_regs_struct& registers) const {
+  return ptrace(PTRACE_SETREGS, tid_, 0, &registers) == 0;
+}
+
+bool Tracer::get_rest(Stopped& stopped) const {
+  iovec vectors{stopped.vectors.data(), stopped.vectors.size()};
+  if (ptrace(PTRACE_GETREGSET, tid_, NT_X86_XSTATE, &vectors) != 0) return false;
+  stopped.vector_bytes = vectors.iov_len;
+  return get_mask(stopped.signal_mask);
+}
+
+bool Tracer::get_mask(std::uint64_t& mask) const {
+  return ptrace(PTRACE_GETSIGMASK, tid_, sizeof mask, &mask) == 0;
+}
+
+bool Tracer::set_mask(std::uint64_t mask) const {
+  return ptrace(PTRACE_SETSIGMASK, tid_, sizeof mask, &mask) == 0;
+}
+
+void Tracer::let_go() {
+  if (seized_ && stopped_) ptrace(PTRACE_DETACH, tid_, 0, 0);
+  seized_ = false;
+}
+
+bool Tracer::rewind(user_regs_struct& r) const {
+  r.rip -= 2;
+  r.rax = r.orig_rax;
+  r.orig_rax = ~0ull;
+  return set(r);
+}
+
+// The call was interrupted, and did nothing: it may be made again.
+bool is_interrupted(const user_regs_struct& r) {
+  const auto result = static_cast<long>(r.rax);
+  return result == -EINTR || (result <= -512 && result >= -516);
+}
+
+}  // namespace molt::attach

@@ -1,0 +1,158 @@
+// Verbs that put the runtime into processes.
+
+#include "attach/attach.hpp"
+#include "attach/obstacles.hpp"
+#include "attach/prospects.hpp"
+#include "cli/agent.hpp"
+#include "cli/print.hpp"
+#include "cli/targets.hpp"
+#include "cli/verbs.hpp"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <system_error>
+#include <thread>
+
+namespace molt::cli {
+
+Runner declare_attach(CLI::App&) {
+  return [](const Options& options) {
+    refuse_dry_run(options, "attach");
+    const auto ask = [](Session& session) {
+      const attach::Report report = attach_to(session.process(), session.options());
+      return Json{{"found", to_text(report.found)},
+                  {"stopped_us", report.stopped_us},
+                  {"total_us", report.total_us},
+                  {"memfd", report.by_memfd}};
+    };
+    const auto show = [&options](const Json& reply) {
+      if (!options.verbose) return std::string();
+      return fmt::format("attached ({}); one thread stopped for {:.0f} us, {:.1f} ms in all\n",
+                         reply.at("found").get<std::string>(), reply.at("stopped_us").get<double>(),
+                         reply.at("total_us").get<double>() / 1000);
+    };
+    return run_on_targets(options, "attach", {ask, show, false, true});
+  };
+}
+
+namespace {
+
+bool has_own_threads(const Process& process) {
+  const std::string tasks = fmt::format("/proc/{}/task", process.pid);
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
+    // The process may have "molt" in its own name; its first thread is never ours.
+    if (task.path().filename() == std::to_string(process.pid)) continue;
+    std::ifstream in(task.path() / "comm");
+    std::string name;
+    if (std::getline(in, name) && name.starts_with("molt")) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Runner declare_detach(CLI::App&) {
+  return [](const Options& options) {
+    const auto ask = [](Session& session) {
+      Json parameters = Json::object();
+      if (session.options().dry_run) parameters["dry_run"] = true;
+      session.call(wire::method::detach, parameters);
+      session.hang_up();
+      const Deadline deadline = Deadline::after(std::chrono::milliseconds(
+          session.options().timeout_s ? session.options().timeout_ms() : answer_ms));
+      while (!session.options().dry_run && has_own_threads(session.process())) {
+        if (deadline.remaining_ms() == 0) {
+          fail(ErrorClass::stalled, ETIMEDOUT,
+               "{}: its threads of Molt have not ended within {}; they will",
+               describe(session.process()), deadline.text());
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      return Json::object();
+    };
+    return run_on_targets(options, "detach", {ask, {}});
+  };
+}
+
+// Of processes that were named; there is nothing to select by before Molt is there.
+Runner declare_doctor(CLI::App& verb) {
+  auto pids = std::make_shared<std::vector<int>>();
+  verb.add_option("PID", *pids, "Processes, as with --pid");
+  return [pids](const Options& options) {
+    std::vector<int> all = options.selection.pids;
+    all.insert(all.end(), pids->begin(), pids->end());
+    if (all.empty()) fail(ErrorClass::usage, EINVAL, "which process? `molt doctor PID`");
+    Json objects = Json::array();
+    std::string text;
+    Tally tally;
+    for (const int pid : all) {
+      const std::optional<Process> process = find_process(pid);
+      const bool there = process && SocketFinder().find(*process).state == ControlSocket::found;
+      Json obstacles = Json::array();
+      const std::string name = process ? describe(*process) : fmt::format("process {}", pid);
+      if (there) text += fmt::format("{}: Molt is there\n", name);
+      int code = 0;
+      for (const attach::Obstacle& obstacle :
+           there ? std::vector<attach::Obstacle>()
+                 : attach::obstacles(pid, attach::Depth::with_filters)) {
+        obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
+        text += printable(fmt::format("{}: cannot be attached to: {}", name, obstacle.text)) + "\n";
+        if (code == 0) code = obstacle.code;
+      }
+      if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
+      Json prospects = Json::array();
+      const auto all = code == 0
+                           ? attach::prospects(pid)
+                           : Result<std::vector<attach::Prospect>>(std::vector<attach::Prospect>());
+      for (const attach::Prospect& prospect : all ? *all : std::vector<attach::Prospect>()) {
+        prospects.push_back(
+            {{"what", prospect.what}, {"possible", prospect.possible}, {"text", prospect.text}});
+        text +=
+            printable(fmt::format("  {}: {}{}{}", prospect.what, prospect.possible ? "yes" : "no",
+                                  prospect.text.empty() ? "" : ", ", prospect.text)) +
+            "\n";
+      }
+      code == 0 ? tally.done() : tally.failed(int{exit_refused});
+      objects.push_back({{"pid", pid},
+                         {"molt", there},
+                         {"attachable", code == 0},
+                         {"obstacles", std::move(obstacles)},
+                         {"prospects", std::move(prospects)}});
+    }
+    print_result(options, "doctor", {{"processes", std::move(objects)}}, text);
+    return tally.exit_code();
+  };
+}
+
+Runner declare_run(CLI::App& verb) {
+  auto words = std::make_shared<std::vector<std::string>>();
+  verb.add_option("COMMAND", *words, "The program and its arguments, behind --")->required();
+  return [words](const Options& options) -> int {
+    refuse_dry_run(options, "run");
+    const std::string runtime = runtime_path();
+    if (runtime.find_first_of(": ") != std::string::npos) {
+      fail(ErrorClass::failed, EINVAL, "the loader cannot preload '{}': it has a colon or a blank",
+           runtime);
+    }
+    const char* others = std::getenv("LD_PRELOAD");
+    const std::string preload = others && *others ? fmt::format("{}:{}", runtime, others) : runtime;
+    ::setenv("LD_PRELOAD", preload.c_str(), 1);
+    ::setenv("MOLT_AGENT", runtime.c_str(), 1);
+    std::vector<char*> arguments;
+    for (std::string& word : *words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    ::execvp(arguments[0], arguments.data());
+    const int code = errno;
+    fail(class_of_errno(code), code, "cannot run {}: {}", arguments[0],
+         std::generic_category().message(code));
+  };
+}
+
+}  // namespace molt::cli

@@ -1,0 +1,207 @@
+// Verbs for livepatches: modules that replace functions.
+
+#include "cli/module_file.hpp"
+#include "cli/print.hpp"
+#include "cli/targets.hpp"
+#include "cli/verbs.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+
+namespace molt::cli {
+namespace {
+
+constexpr int load_ms = 30'000;
+constexpr int unload_ms = 10'000;
+constexpr int transition_ms = 30'000;
+
+// A failure that says of a transition what came of it as well.
+Failure with_outcome(const Failure& failure, std::string_view outcome) {
+  Failure told = failure;
+  told.message += fmt::format("; {}", outcome);
+  return told;
+}
+
+void set_attribute(Session& session, const std::string& path, const char* value) {
+  session.call(wire::method::set, {{"path", path}, {"value", value}});
+}
+
+Json wait_for(Session& session, const std::string& name, const char* event) {
+  return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
+}
+
+void unload_module(Session& session, const std::string& name) {
+  session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
+}
+
+// `molt apply`: load, wait; if threads hold it up for too long, take it back.
+Json apply_one(Session& session, const std::string& file, const std::string& args, bool no_wait) {
+  const Fd fd = open_module_file(file);
+  Json request = {{"path", std::filesystem::absolute(file).lexically_normal().string()}};
+  if (!args.empty()) request["args"] = args;
+  if (session.options().dry_run) request["dry_run"] = true;
+  Json reply = session.call_waiting(wire::method::load, std::move(request), load_ms, fd.get());
+  if (session.options().dry_run || no_wait) return reply;
+  const auto name = reply.at("name").get<std::string>();
+  try {
+    reply["waited_ms"] = wait_for(session, name, "patched").value("waited_ms", std::int64_t{0});
+  } catch (const Failure& failure) {
+    if (failure.kind == ErrorClass::missing) {
+      unload_module(session, name);
+      throw with_outcome(failure, fmt::format("{} enables no patch; `molt load` it", file));
+    }
+    if (failure.kind != ErrorClass::stalled) throw;
+    set_attribute(session, "patches/" + name + "/enabled", "0");
+    try {
+      wait_for(session, name, "unpatched");
+      unload_module(session, name);
+    } catch (const Failure&) {
+      throw with_outcome(failure, "it is being reverted; `molt blocking` shows who holds it up");
+    }
+    throw with_outcome(failure, "reverted; try again, with a longer --timeout, or --no-wait");
+  }
+  return reply;
+}
+
+Json revert_one(Session& session, const std::string& name, bool keep) {
+  const Json before = session.call(wire::method::patches);
+  const auto& all = before.at("patches");
+  const auto patch =
+      std::find_if(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
+  if (patch == all.end()) {
+    fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
+         name);
+  }
+  // One that is on its way out already is waited for.
+  if (patch->value("enabled", false)) set_attribute(session, "patches/" + name + "/enabled", "0");
+  Json reply = {{"name", name}};
+  try {
+    reply["waited_ms"] = wait_for(session, name, "unpatched").value("waited_ms", std::int64_t{0});
+  } catch (const Failure& failure) {
+    if (failure.kind != ErrorClass::stalled) throw;
+    set_attribute(session, "patches/" + name + "/enabled", "1");
+    throw with_outcome(failure, "it is in force again; `molt blocking` shows who is in the way");
+  }
+  if (!keep) unload_module(session, name);
+  return reply;
+}
+
+std::string state_of(const Json& patch) {
+  const bool enabled = patch.value("enabled", false);
+  if (patch.value("transition", false)) return enabled ? "patching" : "unpatching";
+  return enabled ? "enabled" : "disabled";
+}
+
+std::string functions_of(const Json& patch) {
+  std::string text;
+  for (const Json& object : patch.at("objects")) {
+    for (const Json& function : object.at("functions")) {
+      if (!text.empty()) text += ",";
+      text += function.at("name").get<std::string>();
+    }
+  }
+  return text.empty() ? "-" : text;
+}
+
+std::string progress_of(const Json& transition) {
+  if (transition.is_null()) return "";
+  const bool patching = transition.value("target", "") == "patched";
+  return fmt::format("{}: {}, {} of {} threads done, {} left, {:.1f} s, {} tries{}\n",
+                     printable(transition.at("patch").get<std::string>()),
+                     patching ? "patching" : "unpatching", transition.value("done", 0),
+                     transition.value("threads", 0), transition.value("left", 0),
+                     transition.value("age_ms", 0) / 1000.0, transition.value("tries", 0),
+                     transition.value("forced", false) ? ", forced" : "");
+}
+
+std::string show_status(const Json& reply) {
+  Table table({{"ORDER", Table::right},
+               {"PATCH", Table::left},
+               {"STATE", Table::left},
+               {"FUNCTIONS", Table::left}});
+  for (const Json& patch : reply.at("patches")) {
+    table.add({std::to_string(patch.value("stack_order", 0)), patch.at("name").get<std::string>(),
+               state_of(patch), functions_of(patch)});
+  }
+  std::string text = table.empty() ? "" : table.text();
+  text += progress_of(reply.value("transition", Json()));
+  for (const Json& pinned : reply.at("pinned")) {
+    text += printable(fmt::format("{}: kept in memory: {}", pinned.at("name").get<std::string>(),
+                                  pinned.value("reason", ""))) +
+            "\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+Runner declare_apply(CLI::App& verb) {
+  struct Words {
+    std::string file;
+    std::vector<std::string> parameters;
+    bool no_wait = false;
+  };
+  auto words = std::make_shared<Words>();
+  verb.add_option("FILE", words->file, "The patch: a module that enables one")->required();
+  verb.add_option("NAME=VALUE", words->parameters, "Its parameters");
+  verb.add_flag("--no-wait", words->no_wait, "Leave threads that hold it up to `molt status`");
+  return [words](const Options& options) {
+    std::string args;
+    for (const std::string& parameter : words->parameters) {
+      args += (args.empty() ? "" : " ") + parameter;
+    }
+    open_module_file(words->file);
+    const auto show = [&options](const Json& reply) -> std::string {
+      if (!options.verbose && !options.dry_run) return "";
+      return fmt::format("{}: {}\n", reply.at("name").get<std::string>(),
+                         options.dry_run ? "would be applied" : "applied");
+    };
+    return run_on_targets(
+        options, "apply",
+        {[=](Session& session) { return apply_one(session, words->file, args, words->no_wait); },
+         show});
+  };
+}
+
+Runner declare_revert(CLI::App& verb) {
+  auto name = std::make_shared<std::string>();
+  auto keep = std::make_shared<bool>(false);
+  verb.add_option("PATCH", *name, "The patch, by its module's name")->required();
+  verb.add_flag("--keep", *keep, "Leave its module loaded");
+  return [=](const Options& options) {
+    refuse_dry_run(options, "revert");
+    const auto show = [&options](const Json& reply) -> std::string {
+      return options.verbose ? fmt::format("{}: reverted\n", reply.at("name").get<std::string>())
+                             : "";
+    };
+    return run_on_targets(
+        options, "revert",
+        {[=](Session& session) { return revert_one(session, *name, *keep); }, show});
+  };
+}
+
+Runner declare_status(CLI::App&) {
+  return [](const Options& options) {
+    return run_on_targets(
+        options, "status",
+        {[](Session& session) { return session.call(wire::method::patches); }, show_status});
+  };
+}
+
+Runner declare_force(CLI::App& verb) {
+  auto name = std::make_shared<std::string>();
+  verb.add_option("PATCH", *name, "The patch in transition")->required();
+  return [name](const Options& options) {
+    refuse_dry_run(options, "force");
+    return run_on_targets(options, "force",
+                          {[name](Session& session) {
+                             set_attribute(session, "patches/" + *name + "/force", "1");
+                             return Json{{"name", *name}};
+                           },
+                           nullptr});
+  };
+}
+
+}  // namespace molt::cli

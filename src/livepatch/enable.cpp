@@ -1,0 +1,262 @@
+// enable.cpp - from a module's lists to a patch in transition, in the order of KERNEL.md P2 and P3.
+//
+//   lists well-formed -> module marked -> states fit -> reference -> nops -> duplicates -> functions
+//   found -> no other transition -> visible -> pre_patch, functions in force, object by object -> start
+//
+// Everything up to "visible" leaves no trace when it fails (D5).
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/memory.hpp"
+#include "livepatch/internal.hpp"
+
+namespace molt::livepatch {
+namespace {
+
+Status copy_funcs(Object& object, const molt_patch_func* given) {
+  for (; given->old_name != nullptr; ++given) {
+    if (given->old_name[0] == '\0' || given->new_func == nullptr) {
+      return fail(EINVAL, "object '%s': a function without a name, or without a replacement",
+                  display_name(object).c_str());
+    }
+    auto func = std::make_unique<Func>();
+    func->name = given->old_name;
+    func->position = given->position;
+    func->address = reinterpret_cast<std::uintptr_t>(given->new_func);
+    func->immediate = (given->flags & MOLT_PATCH_FUNC_IMMEDIATE) != 0;
+    func->object = &object;
+    object.funcs.push_back(std::move(func));
+  }
+  return {};
+}
+
+Result<PatchPtr> copy(molt_module* owner, const molt_patch* given) {
+  if (given == nullptr || owner == nullptr || given->objects == nullptr) {
+    return fail(EINVAL, "a patch needs a module and a list of objects");
+  }
+  if (given->size != sizeof(molt_patch)) {
+    return fail(EINVAL, "%s: molt_patch of another version; rebuild the module", owner->name);
+  }
+  constexpr std::uint32_t known = MOLT_PATCH_REPLACE | MOLT_PATCH_IMMEDIATE;
+  if (given->flags & ~known) {
+    return fail(EINVAL, "%s: unknown patch flag %#x", owner->name, given->flags & ~known);
+  }
+  auto patch = std::make_shared<Patch>();
+  patch->name = owner->name;
+  patch->module = owner;
+  patch->replace = (given->flags & MOLT_PATCH_REPLACE) != 0;
+  patch->immediate = (given->flags & MOLT_PATCH_IMMEDIATE) != 0;
+  for (const molt_patch_object* o = given->objects; o->funcs != nullptr; ++o) {
+    auto object = std::make_unique<Object>();
+    object->name = o->name != nullptr ? o->name : "";
+    object->callbacks = o->callbacks;
+    object->patch = patch.get();
+    if (Status ok = copy_funcs(*object, o->funcs); !ok) return pass(ok);
+    patch->objects.push_back(std::move(object));
+  }
+  for (molt_patch_state* s = given->states; s != nullptr && s->id != 0; ++s) {
+    patch->states.push_back(s);
+  }
+  return patch;
+}
+
+// P8.2.
+Status check_states(const Patch& patch) {
+  Lock lock(engine().mutex);
+  for (const PatchPtr& installed : engine().patches) {
+    for (const molt_patch_state* old : installed->states) {
+      const auto same = std::find_if(patch.states.begin(), patch.states.end(),
+                                     [&](const auto* s) { return s->id == old->id; });
+      const bool fits =
+          same != patch.states.end() ? (*same)->version >= old->version : !patch.replace;
+      if (fits) continue;
+      return fail(EINVAL, "%s: state %lu is installed by %s in version %u%s", patch.name.c_str(),
+                  old->id, installed->name.c_str(), old->version,
+                  same != patch.states.end() ? ", a higher one" : ", and this patch replaces it");
+    }
+  }
+  return {};
+}
+
+// D5: what would clash when it is shown.
+Status check_duplicates(const Patch& patch) {
+  for (std::size_t i = 0; i < patch.objects.size(); ++i) {
+    const Object& object = *patch.objects[i];
+    for (std::size_t j = 0; j < i; ++j) {
+      if (patch.objects[j]->name != object.name) continue;
+      return fail(EEXIST, "%s: object '%s' is listed twice", patch.name.c_str(),
+                  display_name(object).c_str());
+    }
+    for (std::size_t k = 0; k < object.funcs.size(); ++k) {
+      for (std::size_t j = 0; j < k; ++j) {
+        if (!object.funcs[j]->same_function(*object.funcs[k])) continue;
+        return fail(EEXIST, "%s: function '%s,%lu' of object '%s' is listed twice",
+                    patch.name.c_str(), object.funcs[k]->name.c_str(),
+                    object.funcs[k]->shown_position(), display_name(object).c_str());
+      }
+    }
+  }
+  return {};
+}
+
+// P6.1.
+void add_nops(Patch& patch) {
+  Lock lock(engine().mutex);
+  for (const PatchPtr& installed : engine().patches) {
+    for (const auto& old : installed->objects) {
+      auto mine = std::find_if(patch.objects.begin(), patch.objects.end(),
+                               [&](const auto& o) { return o->name == old->name; });
+      if (mine == patch.objects.end()) {
+        auto object = std::make_unique<Object>();
+        object->name = old->name;
+        object->patch = &patch;
+        object->dynamic = true;
+        patch.objects.push_back(std::move(object));
+        mine = std::prev(patch.objects.end());
+      }
+      for (const auto& func : old->funcs) {
+        const bool is_known = std::any_of((*mine)->funcs.begin(), (*mine)->funcs.end(),
+                                          [&](const auto& f) { return f->same_function(*func); });
+        if (is_known) continue;
+        auto nop = std::make_unique<Func>();
+        nop->name = func->name;
+        nop->position = func->position;
+        nop->nop = true;
+        nop->object = mine->get();
+        (*mine)->funcs.push_back(std::move(nop));
+      }
+    }
+  }
+}
+
+// Where the new functions' code lies.
+Status measure(Patch& patch) {
+  std::vector<ObjectSymbols> known;
+  for (const auto& object : patch.objects) {
+    for (const auto& func : object->funcs) {
+      if (func->nop) continue;
+      auto in = std::find_if(known.begin(), known.end(), [&](const ObjectSymbols& s) {
+        return s.object.extent.contains(func->address);
+      });
+      if (in == known.end()) {
+        auto at = elf::find_loaded_at(func->address);
+        if (!at) return pass(at);
+        auto symbols = symbols_of(*at);
+        if (!symbols) return pass(symbols);
+        known.push_back(std::move(*symbols));
+        in = std::prev(known.end());
+      }
+      func->code = code_at(*in, func->address);
+      if (func->code.empty()) {
+        return fail(EINVAL, "%s: the replacement of '%s' is no code", patch.name.c_str(),
+                    func->name.c_str());
+      }
+    }
+  }
+  return {};
+}
+
+Status set_up_once() {
+  static bool done = false;
+  if (done) return {};
+  if (Status ok = gate::setup(); !ok) return ok;
+  if (Status ok = threads::start_census(); !ok) return ok;
+  done = true;
+  return {};
+}
+
+// Those for which pre_patch succeeded are told by cancel_transition().
+Status patch_objects(Patch& patch) {
+  for (const auto& object : patch.objects) {
+    if (!object->binding.loaded) continue;
+    if (int result = call_pre_patch(*object); result != 0) {
+      say("pre-patch callback failed for object '%s'", display_name(*object).c_str());
+      constexpr int largest_errno = 4095;
+      const int code = result < 0 && result >= -largest_errno ? -result : EINVAL;  // D3
+      return fail(code, "%s: its pre_patch callback refused object '%s' with %d",
+                  patch.name.c_str(), display_name(*object).c_str(), result);
+    }
+    if (Status ok = patch_object(*object); !ok) {
+      say("failed to patch object '%s'", display_name(*object).c_str());
+      return ok;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Status enable(molt_module* owner, const molt_patch* given) {
+  if (Status ok = memory_available(); !ok) return ok;
+  auto made = copy(owner, given);
+  if (!made) return pass(made);
+  PatchPtr patch = std::move(*made);
+  Token token(__builtin_frame_address(0));
+  if (!token) return token.status();
+  Engine& e = engine();
+
+  {
+    Lock lock(e.mutex);
+    const auto marked = e.marked.find(patch->name);
+    if (marked == e.marked.end() || molt_module_get_state(owner) != MOLT_MODULE_STATE_COMING) {
+      return fail(ENODEV, "%s: a patch can be enabled from its module's init only", owner->name);
+    }
+    if (!marked->second) {
+      lock.unlock();
+      say("module %s is not marked as a livepatch module", owner->name);
+      return fail(EINVAL,
+                  "module %s is not marked as a livepatch module; add "
+                  "MOLT_LIVEPATCH_MODULE to it",
+                  owner->name);
+    }
+    for (const PatchPtr& other : e.patches) {
+      if (other->name == patch->name) {
+        return fail(EEXIST, "%s has enabled a patch already", owner->name);
+      }
+    }
+  }
+  if (Status ok = set_up_once(); !ok) return ok;
+  if (Status ok = check_states(*patch); !ok) {
+    say("Livepatch patch (%s) is not compatible with the already installed livepatches.",
+        patch->name.c_str());
+    return ok;
+  }
+  if (!molt_module_try_get(owner)) return fail(ENODEV, "module %s is going", owner->name);
+  patch->holds_module = true;
+  if (patch->replace) add_nops(*patch);
+  if (Status ok = check_duplicates(*patch); !ok) return ok;
+  if (Status ok = measure(*patch); !ok) return ok;
+  for (const auto& object : patch->objects) {
+    bind(*object);
+    if (!object->binding.loaded) continue;
+    if (Status ok = resolve(*object); !ok) return ok;
+  }
+  if (e.transition.active()) {
+    return fail(EBUSY, "%s: patch %s is in transition: %s", patch->name.c_str(),
+                e.transition.patch->name.c_str(), holders_text(e.transition).c_str());
+  }
+
+  const Observer* observer;
+  {
+    Lock lock(e.mutex);
+    e.patches.push_back(patch);
+    patch->on_list = true;
+    observer = e.observer;
+  }
+  if (observer != nullptr) observer->changed(patch->name);
+
+  say("enabling patch '%s'", patch->name.c_str());
+  say("'%s': initializing patching transition", patch->name.c_str());
+  init_transition(patch, gate::Side::patched);
+  if (Status ok = patch_objects(*patch); !ok) {
+    say("failed to enable patch '%s'", patch->name.c_str());
+    cancel_transition();
+    return ok;
+  }
+  start_transition();
+  if (e.transition.active()) ensure_worker();
+  return {};
+}
+
+}  // namespace molt::livepatch

@@ -1,0 +1,206 @@
+// objects.cpp - what is patched comes and goes (KERNEL.md P9).
+//
+// A Molt module: the module layer says so, before its init and after its exit. A plain library: the
+// dynamic loader says so, see loader_watch.cpp.
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "livepatch/internal.hpp"
+
+namespace molt::livepatch {
+namespace {
+
+// In the kernel's words, where it has some.
+void log_lookup(const Object& object, const Func& func, const ObjectSymbols& in,
+                const Error& error) {
+  if (in.symbols.find_all(func.name).empty()) {
+    say("symbol '%s' not found in symbol table", func.name.c_str());
+  } else {
+    say("%s (object '%s')", error.detail, display_name(object).c_str());
+  }
+}
+
+std::vector<PatchPtr> installed() {
+  Lock lock(engine().mutex);
+  return {engine().patches.begin(), engine().patches.end()};
+}
+
+Object* object_named(Patch& patch, std::string_view name) {
+  for (const auto& object : patch.objects) {
+    if (!object->is_program() && object->name == name) return object.get();
+  }
+  return nullptr;
+}
+
+// Of a module that comes or a library that was loaded: applies one patch to it.
+Status apply(Patch& patch, Object& object, const char* what) {
+  bind(object);
+  if (!object.binding.loaded) return {};
+  if (Status ok = resolve(object); !ok) {
+    say("failed to initialize patch '%s' for module '%s' (%d)", patch.name.c_str(),
+        object.name.c_str(), -ok.error().code);
+    unbind(object);
+    return ok;
+  }
+  say("applying patch '%s' to loading module '%s'", patch.name.c_str(), object.name.c_str());
+  const bool in_transition = engine().transition.patch.get() == &patch;
+  if (int result = call_pre_patch(object); result != 0) {
+    say("pre-patch callback failed for object '%s'", object.name.c_str());
+    unbind(object);
+    return fail(result < 0 && result > -4096 ? -result : EINVAL,
+                "patch %s refused %s '%s': its pre_patch callback answered %d", patch.name.c_str(),
+                what, object.name.c_str(), result);
+  }
+  if (Status ok = patch_object(object); !ok) {
+    say("failed to patch object '%s' (%d)", object.name.c_str(), -ok.error().code);
+    call_post_unpatch(object);
+    unbind(object);
+    return ok;
+  }
+  if (!in_transition) call_post_patch(object);
+  return {};
+}
+
+void revert(Patch& patch, Object& object) {
+  const bool in_transition = engine().transition.patch.get() == &patch;
+  if (!in_transition) call_pre_unpatch(object);
+  say("reverting patch '%s' on unloading module '%s'", patch.name.c_str(), object.name.c_str());
+  if (Status ok = unpatch_object(object); !ok) {
+    say("'%s': %s", patch.name.c_str(), ok.error().detail);
+  }
+  call_post_unpatch(object);
+  unbind(object);
+}
+
+}  // namespace
+
+void bind(Object& object) {
+  Binding binding;
+  if (object.is_program()) {
+    if (auto program = elf::find_loaded("")) {
+      binding.loaded = true;
+      binding.extent = program->extent;
+    }
+  } else {
+    Lock lock(engine().mutex);
+    const auto module = engine().alive.find(object.name);
+    if (module != engine().alive.end()) {
+      binding.module = object.name;
+      binding.descriptor = module->second;
+      if (auto extent = elf::extent_of(binding.descriptor)) {
+        binding.loaded = true;
+        binding.extent = *extent;
+      }
+    } else {
+      lock.unlock();
+      if (auto library = elf::find_loaded(object.name)) {
+        binding.loaded = true;
+        binding.extent = library->extent;
+      }
+    }
+  }
+  Lock lock(engine().mutex);
+  object.binding = binding;
+}
+
+void unbind(Object& object) {
+  Lock lock(engine().mutex);
+  object.binding = Binding{};
+  object.patched = false;
+  for (const auto& func : object.funcs) {
+    func->site = nullptr;
+    func->patched = func->transition = false;
+  }
+}
+
+Status resolve(Object& object) {
+  Result<elf::NamedObject> loaded =
+      object.is_program()
+          ? elf::find_loaded("")
+          : elf::find_loaded_at(object.binding.descriptor != nullptr
+                                    ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
+                                    : object.binding.extent.begin);
+  if (!loaded) return pass(loaded);
+  auto in = symbols_of(*loaded);
+  if (!in) return pass(in);
+  for (const auto& func : object.funcs) {
+    auto site = site_of(*in, func->name, func->position);
+    if (!site) {
+      log_lookup(object, *func, *in, site.error());
+      // What cannot be found is a mistake of the patch, whatever the reason.
+      const int code = site.error().code == ENOENT ? EINVAL : site.error().code;
+      return fail({code, site.error().site}, "object '%s': %s", display_name(object).c_str(),
+                  site.error().detail);
+    }
+    Lock lock(engine().mutex);
+    func->site = *site;
+  }
+  return {};
+}
+
+Status module_coming(molt_module* module, bool is_livepatch) {
+  Token token(__builtin_frame_address(0));
+  if (!token) return token.status();
+  Engine& e = engine();
+  const std::string name = module->name;
+  if (name == program_invocation_short_name) {
+    return fail(EINVAL, "a module must not be called like the program, %s", name.c_str());
+  }
+  {
+    Lock lock(e.mutex);
+    e.alive[name] = module;
+    e.marked[name] = is_livepatch;
+  }
+  std::vector<std::pair<PatchPtr, Object*>> done;
+  for (const PatchPtr& patch : installed()) {
+    Object* object = object_named(*patch, name);
+    if (object == nullptr || object->binding.loaded) continue;
+    Status ok = apply(*patch, *object, "module");
+    if (ok) {
+      done.push_back({patch, object});
+      continue;
+    }
+    say("patch '%s' failed for module '%s', refusing to load module '%s'", patch->name.c_str(),
+        name.c_str(), name.c_str());
+    for (const auto& [applied, to] : done) revert(*applied, *to);
+    // Nobody has run anything of it yet.
+    threads::RangeSet nobody;
+    if (auto extent = elf::extent_of(module)) forget_sites(*extent, nobody);
+    if (!collect()) ensure_worker();
+    Lock lock(e.mutex);
+    e.alive.erase(name);
+    e.marked.erase(name);
+    return ok;
+  }
+  return {};
+}
+
+void module_going(molt_module* module, threads::RangeSet& ways_in) {
+  Engine& e = engine();
+  const std::string name = module->name;
+  {
+    Lock lock(e.mutex);
+    const auto known = e.alive.find(name);
+    if (known == e.alive.end() || known->second != module) return;
+  }
+  Token token(__builtin_frame_address(0));
+  if (!token) return;
+  {
+    Lock lock(e.mutex);
+    e.alive.erase(name);
+    e.marked.erase(name);
+  }
+  for (const PatchPtr& patch : installed()) {
+    Object* object = object_named(*patch, name);
+    if (object == nullptr || object->binding.descriptor != module) continue;
+    revert(*patch, *object);
+  }
+  if (auto extent = elf::extent_of(module)) forget_sites(*extent, ways_in);
+  if (!collect()) ensure_worker();
+}
+
+void libraries_changed() {}
+
+}  // namespace molt::livepatch

@@ -1,0 +1,805 @@
+// transition.cpp - from the first thread that changes over to the last, there or back.
+//
+// A transition has two sides, unpatched and patched, and aims at one of them. Both are what they are
+// for its whole life; a reversal changes the aim. What counts as old code is every version of every
+// function concerned but the one that is used on the side aimed at: not only the one just superseded.
+// So a thread that sleeps in a version which an immediate or forced patch left behind holds up every
+// later transition of that function, and none can complete over its head.
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/log.hpp"
+#include "livepatch/internal.hpp"
+#include "threads/own_frames.hpp"
+#include "threads/own_thread.hpp"
+
+namespace molt::livepatch {
+namespace {
+
+constexpr int prologue_patience_ms = 3000;
+constexpr std::int64_t first_retry_ms = 1;
+constexpr std::int64_t longest_retry_ms = 100;
+constexpr std::int64_t slow_retry_ms = 1000;  // of what is only to be freed
+constexpr std::int64_t straighten_after_ms = 10;
+constexpr unsigned most_straighten_tries = 5;
+constexpr std::int64_t sample_ns = 2'000'000;
+constexpr unsigned tries_before_sampling = 3;
+constexpr std::int64_t poke_every_ns = 15'000'000'000;  // KERNEL.md P4.6
+
+// --- what a thread compares its own stack with --------------------------------------------------------
+
+struct Armed {
+  std::uint32_t generation;
+  gate::Side target;
+  threads::RangeSet ranges;
+};
+std::atomic<const Armed*> g_armed{nullptr};
+// Threads in self_check(). One that is cancelled or jumps out of it by a signal handler leaves its
+// count behind: then sets are leaked from there on, never freed under somebody.
+std::atomic<unsigned> g_checking{0};
+std::vector<const Armed*> g_disarmed;
+const std::uint32_t* g_main_word = nullptr;  // of the thread that runs on the kernel's stack
+std::uintptr_t g_main_stack_end = 0;
+
+void arm(const Armed* armed) {
+  const Armed* old = g_armed.exchange(armed, std::memory_order_seq_cst);
+  if (old != nullptr) g_disarmed.push_back(old);
+  if (g_checking.load(std::memory_order_seq_cst) != 0) return;
+  for (const Armed* set : g_disarmed) delete set;
+  g_disarmed.clear();
+}
+
+// Where the stack ends that the calling thread was born with: at its own descriptor, which the C
+// library puts on top of it, or, of the main thread, where the kernel's part begins. 0: `sp` is not on
+// it, as far as one can see.
+std::uintptr_t stack_end(std::uintptr_t sp) {
+  const std::uintptr_t end = gate::word_of_self() == g_main_word
+                                 ? g_main_stack_end
+                                 : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
+  constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
+  return sp >= end || end - sp > most ? 0 : end;
+}
+
+// On the alternate signal stack: where the stack pointer was when the first handler there began. The
+// kernel keeps it in the frame that it built, beside the bounds of that stack. 0: not found.
+std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
+  static_assert(offsetof(ucontext_t, uc_stack) + sizeof(stack_t) ==
+                offsetof(ucontext_t, uc_mcontext.gregs));
+  constexpr std::size_t sp_place = sizeof(stack_t) / sizeof(std::uintptr_t) + REG_RSP;
+  const auto begin = reinterpret_cast<std::uintptr_t>(alternate.ss_sp);
+  const auto* end = reinterpret_cast<const std::uintptr_t*>(begin + alternate.ss_size);
+  std::uintptr_t lowest = 0;
+  for (const auto* at = reinterpret_cast<const std::uintptr_t*>(sp & ~std::uintptr_t{7});
+       at + sp_place < end; ++at) {
+    if (at[0] != begin || at[2] != alternate.ss_size) continue;
+    const std::uintptr_t found = at[sp_place];
+    // A handler on top of another; a leftover can only make more of the stack be looked at.
+    if (found - begin <= alternate.ss_size || stack_end(found) == 0) continue;
+    if (lowest == 0 || found < lowest) lowest = found;
+  }
+  return lowest;
+}
+
+// Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
+gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
+  constexpr std::size_t words = 512;
+  std::uintptr_t buffer[words];
+  for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end;) {
+    const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
+    iovec to{buffer, bytes}, from{reinterpret_cast<void*>(at), bytes};
+    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(bytes)) {
+      return gate::Own::unknown;
+    }
+    for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
+      if (ranges.contains(buffer[i])) return gate::Own::stays;
+    }
+    at += bytes;
+  }
+  return gate::Own::leaves;
+}
+
+gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp) {
+  stack_t alternate;
+  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return gate::Own::unknown;
+  if (alternate.ss_flags & SS_ONSTACK) {
+    constexpr std::uintptr_t red_zone = 128;
+    const std::uintptr_t below = interrupted_sp(sp, alternate);
+    if (below == 0) return gate::Own::unknown;
+    const auto alternate_end =
+        reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
+    const gate::Own here = scan_own_stack(ranges, sp, alternate_end);
+    if (here != gate::Own::leaves) return here;
+    sp = below - red_zone;
+  }
+  const std::uintptr_t end = stack_end(sp);
+  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end);
+}
+
+gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
+#ifdef MOLT_MUTATE_NO_SELF_CHECK
+  return gate::Own::leaves;
+#endif
+  g_checking.fetch_add(1, std::memory_order_seq_cst);
+  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
+  gate::Own own = gate::Own::unknown;
+  if (armed != nullptr && armed->generation == generation && armed->target == target) {
+    own = look_at_own_stack(armed->ranges, sp);
+  }
+  g_checking.fetch_sub(1, std::memory_order_release);
+  return own;
+}
+
+void find_main_stack() {
+  if (g_main_stack_end != 0) return;
+  static_cast<void>(threads::inspect([](threads::Census& census) {
+    if (!census.refresh()) return;
+    threads::Thread* main = census.find(getpid());
+    if (main == nullptr) return;
+    census.find_stack(*main);
+    g_main_word = gate::word_of(getpid());
+    g_main_stack_end = main->stack.end;
+  }));
+}
+
+// --- what is old --------------------------------------------------------------------------------------
+
+const Func* version_after(const Change& change, gate::Side target) {
+  return target == gate::Side::patched ? change.patched : change.unpatched;
+}
+
+bool is_original(const Func* version) { return version == nullptr || version->nop; }
+
+threads::RangeSet old_code(const Transition& t) {
+  threads::RangeSet ranges;
+#ifndef MOLT_MUTATE_NO_TRAMPOLINE
+  add_pool_code(ranges);
+#endif
+  for (const Change& change : t.changes) {
+    const Func* mine = change.gated ? version_after(change, t.target) : nullptr;
+    if (!change.gated) {
+      // Below another's version: nothing changes for callers, but it is to be empty when it goes.
+      if (!t.patching()) add_version(ranges, *change.site, change.unpatched);
+      continue;
+    }
+    if ((change.patched != nullptr && change.patched->immediate)) continue;
+    for (const Func* version : change.site->stack) {
+      if (version == mine || version->nop) continue;
+      add_version(ranges, *change.site, version);
+    }
+    if (!is_original(mine)) add_version(ranges, *change.site, nullptr);
+  }
+  return ranges;
+}
+
+void publish_old_code(const Transition& t) { arm(new Armed{t.generation, t.target, old_code(t)}); }
+
+const char* direction(gate::Side side) {
+  return side == gate::Side::patched ? "patching" : "unpatching";
+}
+
+bool is_gated(const Transition& t) { return t.generation != 0; }
+
+// --- putting things in place ---------------------------------------------------------------------------
+
+// Brings all entries to what will be in force once `removed` have gone, and takes those out of the
+// stacks. All or nothing.
+template <class Removed>
+Status settle_sites(Removed&& removed) {
+  std::vector<Lead> leads;
+  for (Site* site : patched_sites()) {
+    const auto after = std::find_if(site->stack.begin(), site->stack.end(),
+                                    [&](const Func* f) { return !removed(*f); });
+    Func* top = after == site->stack.end() ? nullptr : *after;
+    if (site->gate == nullptr && top == site->top()) continue;
+    leads.push_back({site, nullptr, top, false});
+  }
+  if (Status ok = lead(leads, 0, prologue_patience_ms); !ok) return ok;
+  Lock lock(engine().mutex);
+  for (Site* site : patched_sites()) {
+    std::erase_if(site->stack, [&](Func* f) {
+      if (!removed(*f)) return false;
+      f->patched = f->transition = false;
+      return true;
+    });
+  }
+  return {};
+}
+
+void forget_nops(Patch& patch) {
+  Lock lock(engine().mutex);
+  for (const auto& object : patch.objects) {
+    std::erase_if(object->funcs, [](const auto& func) { return func->nop; });
+  }
+  std::erase_if(patch.objects, [](const auto& object) { return object->dynamic; });
+}
+
+// --- completing ------------------------------------------------------------------------------------------
+
+// False: an entry could not be brought into place now; the transition goes on.
+bool complete() {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  PatchPtr patch = t.patch;
+  const bool patching = t.patching();
+  std::vector<PatchPtr> replaced;
+  if (patching && patch->replace) {
+    Lock lock(e.mutex);
+    for (const PatchPtr& other : e.patches) {
+      if (other == patch) break;  // those before it alone
+      replaced.push_back(other);
+    }
+  }
+  const auto is_replaced = [&](const Patch* p) {
+    return std::any_of(replaced.begin(), replaced.end(),
+                       [&](const PatchPtr& r) { return r.get() == p; });
+  };
+  Status placed = settle_sites([&](const Func& f) {
+    if (!patching) return f.object->patch == patch.get();
+    return f.nop || is_replaced(f.object->patch);
+  });
+  if (!placed) {
+    Lock lock(e.mutex);
+    t.obstacle = placed.error().detail;
+    return false;
+  }
+  retire_gates();
+  gate::end();
+  arm(nullptr);
+  const bool forced = t.forced;
+  const bool never_asked = !is_gated(t);
+
+  say("'%s': completing %s transition", patch->name.c_str(), direction(t.target));
+  {
+    Lock lock(e.mutex);
+    t.changes.clear();  // nops go
+    for (const auto& object : patch->objects) {
+      for (const auto& func : object->funcs) func->transition = false;
+      if (!patching) object->patched = false;
+    }
+    for (const PatchPtr& other : replaced) {
+      other->enabled = false;
+      for (const auto& object : other->objects) object->patched = false;
+    }
+  }
+  if (patching && patch->replace) {
+    forget_nops(*patch);
+    const Observer* observer;
+    {
+      Lock lock(e.mutex);
+      observer = e.observer;
+    }
+    if (observer != nullptr) observer->changed(patch->name);
+  }
+  for (const auto& object : patch->objects) {
+    if (!object->binding.loaded) continue;
+    if (patching) {
+      call_post_patch(*object);
+    } else {
+      call_post_unpatch(*object);
+    }
+  }
+  say("'%s': %s complete", patch->name.c_str(), direction(t.target));
+  {
+    Lock lock(e.mutex);
+    t = Transition{};
+    e.finishing = true;
+  }
+  const char* unproven = forced        ? "its transition was forced"
+                         : never_asked ? "it is immediate"
+                                       : nullptr;
+  for (const PatchPtr& other : replaced) {
+    retire(other, unproven != nullptr      ? unproven
+                  : other->has_immediate() ? "it is immediate"
+                                           : nullptr);
+  }
+  if (!patching) {
+    const bool immediate_functions = patch->has_immediate();
+    retire(patch, unproven != nullptr   ? unproven
+                  : immediate_functions ? "it is immediate"
+                                        : nullptr);
+  } else if (forced) {
+    Lock lock(e.mutex);
+    patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
+  }
+  const bool is_clean = collect();
+  if (const bool has_short = has_short_jumps(); has_short || !is_clean) {
+    {
+      Lock lock(e.mutex);
+      e.straighten_tries = has_short ? most_straighten_tries : 0;
+    }
+    ensure_worker();
+  }
+  // Who waits for the end shall find the modules free.
+  replaced.clear();
+  patch.reset();
+  {
+    Lock lock(e.mutex);
+    e.finishing = false;
+  }
+  announce();
+  return true;
+}
+
+}  // namespace
+
+// --- steps ---------------------------------------------------------------------------------------------
+
+void init_transition(const PatchPtr& patch, gate::Side target) {
+  find_main_stack();
+  gate::set_self_check(self_check);
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    e.transition = Transition{};
+    e.transition.patch = patch;
+    e.transition.target = target;
+    e.transition.began_ns = now_ns();
+  }
+  if (!patch->immediate) {
+    const std::uint32_t generation = gate::begin(gate::other(target));
+    Lock lock(e.mutex);
+    e.transition.generation = generation;
+  }
+  announce();
+  if (target == gate::Side::patched) return;
+
+  // All functions are in force already; they become gated in one step.
+  Transition& t = e.transition;
+  std::vector<Lead> leads;
+  std::vector<Change> changes;
+  for (const auto& object : patch->objects) {
+    for (const auto& func : object->funcs) {
+      if (!func->patched) continue;
+      Site* site = func->site;
+      if (site->top() != func.get()) {
+        changes.push_back({site, func.get(), func.get(), false});
+        continue;
+      }
+      Func* below = site->stack.size() > 1 ? site->stack[1] : nullptr;
+      changes.push_back({site, below, func.get(), true});
+      if (is_gated(t)) leads.push_back({site, below, func.get(), true});
+    }
+  }
+  Status placed = lead(leads, t.generation, prologue_patience_ms);
+  Lock lock(e.mutex);
+  t.changes = std::move(changes);
+  if (!placed) t.obstacle = placed.error().detail;
+  for (const Change& change : t.changes) change.patched->transition = true;
+}
+
+Status patch_object(Object& object) {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  const bool gated = is_gated(t) && t.patch.get() == object.patch && !t.sealed;
+  std::vector<Lead> leads;
+  std::vector<Change> changes;
+  if (!redirecting()) {
+    say("failed to register redirect for function '%s' (%d)",
+        object.funcs.empty() ? "" : object.funcs.front()->name.c_str(), -EBUSY);
+    return fail(EBUSY, "redirecting functions is switched off in this process (host/redirect)");
+  }
+  for (const auto& func : object.funcs) {
+    leads.push_back({func->site, func->site->top(), func.get(), gated});
+    changes.push_back({func->site, func->site->top(), func.get(), gated});
+  }
+  if (Status ok = lead(leads, t.generation, prologue_patience_ms); !ok) {
+    say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
+        -ok.error().code);
+    return ok;
+  }
+  Lock lock(e.mutex);
+  for (const auto& func : object.funcs) {
+    func->site->stack.insert(func->site->stack.begin(), func.get());
+    func->patched = true;
+    func->transition = gated;
+  }
+  object.patched = true;
+  if (gated) t.changes.insert(t.changes.end(), changes.begin(), changes.end());
+  return {};
+}
+
+Status unpatch_object(Object& object) {
+  Status ok = settle_sites([&](const Func& f) { return f.object == &object; });
+  if (!ok) return ok;
+  Lock lock(engine().mutex);
+  object.patched = false;
+  std::erase_if(engine().transition.changes, [&](const Change& c) {
+    return c.patched != nullptr && c.patched->object == &object;
+  });
+  return {};
+}
+
+void start_transition() {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  say("'%s': starting %s transition", t.patch->name.c_str(), direction(t.target));
+  {
+    Lock lock(e.mutex);
+    t.patch->enabled = t.patching();
+  }
+  try_complete(false);
+}
+
+namespace {
+
+// G4, G5: who was there before the gates is marked; who comes later is on the aim's side.
+Status take_census(Transition& t) {
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    if (verdict = census.refresh(); !verdict) return;
+    for (threads::Thread* thread : census.threads()) {
+      if (census.is_worker(*thread)) continue;
+      gate::mark(thread->tid, t.generation, gate::other(t.target));
+    }
+  });
+  if (!asked) return asked;
+  if (!verdict) return verdict;
+  MOLT_TORTURE_STEP(2000);
+  gate::seal(t.target);
+  Lock lock(engine().mutex);
+  t.sealed = true;
+  return {};
+}
+
+struct Attempt {
+  unsigned threads = 0, left = 0;
+  std::vector<threads::Finding> holders;
+};
+
+Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_sample,
+                const void* own_frame, int asker, threads::Census& census) {
+  Attempt a;
+  // The runtime's own two threads are in no old code that matters to anybody.
+  gate::force(gettid(), t.generation, t.target);
+  for (threads::Thread* thread : census.threads()) {
+    if (census.is_worker(*thread)) continue;
+    if (thread->tid == engine().worker_tid) {
+      gate::force(thread->tid, t.generation, t.target);
+      continue;
+    }
+    ++a.threads;
+    threads::Finding finding;
+    finding.tid = thread->tid;
+    const auto may_leave = [&] {
+      if (t.forced) return true;
+      finding = threads::look(census, *thread, ranges, thread->tid == asker ? own_frame : nullptr);
+      if (may_sample && finding.activity == threads::Activity::running) {
+        finding = threads::sample(census, *thread, ranges, sample_ns);
+      }
+      return finding.verdict == threads::Verdict::out ||
+             finding.activity == threads::Activity::gone;
+    };
+#ifdef MOLT_MUTATE_LATE_GATE
+    const bool early = may_leave();
+    auto turned = gate::try_switch(thread->tid, t.generation, t.target, [&] { return early; });
+#else
+    auto turned = gate::try_switch(thread->tid, t.generation, t.target, may_leave);
+#endif
+    // Without a word of its own nothing stops it at a gate: all that can be said is where it is.
+    if (turned == gate::Turned::unreachable && may_leave()) turned = gate::Turned::done;
+    if (turned == gate::Turned::gone && gate::exists(thread->tid)) {
+      finding.reason = "it is ending";
+      turned = gate::Turned::held;
+    }
+    if (turned == gate::Turned::held || turned == gate::Turned::unreachable) {
+      ++a.left;
+      a.holders.push_back(finding);
+    }
+  }
+  return a;
+}
+
+// G6. False: somebody has come that the last try did not see.
+bool close_transition(const Transition& t) {
+  gate::close();
+  bool is_held = false;
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    if (verdict = census.refresh(); !verdict) return;
+    for (threads::Thread* thread : census.threads()) {
+      is_held = is_held || gate::is_held(thread->tid, t.generation, t.target);
+    }
+  });
+  if (asked && verdict && !is_held) return true;
+  gate::reopen();
+  return false;
+}
+
+}  // namespace
+
+namespace {
+// Async-signal-safe.
+void hurry_worker() {
+  engine().worker_hurry.store(true, std::memory_order_release);
+  announce();
+}
+}  // namespace
+
+bool try_complete(bool may_sample) {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  if (!is_gated(t) || t.nobody_left) return complete();
+  if (!t.sealed) {
+    // In the unpatching direction the gates may not have been put in place.
+    if (!t.patching()) {
+      std::vector<Lead> missing;
+      for (const Change& c : t.changes) {
+        if (c.gated && c.site->gate == nullptr)
+          missing.push_back({c.site, c.unpatched, c.patched, true});
+      }
+      if (Status ok = lead(missing, t.generation, prologue_patience_ms); !ok) {
+        Lock lock(e.mutex);
+        t.obstacle = ok.error().detail;
+        return false;
+      }
+    }
+    MOLT_TORTURE_STEP(3000);
+    if (Status ok = take_census(t); !ok) {
+      Lock lock(e.mutex);
+      t.obstacle = ok.error().detail;
+      return false;
+    }
+    publish_old_code(t);
+  }
+  const threads::RangeSet ranges = old_code(t);
+  change_over_self();
+  const void* own_frame = e.own_frame;
+  const int asker = gettid();
+  Attempt a;
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    if (verdict = census.refresh(); !verdict) return;
+    a = attempt(t, ranges, may_sample, own_frame, asker, census);
+  });
+  {
+    Lock lock(e.mutex);
+    ++t.tries;
+    t.obstacle = !asked ? asked.error().detail : !verdict ? verdict.error().detail : "";
+    t.threads = a.threads;
+    t.left = a.left;
+    t.holders = std::move(a.holders);
+  }
+  gate::await_self_checks(t.left, hurry_worker);
+  announce();
+  if (!asked || !verdict || t.left != 0 || !close_transition(t)) return false;
+  if (complete()) return true;
+  gate::reopen();
+  return false;
+}
+
+void change_over_self() {
+  std::uint32_t generation;
+  gate::Side target;
+  {
+    Lock lock(engine().mutex);
+    const Transition& t = engine().transition;
+    if (!t.active() || !t.sealed) return;
+    generation = t.generation;
+    target = t.target;
+  }
+  if (!gate::is_held_self(generation, target)) return;
+  // As in self_check(): the set is not freed meanwhile, and is the right one or none.
+  g_checking.fetch_add(1, std::memory_order_seq_cst);
+  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
+  const bool leaves = armed != nullptr && armed->generation == generation &&
+                      armed->target == target && threads::own_frames_are_out(armed->ranges);
+  g_checking.fetch_sub(1, std::memory_order_release);
+  if (!leaves) return;
+  // A reversal changes the target under the lock, before the agent looks at words again.
+  Lock lock(engine().mutex);
+  const Transition& t = engine().transition;
+  if (t.active() && t.generation == generation && t.target == target) {
+    gate::leave_self(generation, target);
+  }
+}
+
+void cancel_transition() {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  say("'%s': canceling patching transition, going to unpatch", t.patch->name.c_str());
+  {
+    Lock lock(e.mutex);
+    t.target = gate::Side::unpatched;
+  }
+  // Nobody is on the patched side: newcomers start on the other until the census is complete.
+  t.nobody_left = true;
+  if (!complete()) ensure_worker();
+}
+
+void reverse_transition() {
+  Engine& e = engine();
+  Transition& t = e.transition;
+  say("'%s': reversing transition from %s to %s", t.patch->name.c_str(), direction(t.target),
+      direction(gate::other(t.target)));
+  {
+    Lock lock(e.mutex);
+    t.target = gate::other(t.target);
+    t.holders.clear();
+  }
+  if (!t.sealed) {
+    // Before the census is complete nobody leaves the side that is aimed at now.
+    t.nobody_left = true;
+  } else {
+    gate::turn(t.target);
+    publish_old_code(t);
+  }
+  start_transition();
+}
+
+// --- the thread that goes on trying ---------------------------------------------------------------------
+
+namespace {
+
+void poke_holders() {
+  Engine& e = engine();
+  void (*poke)(int) = nullptr;
+  std::vector<int> tids;
+  bool first = false;
+  {
+    Lock lock(e.mutex);
+    Transition& t = e.transition;
+    if (!t.active() || e.poke == nullptr) return;
+    if (now_ns() - t.began_ns < poke_every_ns * (t.pokes + 1)) return;
+    ++t.pokes;
+    poke = e.poke;
+    first = !t.said_signaling;
+    t.said_signaling = true;
+    for (const threads::Finding& f : t.holders) tids.push_back(f.tid);
+  }
+  if (first) say("signaling remaining tasks");
+  for (int tid : tids) poke(tid);
+}
+
+void straighten_sites() {
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    if (e.straighten_tries == 0) return;
+  }
+  const bool all_done = straighten();
+  Lock lock(e.mutex);
+  e.straighten_tries = all_done ? 0 : e.straighten_tries - 1;
+}
+
+void* work(void*) {
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    e.worker_tid = gettid();
+  }
+  std::int64_t pause_ms = first_retry_ms, working_on = 0;
+  for (;;) {
+    Deadline until = Deadline::in_ms(pause_ms);
+    // Until it is time, somebody is in a hurry, or there is another transition.
+    for (;;) {
+      const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
+      {
+        Lock lock(e.mutex);
+        const bool is_active = e.transition.active();
+        if (!is_active && e.pinned.empty() && !e.uncollected && e.straighten_tries == 0) {
+          e.worker = false;
+          e.worker_tid = 0;
+          return nullptr;
+        }
+        const std::int64_t began_ns = is_active ? e.transition.began_ns : 0;
+        if (std::exchange(working_on, began_ns) != began_ns) {
+          pause_ms = is_active                 ? first_retry_ms
+                     : e.straighten_tries != 0 ? straighten_after_ms
+                                               : slow_retry_ms;
+          until = Deadline::in_ms(pause_ms);
+        }
+      }
+      if (e.worker_hurry.exchange(false, std::memory_order_acq_rel)) {
+        pause_ms = first_retry_ms;
+        break;
+      }
+      if (until.passed()) break;
+      futex_wait(e.changes, seen, until);
+    }
+    {
+      Token token(std::try_to_lock, __builtin_frame_address(0));
+      if (token && e.transition.active()) {
+        try_complete(e.transition.tries >= tries_before_sampling);
+      } else if (token) {
+        collect();
+        straighten_sites();
+      }
+      if (token) collect_pinned();
+    }
+    poke_holders();
+    pause_ms = working_on != 0 ? std::min(pause_ms * 2, longest_retry_ms) : slow_retry_ms;
+  }
+}
+
+}  // namespace
+
+void ensure_worker() {
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    if (e.worker) return;
+    e.worker = true;
+  }
+  if (auto started = threads::start_thread("molt-patch", threads::default_stack, work, nullptr)) {
+    pthread_detach(*started);
+    return;
+  }
+  say("no thread could be started that goes on trying; `molt wait` does");
+  Lock lock(e.mutex);
+  e.worker = false;
+}
+
+// --- the end of a patch ----------------------------------------------------------------------------------
+
+void retire(const PatchPtr& patch, const char* why_pinned) {
+  Engine& e = engine();
+  const Observer* observer;
+  bool is_pinned = false;
+  {
+    Lock lock(e.mutex);
+    e.patches.remove(patch);
+    patch->on_list = false;
+    patch->enabled = false;
+    observer = e.observer;
+    if (e.delay_release_ms > 0) {
+      // As the kernel's debugging option: for once, twice, three or four times as long.
+      const std::int64_t delay_ms = e.delay_release_ms * (1 + now_ns() / 1000 % 4);
+      e.pinned.push_back({patch, why_pinned != nullptr ? why_pinned : "delay_release",
+                          why_pinned != nullptr, now_ns() + delay_ms * 1'000'000});
+    } else if (why_pinned != nullptr) {
+      e.pinned.push_back({patch, why_pinned});
+    }
+    is_pinned = !e.pinned.empty();
+  }
+  if (observer != nullptr) observer->gone(patch->name);
+  if (is_pinned && collect_pinned() == 0) ensure_worker();
+  announce();
+}
+
+std::size_t collect_pinned() {
+  Engine& e = engine();
+  std::vector<Pinned> candidates;
+  {
+    Lock lock(e.mutex);
+    candidates = e.pinned;
+  }
+  std::size_t freed = 0;
+  for (const Pinned& pinned : candidates) {
+    if (now_ns() < pinned.not_before_ns) continue;
+    threads::RangeSet ranges;
+    for (const auto& object : pinned.patch->objects) {
+      for (const auto& func : object->funcs) {
+        for (const arch::CodeRange& range : func->code) ranges.add(range.begin, range.end);
+      }
+    }
+    if (!ranges.empty()) add_pool_code(ranges);  // the ways in
+    threads::ProofOptions options;
+    options.deadline = Deadline{0};  // one look
+    options.own_frame = engine().own_frame;
+    options.may_sample = false;
+    if (pinned.needs_proof && !ranges.empty()) {
+      auto proof = threads::prove_out(ranges, options);
+      if (!proof || !proof->out()) continue;
+    }
+    Lock lock(e.mutex);
+    const auto at = std::find_if(e.pinned.begin(), e.pinned.end(),
+                                 [&](const Pinned& p) { return p.patch == pinned.patch; });
+    if (at == e.pinned.end()) continue;
+    e.pinned.erase(at);
+    ++freed;
+  }
+  if (freed != 0) announce();
+  return freed;
+}
+
+}  // namespace molt::livepatch

@@ -1,0 +1,115 @@
+// attach_many RUNTIME ATTACHES[k] PROGRAM [ARGUMENT...]: starts a program that says "ready", attaches to
+// it again and again, ends its input, and expects it to end well. Only the first attach loads the
+// runtime; each borrows a thread. Prints how long threads were stopped. With "k" behind the number each
+// attach but the last is killed at a random moment.
+
+#include "attach/attach.hpp"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+using namespace molt;
+
+// In a process of its own, which ends after at most `us` microseconds. True: it was killed.
+static bool attach_and_die(pid_t pid, const attach::Options& options, unsigned us) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool done = attach::attach(pid, options).has_value();
+    _exit(done ? 0 : 1);
+  }
+  const timespec wait{us / 1'000'000, us % 1'000'000 * 1000};
+  nanosleep(&wait, nullptr);  // tidy: sleep-ok the moment is random on purpose
+  kill(child, SIGKILL);
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFSIGNALED(status);
+}
+
+int main(int argc, char** argv) {
+  if (argc < 4) return 2;
+  signal(SIGPIPE, SIG_IGN);  // the program may have ended
+  // Tracers whose program was killed end a moment later: somebody has to wait for them.
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  const int attaches = std::atoi(argv[2]);
+  int in[2];
+  int out[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) != 0 || pipe(out) != 0) return 2;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    dup2(in[0], 0);
+    dup2(out[1], 1);
+    close(out[0]);
+    close(out[1]);
+    execv(argv[3], argv + 3);
+    _exit(127);
+  }
+  close(in[0]);
+  close(out[1]);
+  FILE* says = fdopen(out[0], "r");
+  char line[200];
+  bool good = std::fgets(line, sizeof line, says) != nullptr && std::strcmp(line, "ready\n") == 0;
+  std::vector<double> stopped;
+  const attach::Options options{argv[1], 15'000};
+  const bool kills = std::strchr(argv[2], 'k') != nullptr;
+  int killed = 0;
+  for (int i = 0; good && i < attaches; ++i) {
+    // The whole takes some 3 ms, on a busy machine many more.
+    if (kills && i + 1 < attaches) {
+      killed += attach_and_die(pid, options, static_cast<unsigned>(std::rand()) % (1000 << i % 8));
+      continue;
+    }
+    auto report = attach::attach(pid, options);
+    if (!report) {
+      std::printf("attach %d: %s: %s\n", i + 1, errno_name(report.error().code),
+                  report.error().detail);
+      good = false;
+      break;
+    }
+    const auto expected = i == 0 ? attach::Found::nothing : attach::Found::running;
+    if (report->found != expected && !kills) {
+      std::printf("attach %d found %d\n", i + 1, static_cast<int>(report->found));
+      good = false;
+    }
+    stopped.push_back(report->stopped_us);
+  }
+  if (kills) {
+    std::printf("%d of %d were killed\n", killed, attaches - 1);
+    good &= killed > attaches / 4;
+  }
+  if (write(in[1], "x", 1) != 1) good = false;
+  close(in[1]);
+  // A program that hangs shall not hang the test: it is ours to end.
+  int status = -1;
+  for (int i = 0; i < 1500; ++i) {
+    if (waitpid(pid, &status, WNOHANG) == pid) break;
+    const timespec nap{0, 10'000'000};
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok between two looks, bounded
+    if (i == 1499) {
+      std::printf("the program does not end: it is stuck\n");
+      kill(pid, SIGKILL);
+      waitpid(pid, &status, 0);
+    }
+  }
+  while (waitpid(-1, nullptr, 0) > 0) continue;
+  while (std::fgets(line, sizeof line, says) != nullptr) std::printf("%s: %s", argv[3], line);
+  if (WIFSIGNALED(status)) std::printf("it died of signal %d\n", WTERMSIG(status));
+  good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  std::sort(stopped.begin(), stopped.end());
+  if (!stopped.empty()) {
+    std::printf("%zu attaches; stopped for %.0f us at least, %.0f median, %.0f at most\n",
+                stopped.size(), stopped.front(), stopped[stopped.size() / 2], stopped.back());
+  }
+  return good ? 0 : 1;
+}

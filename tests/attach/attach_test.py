@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""`molt` and programs that were built without Molt: attach, load, run, doctor."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+MOLT = str(Path(os.environ["MOLT_BIN"]) / "molt")
+RUNTIME = Path(os.environ["MOLT_LIB"]) / "libmolt.so.0"
+TARGETS = Path(os.environ["MOLT_TARGETS"])
+MODULE = os.environ["MOLT_MODULE"]
+EXAMPLES = Path(os.environ["MOLT_LIB"]) / "molt" / "examples"
+
+
+def molt(*arguments):
+    return subprocess.run([MOLT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+class Target:
+    """A program of TARGETS, ready; stopped at the end of the test."""
+
+    def __init__(self, test, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        test.addCleanup(self.kill)
+        self.pid = self.process.pid
+        self.first = self.process.stdout.readline().split()
+        test.assertEqual(self.first[0], "ready")
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def line(self):
+        return self.process.stdout.readline().split()
+
+    def tell(self, text="x"):
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def end(self):
+        out, _ = self.process.communicate(input="x", timeout=60)
+        return out.split()[-1], self.process.returncode
+
+
+class Attach(unittest.TestCase):
+    def start(self, *command):
+        return Target(self, [str(TARGETS / command[0]), *command[1:]])
+
+    def does(self, *arguments):
+        done = molt(*arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+        return done.stdout
+
+    def refuses(self, code, words, *arguments):
+        done = molt(*arguments)
+        self.assertEqual(done.returncode, code, done.stderr + done.stdout)
+        self.assertIn(words, done.stderr + done.stdout)
+
+    def test_load(self):
+        target = self.start("sleeper")
+        self.refuses(3, "no control socket", "list", "-p", target.pid)
+        self.assertEqual(self.does("load", "-p", target.pid, MODULE), "")
+        self.assertIn("plain", self.does("list", "-p", target.pid))
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_attach(self):
+        target = self.start("sleeper")
+        first, second = (json.loads(self.does("attach", "-p", target.pid, "--json")) for _ in "12")
+        self.assertEqual(first["found"], "loaded")
+        self.assertEqual(second["found"], "running")
+        self.assertFalse(first["memfd"])
+        threads = {Path(f"/proc/{target.pid}/task/{t}/comm").read_text().strip()
+                   for t in os.listdir(f"/proc/{target.pid}/task")}
+        self.assertIn("molt", threads)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_dry_run_changes_nothing(self):
+        target = self.start("sleeper")
+        self.refuses(3, "no control socket", "load", "-n", "-p", target.pid, MODULE)
+        self.refuses(2, "attach", "attach", "-n", "-p", target.pid)
+        self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_child_of_a_fork(self):
+        target = self.start("sleeper", "fork")
+        self.does("load", "-p", target.pid, MODULE)
+        target.tell()
+        word, child = target.line()
+        self.assertEqual(word, "child")
+        found = json.loads(self.does("attach", "-p", child, "--json"))["found"]
+        self.assertEqual(found, "started")
+        self.assertIn("plain", self.does("list", "-p", child))
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_through_memory(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to take a path away from a process")
+        with tempfile.TemporaryDirectory() as folder:
+            hidden = Path(folder) / "hidden"
+            hidden.mkdir(mode=0o700)
+            shutil.copy(RUNTIME, hidden / "libmolt.so.0")
+            program = shutil.copy(TARGETS / "sleeper", folder)
+            os.chmod(folder, 0o755)
+            target = Target(self, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program])
+            os.environ["MOLT_RUNTIME"] = str(hidden / "libmolt.so.0")
+            self.addCleanup(os.environ.pop, "MOLT_RUNTIME")
+            report = json.loads(self.does("attach", "-p", target.pid, "--json"))
+            self.assertTrue(report["memfd"])
+            self.does("attach", "-p", target.pid)
+            self.assertEqual(target.end(), ("ok", 0))
+
+    def test_run(self):
+        target = Target(self, [MOLT, "run", "--", str(TARGETS / "sleeper")])
+        self.assertEqual(target.first, ["ready", "-"])  # nothing left in its environment
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_run_keeps_other_preloads(self):
+        done = subprocess.run(["env", "LD_PRELOAD=libm.so.6", MOLT, "run", "--", "printenv", "LD_PRELOAD"],
+                              capture_output=True, text=True)
+        self.assertEqual((done.stdout, done.returncode), ("libm.so.6\n", 0), done.stderr)
+
+    def test_run_nothing(self):
+        self.refuses(3, "cannot run /no/such/program", "run", "--", "/no/such/program")
+
+    def test_static_programs(self):
+        target = self.start("sleeper_static")
+        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid],
+                          ["load", "-p", target.pid, MODULE]):
+            self.refuses(5, "linked statically", *arguments)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_in_straits(self):
+        """No memory may become code; all signals are blocked; nobody may look at it."""
+        kinds = ["no_exec", "deaf"] + (["hidden"] if os.geteuid() == 0 else [])
+        for kind in kinds:
+            with self.subTest(kind):
+                target = self.start("sleeper", kind)
+                self.does("doctor", target.pid)
+                self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+                self.assertIn("open64", self.does("hook", "list", "-p", target.pid))
+                unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))
+                self.assertEqual(unloaded["result"], "unmapped", unloaded)
+                self.does("detach", "-p", target.pid)
+                self.assertEqual(target.end(), ("ok", 0))
+
+    def test_in_namespaces(self):
+        """Its own pids, mounts and /tmp: found and addressed by the pid that is seen here."""
+        own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if subprocess.run([*own, "true"], capture_output=True).returncode != 0:
+            self.skipTest("no namespaces may be made here")
+        outer = Target(self, [*own, "sh", "-c", "mount -t tmpfs none /tmp; mount -t tmpfs none /run; "
+                              f"exec {TARGETS}/sleeper"])
+        inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
+        self.assertIn("in a namespace of its own: mount, pid", self.does("doctor", inner))
+        self.does("load", "-p", inner, EXAMPLES / "count_opens.so")
+        self.assertIn("count_opens", self.does("list", "-p", inner))
+        self.assertEqual(json.loads(self.does("unload", "-p", inner, "count_opens", "--json"))["result"], "unmapped")
+        self.does("detach", "-p", inner)
+        self.assertEqual(outer.end()[0], "ok")
+
+    def test_detach(self):
+        target = self.start("sleeper")
+        self.does("load", "-p", target.pid, MODULE)
+        self.refuses(1, "modules are loaded: plain", "detach", "-p", target.pid)
+        self.refuses(1, "modules are loaded: plain", "detach", "-n", "-p", target.pid)
+        self.does("unload", "-p", target.pid, "plain")
+        self.does("detach", "-n", "-p", target.pid)
+        self.does("list", "-p", target.pid)
+        for _ in range(3):
+            self.does("detach", "-p", target.pid)
+            self.assertEqual(os.listdir(f"/proc/{target.pid}/task"), [str(target.pid)])
+            self.assertEqual(len(os.listdir(f"/proc/{target.pid}/fd")), 3)
+            self.refuses(3, "no control socket", "list", "-p", target.pid)
+            self.assertEqual(json.loads(self.does("attach", "-p", target.pid, "--json"))["found"], "started")
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_many(self):
+        """Selected by tree and by program; one of them cannot, and is told by one line."""
+        parent = self.start("sleeper", "fork")
+        parent.tell()
+        child = int(parent.line()[1])
+        found = json.loads(self.does("attach", "--tree", parent.pid, "--json"))
+        self.assertEqual(sorted(answer["pid"] for answer in found), sorted([parent.pid, child]))
+        with tempfile.TemporaryDirectory() as folder:
+            program = shutil.copy(TARGETS / "sleeper", folder)
+            many = [Target(self, [program]) for _ in range(12)]
+            os.kill(many[3].pid, signal.SIGSTOP)
+            done = molt("load", "--exe", program, MODULE)
+            os.kill(many[3].pid, signal.SIGCONT)
+            self.assertEqual(done.returncode, 7)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn(f"process {many[3].pid} cannot be attached to: it is stopped", done.stderr)
+            self.assertEqual(sum("plain" in molt("list", "-p", t.pid).stdout for t in many), 11)
+            for target in many:
+                self.assertEqual(target.end(), ("ok", 0))
+        self.assertEqual(parent.end(), ("ok", 0))
+
+    def test_filtered_programs(self):
+        # membarrier may fail, socket may not; neither may kill.
+        membarrier, socket = 324, 41
+        for arguments, word in ((["filtered"], ""), ([f"filtered-{membarrier}", "38"], ""),
+                                ([f"filtered-{membarrier}"], "kills for it"),
+                                ([f"filtered-{socket}", "1"], "answers it with errno 1")):
+            with self.subTest(arguments):
+                target = self.start("sleeper", *arguments)
+                if os.geteuid() != 0:
+                    self.refuses(4, "be root", "attach", "-p", target.pid)
+                elif word:
+                    self.refuses(5, word, "doctor", target.pid)
+                    self.refuses(4, word, "attach", "-p", target.pid)
+                    self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
+                else:
+                    self.does("doctor", target.pid)
+                    self.does("load", "-p", target.pid, MODULE)
+                    self.does("unload", "-p", target.pid, "plain")
+                self.assertEqual(target.end(), ("ok", 0))
+
+    def test_doctor(self):
+        target = self.start("sleeper")
+        told = self.does("doctor", target.pid)
+        self.assertIn("can be attached to", told)
+        self.assertIn("hooks on functions of the program: yes\n", told)
+        redis = shutil.which("redis-server")
+        if redis:  # stripped, as Debian ships it
+            with tempfile.TemporaryDirectory() as folder:
+                other = subprocess.Popen([redis, "--port", "0", "--unixsocket", f"{folder}/socket", "--save", ""],
+                                         stdout=subprocess.DEVNULL)
+                try:
+                    end = time.monotonic() + 20
+                    while not Path(folder, "socket").exists() and time.monotonic() < end:
+                        time.sleep(0.005)  # tidy: sleep-ok until it has begun, bounded
+                    self.assertIn("only those that it exports (stripped", self.does("doctor", other.pid))
+                finally:
+                    other.terminate()
+                    other.wait()
+        self.does("attach", "-p", target.pid)
+        self.assertIn("Molt is there", self.does("doctor", target.pid))
+        self.refuses(5, "no such process", "doctor", 1 << 22)
+        self.refuses(5, "thread of the kernel", "doctor", 2)
+        self.refuses(2, "which process", "doctor")
+
+    def test_another_user(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become somebody else")
+        target = self.start("sleeper")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            program = shutil.copy(MOLT, folder)
+            done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
+                                   "doctor", str(target.pid)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.assertIn("belongs to another user", done.stdout)
+        self.assertEqual(target.end(), ("ok", 0))
+
+
+if __name__ == "__main__":
+    unittest.main()

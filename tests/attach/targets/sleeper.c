@@ -1,0 +1,60 @@
+/* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "fork": in a
+   child of a fork, which says its pid; "filtered": guarded by a seccomp filter. */
+#define _GNU_SOURCE
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char** argv) {
+  const char* how = argc > 1 ? argv[1] : "";
+  const char* preload = getenv("LD_PRELOAD");
+  char c;
+  if (strcmp(how, "no_exec") == 0) {  // as MemoryDenyWriteExecute, by the kernel itself
+    if (prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0) != 0) return 1;
+  }
+  if (strcmp(how, "deaf") == 0) {
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+  }
+  if (strcmp(how, "hidden") == 0) {
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return 1;
+  }
+  if (strncmp(how, "filtered", 8) == 0) {
+    // filtered: all is allowed. filtered-CALL: but for this system call, which kills, or, with a third
+    // argument, gives that errno.
+    unsigned number = strlen(how) > 9 ? (unsigned)atoi(how + 9) : 0xffff;
+    unsigned answer =
+        argc > 2 ? SECCOMP_RET_ERRNO | (unsigned)atoi(argv[2]) : SECCOMP_RET_KILL_PROCESS;
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number},
+        {BPF_RET | BPF_K, 0, 0, answer},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog program = {4, code};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
+  }
+  printf("ready %s%s\n", preload ? preload : "-", getenv("MOLT_AGENT") ? " agent" : "");
+  fflush(stdout);
+  if (strcmp(how, "fork") == 0) {
+    if (read(0, &c, 1) != 1) return 1;
+    pid_t child = fork();
+    if (child != 0) {
+      int status;
+      return waitpid(child, &status, 0) == child ? WEXITSTATUS(status) : 1;
+    }
+    printf("child %d\n", getpid());
+    fflush(stdout);
+  }
+  if (read(0, &c, 1) < 0) return 1;
+  puts("ok");
+  return 0;
+}

@@ -1,0 +1,3 @@
+#include "board.hpp"
+
+Board interpose_board;

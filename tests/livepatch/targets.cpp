@@ -1,0 +1,43 @@
+#include "targets.hpp"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+Shared lp_shared;
+
+int lp_answer(int argument) {
+  asm volatile("" : "+r"(argument));
+  return argument + 1;
+}
+
+__attribute__((patchable_function_entry(7, 5))) int lp_prepared() {
+  asm volatile("");
+  return 1;
+}
+
+int lp_inner() {
+  asm volatile("");
+  return 1;
+}
+
+int lp_outer(int depth) {
+  const int first = lp_inner();
+  const int nested = depth > 0 ? lp_outer(depth - 1) : first;
+  asm volatile("");
+  return first == 1 && nested == 1 && lp_inner() == 1 ? 1 : -1;
+}
+
+void lp_wait_while_held() {
+  lp_shared.inside.fetch_add(1);
+  while (lp_shared.hold.load() == 1) {
+    syscall(SYS_futex, &lp_shared.hold, FUTEX_WAIT_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+  lp_shared.inside.fetch_sub(1);
+}
+
+int lp_sleeper() {
+  lp_wait_while_held();
+  asm volatile("");
+  return 1;
+}

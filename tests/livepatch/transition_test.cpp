@@ -1,0 +1,282 @@
+// Patches applied, stacked, reversed, replaced and forced, with threads asleep and busy.
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <vector>
+
+#include "patching.hpp"
+#include "targets.hpp"
+
+namespace {
+
+// A thread asleep in lp_sleeper until let go; `result` is what that call answered.
+class Sleeper {
+ public:
+  Sleeper() {
+    lp_shared.hold = 1;
+    thread_ = std::thread([this] {
+      tid_ = gettid();
+      result = lp_sleeper();
+      second = lp_sleeper();
+    });
+    EXPECT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  }
+  ~Sleeper() { let_go(); }
+  void let_go() {
+    if (!thread_.joinable()) return;
+    lp_shared.hold = 0;
+    syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+    thread_.join();
+  }
+  int tid() const { return tid_; }
+  int result = 0, second = 0;
+
+ private:
+  std::atomic<int> tid_{0};
+  std::thread thread_;
+};
+
+// perf reads this file; tests/arch/gdb_names.cpp asks gdb. The first test: the variable is read once.
+TEST(Transition, NamesItsCode) {
+  setenv("MOLT_PERF_MAP", "1", 1);
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(revert("lp_two"), "");
+  const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
+  std::ifstream map(path);
+  std::string text(std::istreambuf_iterator<char>(map), {});
+  EXPECT_NE(text.find(" lp_answer@gate\n"), std::string::npos) << text;
+  EXPECT_NE(text.find(" lp_answer@original\n"), std::string::npos) << text;
+  unlink(path.c_str());
+  unsetenv("MOLT_PERF_MAP");
+}
+
+TEST(Transition, PatchesAndUnpatches) {
+  EXPECT_EQ(lp_answer(10), 11);
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(lp_answer(10), 12);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), -EAGAIN);
+  EXPECT_EQ(revert("lp_two"), "");
+  EXPECT_EQ(lp_answer(10), 11);
+}
+
+TEST(Transition, RefusesWhatTheRuntimeCallsItself) {
+  EXPECT_EQ(load_patch("lp_two", "libc=1"), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("the runtime itself calls"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
+TEST(Transition, StacksInAnyOrder) {
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(apply("lp_three"), "");
+  EXPECT_EQ(apply("lp_four"), "");
+  EXPECT_EQ(lp_answer(0), 4);
+  EXPECT_EQ(revert("lp_three"), "");
+  EXPECT_EQ(lp_answer(0), 4);
+  EXPECT_EQ(revert("lp_four"), "");
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(revert("lp_two"), "");
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
+TEST(Transition, WaitsForWhoSleepsInTheOldVersion) {
+  Sleeper sleeper;
+  ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
+  EXPECT_NE(std::string(molt_last_error()).find("in lp_sleeper"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
+  EXPECT_EQ(molt_patch_thread_state(gettid()), 1);
+  EXPECT_EQ(lp_answer(0), 2);  // this thread has changed over
+  EXPECT_EQ(load_patch("lp_three"), -EBUSY);
+  EXPECT_NE(std::string(molt_last_error()).find("lp_two is in transition"), std::string::npos)
+      << molt_last_error();
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 1);
+  EXPECT_EQ(sleeper.second, 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_thread_state(gettid()), -1);
+  EXPECT_EQ(revert("lp_two"), "");
+}
+
+TEST(Transition, IsReversedHalfWay) {
+  Sleeper sleeper;
+  ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+  // Nobody is in a new version: it is over as soon as nobody runs (D6).
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), 0) << molt_last_error();
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 1);
+  EXPECT_EQ(sleeper.second, 1);
+}
+
+TEST(Transition, IsReversedTwice) {
+  Sleeper sleeper;
+  ASSERT_EQ(apply("lp_two", "sleeper=0"), "");
+  ASSERT_EQ(load_patch("lp_three", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 3);
+  sleeper.let_go();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  Sleeper in_new;
+  EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(molt_patch_set_enabled("lp_three", 1), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 3);
+  in_new.let_go();
+  EXPECT_EQ(in_new.result, 3);
+  EXPECT_EQ(revert("lp_three"), "");
+  EXPECT_EQ(revert("lp_two"), "");
+}
+
+TEST(Transition, ReplacesAtomically) {
+  EXPECT_EQ(apply("lp_two", "nested=1"), "");
+  EXPECT_EQ(apply("lp_three"), "");
+  EXPECT_EQ(lp_outer(2), 2);
+  EXPECT_EQ(apply("lp_four", "replace=1"), "");
+  EXPECT_EQ(lp_answer(0), 4);
+  EXPECT_EQ(lp_outer(2), 1);  // a nop: the original again
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), 0) << molt_last_error();
+  EXPECT_EQ(molt_unload("lp_three", 0, -1), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_four"), "");
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
+TEST(Transition, AReversedReplacementRestoresAll) {
+  EXPECT_EQ(apply("lp_two", "nested=1"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(load_patch("lp_three", "replace=1 sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(lp_outer(1), 1);
+  EXPECT_EQ(lp_answer(0), 3);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), -EAGAIN);
+  EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(1000), 0) << molt_last_error();
+  EXPECT_EQ(lp_outer(1), 2);
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(molt_unload("lp_three", 0, -1), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_two"), "");
+}
+
+TEST(Transition, ForcedPatchingCanBeUndoneCleanly) {
+  Sleeper sleeper;
+  ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_force("lp_two"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_force("lp_two"), -EINVAL);
+  // The one who sleeps in the original holds up the way back no more than it did the way there.
+  ASSERT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 1);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), 0) << molt_last_error();
+}
+
+TEST(Transition, ForcedUnpatchingPinsUntilProven) {
+  ASSERT_EQ(apply("lp_two", "sleeper=1"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_force("lp_two"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), -EAGAIN);
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 2);
+  // The kernel never can; here a proof frees it.
+  EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+}
+
+// KERNEL.md P12: 1 and 2 are immediate, 3 is not, and a thread sleeps in 1.
+TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
+  ASSERT_EQ(apply("lp_two", "sleeper=1 immediate=1"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(apply("lp_three", "sleeper=1 immediate=1"), "");
+  EXPECT_EQ(lp_answer(0), 3);
+  ASSERT_EQ(load_patch("lp_four", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
+  EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 2);
+  EXPECT_EQ(sleeper.second, 4);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_four"), "");
+  EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0);
+  EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0);
+  EXPECT_TRUE(eventually([] { return molt_unload("lp_three", 0, -1) == 0; })) << molt_last_error();
+  EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
+TEST(Transition, AnImmediateFunctionHoldsNobodyUp) {
+  Sleeper sleeper;
+  EXPECT_EQ(apply("lp_two", "sleeper=1 immediate_sleeper=1"), "");
+  EXPECT_EQ(lp_answer(0), 2);
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 1);
+  EXPECT_EQ(sleeper.second, 2);
+  EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0);
+  EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+}
+
+// D4.
+TEST(Transition, AFailingInitTakesItsPatchBack) {
+  EXPECT_EQ(load_patch("lp_two", "init_ret=-71"), -EPROTO);
+  EXPECT_EQ(lp_answer(0), 1);
+  Sleeper sleeper;
+  EXPECT_EQ(load_patch("lp_two", "init_ret=-71 sleeper=1"), -EPROTO);
+  EXPECT_EQ(lp_answer(0), 1);
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.second, 1);
+}
+
+TEST(Transition, APreparedEntryBecomesOneJump) {
+  const auto entry = [] {
+    return __atomic_load_n(reinterpret_cast<const std::uint16_t*>(&lp_prepared), __ATOMIC_RELAXED);
+  };
+  const std::uint16_t before = entry();
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_EQ(apply("lp_two", "prepared=1"), "");
+    EXPECT_EQ(lp_prepared(), 2);
+    EXPECT_TRUE(eventually([&] { return (entry() & 0xff) == 0xe9; }));
+    EXPECT_EQ(lp_prepared(), 2);
+    ASSERT_EQ(apply("lp_three", "prepared=1"), "");  // from there to a gate and back
+    EXPECT_EQ(lp_prepared(), 3);
+    EXPECT_EQ(revert("lp_three"), "");
+    EXPECT_EQ(lp_prepared(), 2);
+    EXPECT_EQ(revert("lp_two"), "");
+    EXPECT_EQ(lp_prepared(), 1);
+    EXPECT_EQ(entry(), before);
+  }
+}
+
+TEST(Transition, BusyThreadsSeeOneVersionPerActivation) {
+  std::atomic<bool> stop{false};
+  std::atomic<long> mixed{0}, calls{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        if (lp_outer(2) < 0) ++mixed;
+        ++calls;
+      }
+    });
+  }
+  for (int round = 0; round < 10; ++round) {
+    EXPECT_EQ(apply("lp_two", "nested=1"), "");
+    EXPECT_EQ(lp_outer(1), 2);
+    EXPECT_EQ(revert("lp_two"), "");
+    EXPECT_EQ(lp_outer(1), 1);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(mixed, 0);
+  EXPECT_GT(calls, 0);
+}
+
+}  // namespace
