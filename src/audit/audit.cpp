@@ -341,12 +341,6 @@ class Search {
     return find_owners(judge);
   }
 
-  // What the dynamic loader's own variables refer to is the loader's: its lists of objects, which
-  // have old entries too.
-  static bool is_the_loaders(const Finding& place) {
-    return place.place == Place::object && starts_with(place.where, "ld-linux");
-  }
-
   Status find_owners(Judge& judge) {
     Owners owners;
     for (const Finding& f : report_.findings) {
@@ -381,7 +375,7 @@ class Search {
         } else if (judge.place(reference.address, found)) {
           if (found.block.size() != 0) {
             owners.from_block(reference, found.block);
-          } else if (!reference.to_end && !is_the_loaders(found)) {
+          } else if (!reference.to_end && !is_in_the_loader(found)) {
             owners.from_outside(reference, found.where);
           }
         }

@@ -33,6 +33,7 @@
 //   - blocks that glibc's malloc has free, told by its own marks (heap.hpp);
 //   - destructors of thread-specific keys that were deleted;
 //   - what glibc keeps of threads that ended: their stacks, storage, descriptors;
+//   - what the dynamic loader's own variables hold (shown, but it does not bar);
 //   - addresses of its headers, dynamic symbols and their names, relocations, dynamic table, _init
 //     and linkage table, and of what its pages have beyond its segments (shown, but they do not bar):
 //     the loader has many, and leaves them behind in memory that is used again;

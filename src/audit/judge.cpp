@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string_view>
 
 #include "threads/procfs.hpp"
 
@@ -40,6 +41,12 @@ bool is_vtable(const std::string& symbol) { return symbol.compare(0, 4, "_ZTV") 
 
 }  // namespace
 
+bool is_in_the_loader(const Finding& finding) {
+  constexpr std::string_view loader = "ld-linux";
+  return finding.place == Place::object &&
+         std::string_view(finding.where).substr(0, loader.size()) == loader;
+}
+
 Judge::Judge(const Target& target, bool stacks, Copy& copy, const std::vector<Mapping>& mappings)
     : target_(target), stacks_(stacks), copy_(copy), mappings_(mappings), heap_(copy) {
   if (target.link_map != nullptr) {
@@ -69,8 +76,9 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   if (!place(address, near, finding)) return std::nullopt;
   name_target(value, finding);
   const bool is_linkage = is_text(value) && value - target_.bias < module_symbols_.first_function();
-  if (is_linkage || std::any_of(target_.tables.begin(), target_.tables.end(),
-                                [&](const Range& r) { return r.contains(value); })) {
+  if (is_linkage || is_in_the_loader(finding) ||
+      std::any_of(target_.tables.begin(), target_.tables.end(),
+                  [&](const Range& r) { return r.contains(value); })) {
     finding.target += ", which is of use to the dynamic loader only";
     finding.bars = false;
   } else if (finding.place == Place::heap && may_be_two_flags(value, finding)) {

@@ -23,6 +23,10 @@ struct Mapping {
   std::string path;  // "": anonymous
 };
 
+// In a variable of the dynamic loader itself: its lists of objects, which have old entries too. Nothing
+// of the program's is there.
+bool is_in_the_loader(const Finding& finding);
+
 class Judge {
  public:
   Judge(const Target& target, bool stacks, Copy& copy, const std::vector<Mapping>& mappings);
