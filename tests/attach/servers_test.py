@@ -216,17 +216,17 @@ class Servers(unittest.TestCase):
         with connect(self.port) as link:
             stream = link.makefile("rb")
 
-            def echo(wanted):
-                link.sendall(b"ECHO hello\r\n")
+            def ping(wanted):
+                link.sendall(b"PING\r\n")
                 self.assertEqual(stream.read(len(wanted)), wanted)
 
             for _ in range(3):
-                echo(b"$5\r\nhello\r\n")
-                self.does("apply", "-p", server.pid, EXAMPLES / "redis_echo.so", "answer=maintenance")
-                echo(b"+maintenance\r\n")
-                self.assertIn("echoCommand", self.does("status", "-p", server.pid))
-                self.does("revert", "-p", server.pid, "redis_echo")
-            echo(b"$5\r\nhello\r\n")
+                ping(b"+PONG\r\n")
+                self.does("apply", "-p", server.pid, EXAMPLES / "redis_ping.so", "answer=maintenance")
+                ping(b"+maintenance\r\n")
+                self.assertIn("pingCommand", self.does("status", "-p", server.pid))
+                self.does("revert", "-p", server.pid, "redis_ping")
+            ping(b"+PONG\r\n")
         self.does("detach", "-p", server.pid)
         self.check(load)
 
