@@ -1,5 +1,6 @@
 // Verbs for livepatches: modules that replace functions.
 
+#include "cli/agent.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -39,6 +40,8 @@ void unload_module(Session& session, const std::string& name) {
 // `molt apply`: load, wait; if threads hold it up for too long, take it back.
 Json apply_one(Session& session, const std::string& file, const std::string& args, bool no_wait) {
   const Fd fd = open_module_file(file);
+  attach_if_absent(session);
+  if (!session.options().dry_run) open_traps(session);
   Json request = {{"path", std::filesystem::absolute(file).lexically_normal().string()}};
   if (!args.empty()) request["args"] = args;
   if (session.options().dry_run) request["dry_run"] = true;
@@ -74,6 +77,7 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
     fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
          name);
   }
+  open_traps(session);
   // One that is on its way out already is waited for.
   if (patch->value("enabled", false)) set_attribute(session, "patches/" + name + "/enabled", "0");
   Json reply = {{"name", name}};
@@ -161,7 +165,7 @@ Runner declare_apply(CLI::App& verb) {
     return run_on_targets(
         options, "apply",
         {[=](Session& session) { return apply_one(session, words->file, args, words->no_wait); },
-         show});
+         show, false, true});
   };
 }
 

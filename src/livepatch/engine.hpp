@@ -141,6 +141,10 @@ bool redirecting();
 // Debug: holds patches that are over back for 1x to 4x of this long before they put their module.
 void set_delay_release_ms(int ms);
 
+// Ends the thread that goes on trying, and waits for it. What it has not freed stays. No operation is
+// under way, and no patch is installed.
+void stop_worker();
+
 void before_fork();
 void after_fork(bool child);
 

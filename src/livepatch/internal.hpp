@@ -66,6 +66,7 @@ struct Engine {
   void (*poke)(int tid) = nullptr;
   std::string cut_off;  // why nothing can be done any more (fork)
   bool worker = false;
+  bool worker_shall_end = false;
   std::atomic<int> worker_tid{0};
   bool finishing = false;  // a transition is over, its patches are about to be released
   std::atomic<bool> worker_hurry{false};

@@ -686,9 +686,12 @@ void* work(void*) {
       {
         Lock lock(e.mutex);
         const bool is_active = e.transition.active();
-        if (!is_active && e.pinned.empty() && !e.uncollected && e.straighten_tries == 0) {
-          e.worker = false;
+        const bool idle =
+            !is_active && e.pinned.empty() && !e.uncollected && e.straighten_tries == 0;
+        if (idle || e.worker_shall_end) {
+          e.worker = e.worker_shall_end = false;
           e.worker_tid = 0;
+          announce();
           return nullptr;
         }
         const std::int64_t began_ns = is_active ? e.transition.began_ns : 0;
@@ -722,6 +725,23 @@ void* work(void*) {
 }
 
 }  // namespace
+
+void stop_worker() {
+  Engine& e = engine();
+  {
+    Lock lock(e.mutex);
+    e.worker_shall_end = e.worker;
+  }
+  announce();
+  for (;;) {
+    const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
+    {
+      Lock lock(e.mutex);
+      if (!e.worker) return;
+    }
+    futex_wait(e.changes, seen, Deadline());
+  }
+}
 
 void ensure_worker() {
   Engine& e = engine();

@@ -75,7 +75,11 @@ __attribute__((constructor(101))) void set_up() {
   module::set_observer(control::observer());
   module::set_patch_hooks(&patch_hooks);
   livepatch::set_observer(control::patch_observer());
-  control::on_leave(threads::stop_census);
+  // In this order: the first asks the second.
+  control::on_leave([] {
+    livepatch::stop_worker();
+    threads::stop_census();
+  });
 }
 
 // `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program

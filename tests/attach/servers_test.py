@@ -209,6 +209,27 @@ class Servers(unittest.TestCase):
             self.come_and_go([server.pid], "-p", server.pid)
         self.check(load)
 
+    def test_redis_is_patched_live(self):
+        server = self.start(self.program("redis-server"), "--port", self.port, "--bind", "127.0.0.1",
+                            "--save", "", "--dir", self.folder)
+        load = self.load(redis)
+        with connect(self.port) as link:
+            stream = link.makefile("rb")
+
+            def ping(wanted):
+                link.sendall(b"PING\r\n")
+                self.assertEqual(stream.read(len(wanted)), wanted)
+
+            for _ in range(3):
+                ping(b"+PONG\r\n")
+                self.does("apply", "-p", server.pid, EXAMPLES / "redis_ping.so", "answer=maintenance")
+                ping(b"+maintenance\r\n")
+                self.assertIn("pingCommand", self.does("status", "-p", server.pid))
+                self.does("revert", "-p", server.pid, "redis_ping")
+            ping(b"+PONG\r\n")
+        self.does("detach", "-p", server.pid)
+        self.check(load)
+
     def test_redis_saves_in_a_child(self):
         server = self.start(self.program("redis-server"), "--port", self.port, "--bind", "127.0.0.1",
                             "--save", "", "--dir", self.folder)

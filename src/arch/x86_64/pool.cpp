@@ -9,6 +9,7 @@
 #include "arch/x86_64/maps.hpp"
 #include "arch/x86_64/refuse.hpp"
 #include "base/memory.hpp"
+#include "base/own_memory.hpp"
 
 namespace molt::arch {
 namespace {
@@ -98,6 +99,9 @@ Result<CodePool::Block*> CodePool::make_block(CodeRange near) {
       munmap(got, block_size);
       continue;
     }
+    // Gates and cells name code until they are used again; who is in them is for a proof of residency
+    // to say.
+    note_own_memory(got, block_size);
     auto* block = new Block;
     block->begin = place;
     blocks_.push_back(block);
