@@ -247,9 +247,12 @@ Result<arch::Entry> analyse(const ObjectSymbols& in, const Site& site) {
   arch::EntryQuery query;
   query.address = site.address;
   query.size = site.size;
-  query.before = unowned_before(in.symbols, site.address);
-  if (site.address - query.before < segment.begin) query.before = site.address - segment.begin;
-  query.after = unowned_after(in.symbols, site.address + site.size, segment);
+  // In a stripped object a function that has no name may lie there.
+  if (in.symbols.complete()) {
+    query.before = unowned_before(in.symbols, site.address);
+    if (site.address - query.before < segment.begin) query.before = site.address - segment.begin;
+    query.after = unowned_after(in.symbols, site.address + site.size, segment);
+  }
   query.live = memory(site.address - query.before, site.address + site.size + query.after);
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : site.parts) {
