@@ -95,6 +95,7 @@ struct Blocker {
   std::string reason;
   std::string syscall;  // what it sleeps in
   std::int64_t asleep_ms = 0;
+  std::uint64_t serial = 0;  // threads::Finding::serial
 };
 // Looks anew.
 std::vector<Blocker> blocking();

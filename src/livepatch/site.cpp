@@ -166,11 +166,10 @@ class ThreadWitness final : public arch::Witness {
 
 // --- the gate's slow path ------------------------------------------------------------------------------
 
-arch::GateVerdict resolve_at_gate(arch::GateRecord* record) {
+arch::GateVerdict resolve_at_gate(arch::GateRecord* record, std::uintptr_t stack) {
   const int saved = errno;
   auto* gate = reinterpret_cast<SiteGate*>(record);
-  const auto sp = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-  const gate::Settled settled = gate::settle(gate->generation, sp);
+  const gate::Settled settled = gate::settle(gate->generation, stack);
   errno = saved;
   switch (settled) {
     case gate::Settled::decided:

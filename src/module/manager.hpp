@@ -133,6 +133,7 @@ struct Holder {
   std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there
   std::int64_t asleep_ms = 0;       // at least; 0: not known, or it runs
   std::string syscall;              // in which it sleeps
+  std::uint64_t serial = 0;         // threads::Finding::serial
 };
 struct BlockingReport {
   std::string name, state, reason;

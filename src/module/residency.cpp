@@ -34,6 +34,7 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
   holder.certain = finding.certain;
   holder.depth = finding.depth;
   holder.stack_address = finding.at;
+  holder.serial = finding.serial;
   holder.asleep_ms = finding.asleep_ns / 1'000'000;
   if (finding.activity == threads::Activity::sleeping && finding.syscall >= 0) {
     holder.syscall = threads::syscall_name(finding.syscall);
@@ -123,7 +124,7 @@ Result<BlockingReport> blocking(std::string_view name) {
       others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
-  if (module->handle == nullptr) return report;
+  if (module->handle == nullptr || module->freeing) return report;
   // Its memory stays while this looks at it.
   InsideScope inside(lock, *module);
   lock.unlock();
