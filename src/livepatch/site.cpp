@@ -97,7 +97,7 @@ class ThreadWitness final : public arch::Witness {
     return fail({EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
                 "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs "
                 "would kill it; let it unblock SIGTRAP, or build with "
-                "-fpatchable-function-entry=7,5",
+                "-fpatchable-function-entry=8,6",
                 blocking.front(), threads::thread_name(blocking.front()).c_str());
   }
 
