@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 
@@ -20,7 +21,6 @@
 #include "hook/registry.hpp"
 #include "livepatch/engine.hpp"
 #include "module/manager.hpp"
-#include "threads/residency.hpp"
 
 namespace molt::control {
 namespace {
@@ -493,10 +493,9 @@ Reply blocking(Arguments& arguments, const Caller&) {
 
 // An address as text, as holder_json() writes them.
 bool read_hex(const std::string& text, std::uintptr_t& address) {
-  char* end = nullptr;
-  errno = 0;
-  address = std::strtoull(text.c_str(), &end, 16);
-  return errno == 0 && !text.empty() && *end == '\0';
+  const char* digits = text.c_str() + (text.compare(0, 2, "0x") == 0 ? 2 : 0);
+  const auto [end, error] = std::from_chars(digits, text.c_str() + text.size(), address, 16);
+  return error == std::errc() && *end == '\0';
 }
 
 Reply testify(Arguments& arguments, const Caller&) {
@@ -516,8 +515,7 @@ Reply testify(Arguments& arguments, const Caller&) {
   }
   if (!valid)
     return refuse(Asked::request, fail(EINVAL, "an address is not in hexadecimal").value());
-  if (Status heard =
-          threads::testify(tid, static_cast<std::uint64_t>(serial), std::move(testimony));
+  if (Status heard = module::testify(tid, static_cast<std::uint64_t>(serial), std::move(testimony));
       !heard) {
     return refuse(Asked::module, heard);
   }

@@ -30,6 +30,7 @@
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/census.hpp"
 #include "threads/ranges.hpp"
 
 namespace molt::module {
@@ -141,6 +142,8 @@ struct BlockingReport {
 };
 // Who is in the code of a module, live or left in memory, or refers to it. One look; does not wait.
 Result<BlockingReport> blocking(std::string_view name);
+// threads::testify(), of one of its holders.
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony);
 
 // Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
 void set_gc_interval(int seconds);

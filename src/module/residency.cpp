@@ -2,6 +2,7 @@
 // its memory goes, and on request.
 
 #include <cstdio>
+#include <utility>
 
 #include "elf/loaded_symbols.hpp"
 #include "module/internal.hpp"
@@ -148,6 +149,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   for (Holder& holder : name_all(*module, proof->holders))
     report.holders.push_back(std::move(holder));
   return report;
+}
+
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
+  return threads::testify(tid, serial, std::move(testimony));
 }
 
 }  // namespace molt::module

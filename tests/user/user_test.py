@@ -5,6 +5,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 
 BIN = os.environ["MOLT_BIN"]
@@ -154,10 +155,11 @@ class User(unittest.TestCase):
     def test_gc_unwinds_too(self):
         self.molt("load", self.file("params"))
         self.keep_stale_word("params")
-        answer = self.json("unload", "params", "--timeout", "0")
-        self.assertEqual(answer["result"], "resident")
-        self.assertIn("may return into", answer["reason"])
-        self.assertEqual(self.json("gc")["freed"], ["params"])
+        self.assertEqual(self.json("unload", "params", "--timeout", "0")["result"], "resident")
+        # It looks once: a thread that happens to run then is not proven out.
+        end = time.monotonic() + 20
+        while self.json("gc")["freed"] != ["params"]:
+            self.assertLess(time.monotonic(), end, self.molt("gc")[0])
         self.ask("drop")
 
     def test_failures_name_the_file(self):
