@@ -15,7 +15,25 @@
 namespace molt::attach {
 
 namespace {
+
 constexpr double longest_us = 10e6;
+
+enum class Waited { stopped, ended, running };
+
+// For the next stop of a traced thread.
+Waited wait_for_stop(pid_t tid, int& status, double begin_us, double patience_us) {
+  while (now_us() - begin_us < patience_us) {
+    const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+      const timespec nap{0, 10'000};
+      nanosleep(&nap, nullptr);
+      continue;
+    }
+    return got > 0 && WIFSTOPPED(status) ? Waited::stopped : Waited::ended;
+  }
+  return Waited::running;
+}
+
 }  // namespace
 
 double now_us() {
@@ -54,29 +72,24 @@ Status Tracer::seize() {
 
 Result<bool> Tracer::stop() {
   if (ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return false;
-  for (const double begin = now_us(); now_us() - begin < longest_us;) {
-    int status = 0;
-    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
-    if (got == 0 || (got < 0 && errno == EINTR)) {
-      const timespec nap{0, 10'000};
-      nanosleep(&nap, nullptr);
-      continue;
-    }
-    if (got < 0) return false;
-    if (!WIFSTOPPED(status)) {
+  int status = 0;
+  switch (wait_for_stop(tid_, status, now_us(), longest_us)) {
+    case Waited::running:
+      // The end of the thread that traces lets go of what it could not stop.
+      return fail(EAGAIN, "thread %d does not stop", tid_);
+    case Waited::ended:
       seized_ = false;
       return false;
-    }
-    stopped_ = true;
-    if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
-    // A signal on its way, or a job-control stop: it gets what it was to get.
-    const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
-    ptrace(PTRACE_DETACH, tid_, 0, signal);
-    seized_ = false;
-    return false;
+    case Waited::stopped:
+      break;
   }
-  // The end of the thread that traces lets go of what it could not stop.
-  return fail(EAGAIN, "thread %d does not stop", tid_);
+  stopped_ = true;
+  if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
+  // A signal on its way, or a job-control stop: it gets what it was to get.
+  const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+  ptrace(PTRACE_DETACH, tid_, 0, signal);
+  seized_ = false;
+  return false;
 }
 
 bool Tracer::run_to_call(double patience_us) {
@@ -88,16 +101,14 @@ bool Tracer::run_to_call(double patience_us) {
       signal = 0;
     }
     int status = 0;
-    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
-    if (got == 0 || (got < 0 && errno == EINTR)) {
-      const timespec nap{0, 10'000};
-      nanosleep(&nap, nullptr);
-      continue;
-    }
-    if (got < 0) return false;
-    if (!WIFSTOPPED(status)) {
-      seized_ = false;
-      return false;
+    switch (wait_for_stop(tid_, status, begin, patience_us)) {
+      case Waited::running:
+        return false;
+      case Waited::ended:
+        seized_ = false;
+        return false;
+      case Waited::stopped:
+        break;
     }
     stopped_ = true;
     if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
