@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -43,22 +44,27 @@ double now_us() {
 }
 
 bool in_tracing_process(const std::function<void()>& work) {
-  const pid_t child = fork();
-  if (child < 0) return false;
-  if (child == 0) {
+  constexpr std::size_t stack_bytes = 256 << 10;
+  void* stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+  if (stack == MAP_FAILED) return false;
+  const auto trace = [](void* given) -> int {
     setsid();
     prctl(PR_SET_NAME, "molt-tracer");
     // Nobody comes between while a victim is stopped, where that may be asked for.
     const sched_param first{1};
     sched_setscheduler(0, SCHED_FIFO, &first);
-    work();
+    (*static_cast<const std::function<void()>*>(given))();
     _exit(0);
-  }
+  };
+  const pid_t child =
+      clone(trace, static_cast<char*>(stack) + stack_bytes, CLONE_VM | CLONE_VFORK | SIGCHLD,
+            const_cast<std::function<void()>*>(&work));
   int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return false;
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  bool has_ended = child > 0;
+  while (has_ended && waitpid(child, &status, 0) < 0) has_ended = errno == EINTR;
+  munmap(stack, stack_bytes);
+  return has_ended && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 Status Tracer::seize() {

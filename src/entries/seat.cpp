@@ -75,7 +75,7 @@ tl::unexpected<Error> cannot(const std::string& name, const Error& why) {
               why.detail);
 }
 
-void lead_on(const Seat& seat) {
+void lead_on([[maybe_unused]] const Seat& seat) {
 #ifndef MOLT_MUTATE_WAYS_STAY
   for (arch::CodeAddress* way : seat.ways) {
     __atomic_store_n(way, seat.in_force(),
