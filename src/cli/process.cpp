@@ -152,6 +152,18 @@ std::string user_name(uid_t uid) {
   return std::to_string(uid);
 }
 
+bool has_inherited(const Process& process) {
+  std::ifstream in(fmt::format("/proc/{}/maps", process.pid));
+  bool has_runtime = false, has_modules = false;
+  for (std::string line; std::getline(in, line);) {
+    const auto has = [&](std::string_view part) { return line.find(part) != std::string::npos; };
+    has_runtime |= has("/libmolt.so") || has("/memfd:libmolt.so");
+    has_modules |= has("/memfd:molt:") || (has("/molt") && has("/store/"));
+    if (has_runtime && has_modules) return true;
+  }
+  return false;
+}
+
 ControlSocket SocketFinder::find(const Process& process) {
   const std::string root_path = fmt::format("/proc/{}/root", process.pid);
   Fd root(::open(root_path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));

@@ -45,6 +45,10 @@ struct ControlSocket {
   Fd node;
 };
 
+// Without a socket, but with the runtime and modules mapped: the child of a fork, which has its
+// parent's modules and patches in force and no thread that could answer for them.
+bool has_inherited(const Process& process);
+
 // Remembers what it read for the next process.
 class SocketFinder {
  public:

@@ -101,7 +101,7 @@ std::string function_at(std::uintptr_t address) {
       if (in(version->code, address)) return site->name;
     }
     if (address - site->address < site->size || in(site->parts, address) ||
-        site->redirect.copy_range().contains(address)) {
+        site->seat->redirect.copy_range().contains(address)) {
       return site->name;
     }
     if (site->gate != nullptr && arch::gate_counted(site->gate->slot.address).contains(address)) {

@@ -87,6 +87,8 @@ inline CodeRange gate_counted(CodeAddress at) { return {at + 1, at + gate_size};
 // reach. 16 bytes at most.
 std::size_t write_jump(CodeAddress at, CodeAddress target, std::span<std::byte> out);
 inline constexpr std::size_t jump_size = 16;
+// A jump to where the word says, `jmp *cell(%rip)`; the cell is in the same block of a pool.
+std::size_t write_cell_jump(CodeAddress at, const CodeAddress* cell, std::span<std::byte> out);
 
 // The text of slow(): no old code (G3), but of interest to whoever names a PC.
 CodeRange gate_slow_range();

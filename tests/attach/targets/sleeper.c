@@ -11,6 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What a livepatch replaces (modules/other_word.cpp). */
+__attribute__((noipa)) const char* word(void) { return "ok"; }
+
 int main(int argc, char** argv) {
   const char* how = argc > 1 ? argv[1] : "";
   const char* preload = getenv("LD_PRELOAD");
@@ -55,6 +58,6 @@ int main(int argc, char** argv) {
     fflush(stdout);
   }
   if (read(0, &c, 1) < 0) return 1;
-  puts("ok");
+  puts(word());
   return 0;
 }
