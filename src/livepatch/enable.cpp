@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
 
 #include "base/memory.hpp"
 #include "livepatch/internal.hpp"
+#include "livepatch/loader_watch.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -157,8 +159,11 @@ Status measure(Patch& patch) {
   return {};
 }
 
+// Before the token (L5): it looks symbols up.
 Status set_up_once() {
+  static std::mutex* mutex = new std::mutex;
   static bool done = false;
+  std::lock_guard lock(*mutex);
   if (done) return {};
   if (Status ok = gate::setup(); !ok) return ok;
   if (Status ok = threads::start_census(); !ok) return ok;
@@ -169,7 +174,8 @@ Status set_up_once() {
 // Those for which pre_patch succeeded are told by cancel_transition().
 Status patch_objects(Patch& patch) {
   for (const auto& object : patch.objects) {
-    if (!object->binding.loaded) continue;
+    // A library may come or go while another object's callback runs.
+    if (!object->binding.loaded || object->patched) continue;
     if (int result = call_pre_patch(*object); result != 0) {
       say("pre-patch callback failed for object '%s'", display_name(*object).c_str());
       constexpr int largest_errno = 4095;
@@ -177,6 +183,7 @@ Status patch_objects(Patch& patch) {
       return fail(code, "%s: its pre_patch callback refused object '%s' with %d",
                   patch.name.c_str(), display_name(*object).c_str(), result);
     }
+    if (!object->binding.loaded || object->patched) continue;
     if (Status ok = patch_object(*object); !ok) {
       say("failed to patch object '%s'", display_name(*object).c_str());
       return ok;
@@ -192,6 +199,8 @@ Status enable(molt_module* owner, const molt_patch* given) {
   auto made = copy(owner, given);
   if (!made) return pass(made);
   PatchPtr patch = std::move(*made);
+  if (Status ok = set_up_once(); !ok) return ok;
+  watch_begins(*patch);
   Token token(__builtin_frame_address(0));
   if (!token) return token.status();
   Engine& e = engine();
@@ -216,7 +225,6 @@ Status enable(molt_module* owner, const molt_patch* given) {
       }
     }
   }
-  if (Status ok = set_up_once(); !ok) return ok;
   if (Status ok = check_states(*patch); !ok) {
     say("Livepatch patch (%s) is not compatible with the already installed livepatches.",
         patch->name.c_str());

@@ -252,6 +252,7 @@ bool complete() {
     t.obstacle = placed.error().detail;
     return false;
   }
+  t.completing = true;
   retire_gates();
   gate::end();
   arm(nullptr);
@@ -280,8 +281,17 @@ bool complete() {
     }
     if (observer != nullptr) observer->changed(patch->name);
   }
-  for (const auto& object : patch->objects) {
-    if (!object->binding.loaded) continue;
+  // Libraries may come and go during the callbacks; each object's is called once.
+  for (const auto& object : patch->objects) object->post_patch_due = object->binding.loaded;
+  const auto next_due = [&]() -> Object* {
+    for (const auto& object : patch->objects) {
+      const bool due = patching ? object->post_patch_due : object->post_unpatch_due;
+      if (due && object->binding.loaded) return object.get();
+    }
+    return nullptr;
+  };
+  while (Object* object = next_due()) {
+    object->post_patch_due = false;
     if (patching) {
       call_post_patch(*object);
     } else {
@@ -417,6 +427,17 @@ Status unpatch_object(Object& object) {
     return c.patched != nullptr && c.patched->object == &object;
   });
   return {};
+}
+
+void drop_object(Object& object) {
+  Lock lock(engine().mutex);
+  for (const auto& func : object.funcs) {
+    if (func->site != nullptr) std::erase(func->site->stack, func.get());
+  }
+  std::erase_if(engine().transition.changes, [&](const Change& c) {
+    return c.patched != nullptr && c.patched->object == &object;
+  });
+  object.patched = false;
 }
 
 void start_transition() {

@@ -78,6 +78,7 @@ __attribute__((constructor(101))) void set_up() {
   // In this order: the first asks the second.
   control::on_leave([] {
     livepatch::stop_worker();
+    livepatch::stop_watching();
     threads::stop_census();
   });
 }
