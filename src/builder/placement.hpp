@@ -83,8 +83,9 @@ struct Place {
   std::string name;
   std::string version;
   std::string library;
-  bool is_function = false;      // of a `dynamic` one
-  bool is_indirect = false;      // STT_GNU_IFUNC: at `value` is the resolver; call its PLT entry instead
+  bool is_function = false;  // of a `dynamic` one
+  bool is_indirect =
+      false;  // STT_GNU_IFUNC: at `value` is the resolver; call its PLT entry instead
   bool is_thread_local = false;  // of a `dynamic` one: STT_TLS
   std::string why;
 
