@@ -259,7 +259,8 @@ std::string Prover::check_content(const UnitState& unit, const ObjectSymbol& sym
   const ObjectSection& section = unit.plain->section_of(symbol);
   const auto at = static_cast<std::uint64_t>(offset);
   if (at >= section.bytes.size()) return "";
-  std::uint64_t bytes = section.entry_size;
+  // A name may stand for the rest of a constant only.
+  std::uint64_t bytes = section.entry_size == 0 ? 0 : section.entry_size - at % section.entry_size;
   if (section.has_strings()) {
     const std::uint64_t unit_bytes = std::max<std::uint64_t>(section.entry_size, 1);
     bytes = 0;

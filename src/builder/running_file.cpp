@@ -3,7 +3,9 @@
 #include "base/fd.hpp"
 #include "elf/read.hpp"
 
+#include <elfutils/libdwelf.h>
 #include <fcntl.h>
+#include <libelf.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -136,6 +138,20 @@ std::unordered_map<std::string, std::string> loader_cache() {
     if (name && path) paths.emplace(*name, *path);
   }
   return paths;
+}
+
+// Of a file whose segments have no bytes, as separate debug files have none.
+std::string build_id_of(int fd) {
+  elf_version(EV_CURRENT);
+  Elf* file = elf_begin(fd, ELF_C_READ, nullptr);
+  const void* id = nullptr;
+  const ssize_t bytes = file == nullptr ? 0 : dwelf_elf_gnu_build_id(file, &id);
+  std::string text;
+  if (bytes > 0) {
+    text = elf::hexadecimal({static_cast<const std::byte*>(id), static_cast<std::size_t>(bytes)});
+  }
+  elf_end(file);
+  return text;
 }
 
 }  // namespace
@@ -327,10 +343,7 @@ Result<RunningFile> RunningFile::open(const std::string& path, const std::string
   if (!debug_file.empty()) {
     const Fd fd(::open(debug_file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) return fail_errno(errno, "cannot open the debug file %s", debug_file.c_str());
-    auto debug_bytes = read_file(debug_file);
-    if (!debug_bytes) return pass(debug_bytes);
-    const auto debug = elf::Image::parse(*debug_bytes, elf::Purpose::examine);
-    const std::string id = debug ? debug->build_id() : "";
+    const std::string id = build_id_of(fd.get());
     if (id.empty() || id != of.build_id()) {
       return fail(EINVAL, "%s has the build-id '%s', %s has '%s': it is another build's",
                   debug_file.c_str(), id.c_str(), path.c_str(), of.build_id().c_str());
