@@ -351,10 +351,16 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
                 found->is_indirect() ? "an indirect function, resolved when the program was loaded"
                                      : "no function");
   }
+  return site_at(in, name, found->address, found->size, parts_of(in.symbols, name));
+}
+
+Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
+                      std::uint64_t size, std::vector<arch::CodeRange> parts) {
+  set_up();
   for (const auto& known : sites().all) {
-    if (known->address == found->address) return known.get();
+    if (known->address == address) return known.get();
   }
-  if (is_used_in_gates(found->address)) {
+  if (is_used_in_gates(address)) {
     return fail(EINVAL,
                 "function '%s' is one that the runtime itself calls while it changes functions",
                 name.c_str());
@@ -362,19 +368,18 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   // Linked into the program, the runtime cannot be told from it.
   const auto mine = elf::object_at(reinterpret_cast<const void*>(&resolve_at_gate));
   const auto program = elf::find_loaded("");
-  if (mine && mine->extent.contains(found->address) &&
-      !(program && program->extent.contains(found->address))) {
+  if (mine && mine->extent.contains(address) && !(program && program->extent.contains(address))) {
     return fail(EINVAL, "function '%s' is the runtime's own", name.c_str());
   }
-  if (found->size == 0) {
+  if (size == 0) {
     return fail(ENOENT, "function '%s' in object '%s' has no known size", name.c_str(),
                 std::string(in.object.name()).c_str());
   }
   auto site = std::make_unique<Site>();
   site->name = name;
-  site->address = found->address;
-  site->size = found->size;
-  site->parts = parts_of(in.symbols, name);
+  site->address = address;
+  site->size = size;
+  site->parts = std::move(parts);
   auto entry = analyse(in, *site);
   if (!entry) {
     return fail({entry.error().code, entry.error().site}, "%s",
@@ -388,6 +393,22 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   Lock lock(engine().mutex);
   sites().all.push_back(std::move(site));
   return sites().all.back().get();
+}
+
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy) {
+  const auto put = [&](std::uintptr_t at, std::span<const std::byte> bytes) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (at + i >= address && at + i - address < copy.size()) copy[at + i - address] = bytes[i];
+    }
+  };
+  for (const auto& site : sites().all) {
+    const arch::Redirect& redirect = site->redirect;
+    const arch::Entry& entry = redirect.entry;
+    if (redirect.form != arch::RedirectForm::absent) {
+      put(entry.site, std::span(entry.original).first(entry.original_size));
+    }
+    if (redirect.padding_written) put(entry.padding, entry.padding_original);
+  }
 }
 
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address) {
