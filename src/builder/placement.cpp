@@ -717,7 +717,8 @@ void Prover::judge_units() {
       all += section.size;
       if (!unit.sections[i].is_proven) continue;
       proven += section.size;
-      if (section.size != 0) places += fmt::format(" {}@{:x}", section.name, *unit.sections[i].base);
+      if (section.size != 0)
+        places += fmt::format(" {}@{:x}", section.name, *unit.sections[i].base);
     }
     for (const auto& [symbol, address] : unit.lone_functions) proven += unit.symbol(symbol).size;
     unit.is_contained = all == 0 ? has_data : proven * 2 >= all;

@@ -53,15 +53,16 @@ int main(int argc, char** argv) {
       if (verbose && function.match != PlacedFunction::Match::proven) {
         fmt::print("{} {}: {}\n", to_text(function.match), units[i].output, function.name);
       }
-      if (verbose && function.is_shared) fmt::print("shared {}: {}\n", units[i].output, function.name);
+      if (verbose && function.is_shared)
+        fmt::print("shared {}: {}\n", units[i].output, function.name);
     }
   }
   for (const Refusal& refusal : placement->refusals()) {
     fmt::print("{} {} {}: {}\n", refusal.kind, refusal.unit, refusal.where, refusal.text);
   }
-  fmt::print("functions {} proven {} discarded {} absent {} differs {} shared {}; units {} of {}; {} ms\n",
-             all, count["proven"], count["discarded"], count["absent"], count["differs"], shared,
-             contained, units.size(),
-             std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
+  fmt::print(
+      "functions {} proven {} discarded {} absent {} differs {} shared {}; units {} of {}; {} ms\n",
+      all, count["proven"], count["discarded"], count["absent"], count["differs"], shared,
+      contained, units.size(), std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
   return placement->refusals().empty() ? 0 : 5;
 }
