@@ -112,6 +112,12 @@ void World::compile() {
       run(compile + shadow + s.name + " -o " + stem + suffix + ".shadow.o");
       into = {folder_ + "/" + stem + suffix + ".o", folder_ + "/" + stem + suffix + ".shadow.o"};
     };
+    if (stem == "callbacks") {
+      write_file(folder_ + "/" + s.name, s.before);
+      run(compile + shadow + "-I" MOLT_INCLUDE_FOLDER " " + s.name + " -o callbacks.o");
+      additions_ = folder_ + "/callbacks.o";
+      continue;
+    }
     make(s.before, "", unit.old_objects);
     if (s.is_changed()) make(s.after, ".new", unit.new_objects);
     if (is_host && is_library) {
@@ -147,6 +153,7 @@ tl::expected<builder::BuiltPatch, std::vector<builder::Refusal>> World::build() 
   options.description = "a case";
   for (const Source& s : case_.sources) options.diff += s.diff;
   if (!case_.keep.empty()) options.keep_old.push_back(case_.keep);
+  if (!additions_.empty()) options.additions.push_back(additions_);
   if (!case_.accept.empty()) options.accept.push_back(case_.accept);
   const builder::Placement* all[] = {&*placement_};
   return builder::build_patch(units_, all, options);
