@@ -29,7 +29,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 const std::vector<std::string> shadow_options = {"-ffunction-sections", "-fdata-sections",
-                                                 "-fno-common", "-fmerge-constants"};
+                                                 "-fno-common", "-fmerge-constants",
+                                                 "-g"};  // changes no code
 
 std::string absolute(const std::string& directory, const std::string& path) {
   return (fs::path(directory) / path).lexically_normal().string();

@@ -133,7 +133,7 @@ Closure::Bound Closure::bind_undefined(const DiffedUnit& unit, const ObjectSymbo
     const bool is_old = other.comparison != nullptr && other.comparison->old_symbol(y) != 0;
     if (!is_old) return own_copy(other, defined.section, defined.value);
   }
-  return bind_place(unit, name, placement_.named(unit.index, name), in);
+  return bind_place(unit, name, placement_.named(unit.scope, name), in);
 }
 
 Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Reference& ref) {

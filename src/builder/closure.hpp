@@ -25,7 +25,8 @@ namespace molt::builder {
 
 // A unit that the diff changes, as the differ sees it.
 struct DiffedUnit {
-  std::size_t index = 0;  // in the units
+  std::size_t index = 0;  // in the units; of hand-written additions, behind them
+  std::size_t scope = 0;  // the unit whose names it sees
   const Unit* unit = nullptr;
   const View* new_view = nullptr;
   const View* old_view = nullptr;          // null: a new unit

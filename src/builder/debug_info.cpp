@@ -182,7 +182,7 @@ struct Reader {
           }
           break;
         case DW_TAG_inheritance:
-          member.name = "base";
+          member.name = "base " + type_text(type_of(child));
           [[fallthrough]];
         case DW_TAG_member: {
           if (flag(child, DW_AT_external) || flag(child, DW_AT_declaration)) return;  // static
@@ -219,11 +219,17 @@ struct Reader {
     auto location = attribute(die, DW_AT_location, false);
     Dwarf_Op* ops;
     std::size_t count;
-    if (!location || dwarf_getlocation(&*location, &ops, &count) != 0 || count != 1 ||
-        ops[0].atom != DW_OP_addr) {
+    if (!location || dwarf_getlocation(&*location, &ops, &count) != 0 || count != 1) return;
+    Dwarf_Addr address = ops[0].number;
+    if (ops[0].atom == DW_OP_addrx || ops[0].atom == DW_OP_GNU_addr_index) {
+      Dwarf_Attribute indexed;
+      if (dwarf_getlocation_attr(&*location, ops, &indexed) != 0 ||
+          dwarf_formaddr(&indexed, &address) != 0) {
+        return;
+      }
+    } else if (ops[0].atom != DW_OP_addr) {
       return;
     }
-    Dwarf_Addr address = ops[0].number;
     const int index = dwfl_module_relocate_address(module, &address);
     Elf32_Word section = SHN_UNDEF;
     if (index < 0 || dwfl_module_relocation_info(module, static_cast<unsigned>(index), &section) == nullptr) {
@@ -237,13 +243,20 @@ struct Reader {
     if (!is_known) out.statics.push_back(std::move(local));
   }
 
+  // One may be relative where the other is not.
+  static bool is_same_path(std::string_view a, std::string_view b) {
+    if (a.size() < b.size()) std::swap(a, b);
+    while (b.starts_with("./")) b.remove_prefix(2);
+    return a == b || (a.ends_with(b) && a[a.size() - b.size() - 1] == '/');
+  }
+
   struct Piece {
     Dwarf_Die die;
     SourceSpan span;
   };
   static SourceSpan span_of(Dwarf_Die* die) {
     const int line = line_of(die);
-    return {linkage_name(die), file_of(die), line, line};
+    return {linkage_name(die), file_of(die), line, line, false};
   }
   static void find_pieces(Dwarf_Die* die, std::vector<Piece>& pieces) {
     for_children(die, [&](Dwarf_Die* child) {
@@ -273,7 +286,10 @@ struct Reader {
         }
         for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {
           if (dwarf_haspc(&piece->die, address) != 1) continue;
-          if (piece->span.file == file) piece->span.last = std::max(piece->span.last, number);
+          if (is_same_path(piece->span.file, file)) {
+            piece->span.last = std::max(piece->span.last, number);
+            piece->span.has_code = true;
+          }
           break;
         }
       }

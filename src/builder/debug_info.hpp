@@ -42,6 +42,7 @@ struct SourceSpan {
   std::string function;  // itself, or one that was inlined
   std::string file;
   int first = 0, last = 0;
+  bool has_code = false;  // lines of it were seen: `last` is the last of them
 };
 struct FunctionInfo {
   std::string name;       // mangled

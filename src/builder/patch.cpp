@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -248,6 +249,43 @@ struct Builder {
     }
   }
 
+  // --- hand-written additions ---
+
+  std::optional<Object> additions{};
+  std::unique_ptr<View> additions_view{};
+  Unit additions_unit{};
+  bool additions_taken = false;
+
+  void read_additions() {
+    if (options.additions.empty()) return;
+    additions_unit.output = options.additions.front();
+    const auto wrong = [&](const std::string& text, const std::string& advice) {
+      refusals.push_back({"additions", additions_unit.output, "", "", text, advice});
+    };
+    if (options.additions.size() > 1) return wrong("more than one file of callbacks", "use one");
+    auto made = Object::read(options.additions.front());
+    if (!made) return wrong(made.error().detail, "");
+    additions.emplace(std::move(*made));
+    additions_view = std::make_unique<View>(*additions);
+    for (const ObjectSection& s : additions->sections()) {
+      if (s.name.starts_with(".init_array") || s.name.starts_with(".ctors")) {
+        wrong("it has constructors, and nothing runs them", "do it in pre_patch");
+      }
+    }
+    if (additions->find_section(patch_file::callbacks_section) == 0 &&
+        additions->find_section(patch_file::states_section) == 0) {
+      wrong("it has neither callbacks nor states",
+            "name them with MOLT_PATCH_CALLBACKS or MOLT_PATCH_STATE (molt/livepatch.h)");
+    }
+  }
+
+  void include_additions(Closure& closure, const DiffedUnit& unit) const {
+    for (std::string_view name : {patch_file::callbacks_section, patch_file::states_section}) {
+      const std::uint32_t section = additions->find_section(name);
+      if (section != 0) closure.include(unit, section);
+    }
+  }
+
   // --- collect ---
 
   static std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
@@ -276,8 +314,8 @@ struct Builder {
     for (const auto& s : studied) {
       const bool is_here = s->unit->is_new() || placement.contains(s->index);
       if (!is_here) continue;
-      diffed.push_back({s->index, s->unit, s->new_view.get(), s->old_view.get(), s->comparison.get(),
-                        s->replaced});
+      diffed.push_back({s->index, s->index, s->unit, s->new_view.get(), s->old_view.get(),
+                        s->comparison.get(), s->replaced});
     }
     const bool any = std::any_of(diffed.begin(), diffed.end(),
                                  [](const DiffedUnit& d) { return !d.replaced.empty(); });
@@ -294,7 +332,14 @@ struct Builder {
     std::uint32_t flags = image.is_program() ? patch_file::target_is_program : 0u;
     if (!image.is_position_independent()) flags |= patch_file::target_is_low;
     const std::uint32_t target = writer.add_target(image_name, image.build_id(), flags);
+    // They are of the first target that anything is replaced in.
+    const bool has_additions = additions && !std::exchange(additions_taken, true);
+    if (has_additions) {
+      diffed.push_back({units.size(), diffed.front().index, &additions_unit, additions_view.get(),
+                        nullptr, nullptr, {}});
+    }
     Closure closure(writer, target, placement, diffed, refusals, report);
+    if (has_additions) include_additions(closure, diffed.back());
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {
       for (const std::uint32_t i : d.replaced) {
@@ -385,6 +430,7 @@ struct Builder {
       });
       if (is_here) study(u);
     }
+    read_additions();
     for (const auto& s : studied) decide(*s);
     refuse_unsafe();
     for (const auto& s : studied) refuse_shared_constants(*s);

@@ -162,23 +162,39 @@ void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals)
 
 namespace {
 
-// "_ZZ3fooiENKUliE0_clEi": a lambda of foo(int). What it is a lambda of, and all of its name behind.
-bool split_lambda(std::string_view name, std::string& function) {
-  const std::size_t mark = name.find("EUl");
-  const std::size_t constant = name.find("ENKUl");
-  const std::size_t mutable_one = name.find("ENUl");
-  const std::size_t first = std::min({mark, constant, mutable_one});
-  if (!name.starts_with("_ZZ") || first == std::string_view::npos) return false;
-  function = name.substr(0, first);
-  return true;
+// "_ZZ3fooiENKUliE0_clEi", a lambda of foo(int), and whatever has one in its name: the name with the
+// number left out, and the number.
+bool split_lambda(std::string_view name, std::string& rest, std::string& number) {
+  // clang's, "3$_0", are numbered through the whole unit.
+  if (const std::size_t dollar = name.find("$_"); name.starts_with("_Z") && dollar != std::string_view::npos) {
+    const std::size_t end = std::min(name.find_first_not_of("0123456789", dollar + 2), name.size());
+    const std::size_t begin = name.find_last_not_of("0123456789", dollar - 1) + 1;
+    rest = std::string(name.substr(0, begin)) + "$_" + std::string(name.substr(end));
+    number = name.substr(dollar + 2, end - dollar - 2);
+    return true;
+  }
+  for (std::string_view mark : {"EUl", "ENKUl", "ENUl"}) {
+    const std::size_t at = name.find(mark);
+    if (!name.starts_with("_Z") || at == std::string_view::npos) continue;
+    for (std::size_t e = name.find('E', at + mark.size()); e != std::string_view::npos;
+         e = name.find('E', e + 1)) {
+      const std::size_t end = name.find_first_not_of("0123456789", e + 1);
+      if (end == std::string_view::npos || name[end] != '_') continue;
+      rest = std::string(name.substr(0, e + 1)) + std::string(name.substr(end));
+      number = name.substr(e + 1, end - e - 1);
+      return true;
+    }
+  }
+  return false;
 }
 
+// By what they are lambdas of.
 std::map<std::string, std::set<std::string>> lambdas_of(const View& view) {
   std::map<std::string, std::set<std::string>> all;
   for (const ObjectSymbol& s : view.object().symbols()) {
-    std::string function;
+    std::string rest, number;
     if (!s.is_defined() || !s.is_function() || is_clone(s.name)) continue;
-    if (split_lambda(s.name, function)) all[function].insert(std::string(s.name));
+    if (split_lambda(s.name, rest, number)) all[rest].insert(std::string(s.name));
   }
   return all;
 }
@@ -236,9 +252,10 @@ bool is_ripple(const UnitFacts& facts, const std::string& function, const Edits&
       old_one->second.spans.empty() || new_one->second.spans.empty()) {
     return false;
   }
+  // Where the code of a span is not known it may be anywhere.
   const auto is_edited = [&](const FunctionInfo& info, bool added) {
     return std::any_of(info.spans.begin(), info.spans.end(), [&](const SourceSpan& span) {
-      return edits.touches(span.file, span.first, span.last, added);
+      return !span.has_code || edits.touches(span.file, span.first, span.last, added);
     });
   };
   return !is_edited(old_one->second, false) && !is_edited(new_one->second, true);

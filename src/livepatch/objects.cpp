@@ -131,7 +131,7 @@ Status resolve(Object& object) {
   if (!in) return pass(in);
   for (const auto& func : object.funcs) {
     auto site = func->placed ? site_at(*in, func->name, func->placed->address, func->placed->size,
-                                       func->placed->parts)
+                                       func->placed->parts, true)
                              : site_of(*in, func->name, func->position);
     if (!site) {
       log_lookup(object, *func, *in, site.error());

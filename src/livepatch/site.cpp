@@ -242,7 +242,8 @@ std::span<const std::byte> memory(std::uintptr_t begin, std::uintptr_t end) {
   return {reinterpret_cast<const std::byte*>(begin), end - begin};
 }
 
-Result<arch::Entry> analyse(const ObjectSymbols& in, const Site& site) {
+// `verified`: the caller has compared the function's bytes with the file's.
+Result<arch::Entry> analyse(const ObjectSymbols& in, const Site& site, bool verified) {
   const arch::CodeRange segment = segment_of(in.object, site.address);
   arch::EntryQuery query;
   query.address = site.address;
@@ -254,6 +255,8 @@ Result<arch::Entry> analyse(const ObjectSymbols& in, const Site& site) {
     query.after = unowned_after(in.symbols, site.address + site.size, segment);
   }
   query.live = memory(site.address - query.before, site.address + site.size + query.after);
+  // What is there is what belongs there, a jump or int3 at the entry too.
+  if (verified) query.expected = query.live;
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : site.parts) {
     parts.push_back({part.begin, memory(part.begin, part.end)});
@@ -351,11 +354,11 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
                 found->is_indirect() ? "an indirect function, resolved when the program was loaded"
                                      : "no function");
   }
-  return site_at(in, name, found->address, found->size, parts_of(in.symbols, name));
+  return site_at(in, name, found->address, found->size, parts_of(in.symbols, name), false);
 }
 
 Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
-                      std::uint64_t size, std::vector<arch::CodeRange> parts) {
+                      std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified) {
   set_up();
   for (const auto& known : sites().all) {
     if (known->address == address) return known.get();
@@ -380,7 +383,7 @@ Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uin
   site->address = address;
   site->size = size;
   site->parts = std::move(parts);
-  auto entry = analyse(in, *site);
+  auto entry = analyse(in, *site, verified);
   if (!entry) {
     return fail({entry.error().code, entry.error().site}, "%s",
                 refusal_text(name, entry.error()).c_str());

@@ -17,6 +17,9 @@ struct Parameter {
   std::string file, name;
   Configuration configuration;
 };
+[[maybe_unused]] void PrintTo(const Parameter& parameter, std::ostream* out) {
+  *out << parameter.name << " " << parameter.configuration.name();
+}
 
 const Configuration all_configurations[] = {
     {"gcc", "-O2", "pie"},      {"clang", "-O2", "pie"},   {"gcc", "-O0", "nopie"},

@@ -91,6 +91,9 @@ void World::compile() {
   bool has_main = false;
   for (const Source& s : sources) has_main = has_main || s.before.find("int main(") != std::string::npos;
   const bool is_library = configuration_.kind == "library";
+  // Something behind the last function.
+  constexpr const char* end = "long end_of_code(long given) { return given * 3 + 1; }\n";
+  sources.push_back({"end.c", end, end, ""});
   if (!has_main) sources.push_back({"host.c", host_source, host_source, ""});
   std::string objects, host;
   bool any_cxx = false;
@@ -109,6 +112,12 @@ void World::compile() {
       run(compile + shadow + s.name + " -o " + stem + suffix + ".shadow.o");
       into = {folder_ + "/" + stem + suffix + ".o", folder_ + "/" + stem + suffix + ".shadow.o"};
     };
+    if (stem == "callbacks") {
+      write_file(folder_ + "/" + s.name, s.before);
+      run(compile + shadow + "-I" MOLT_INCLUDE_FOLDER " " + s.name + " -o callbacks.o");
+      additions_ = folder_ + "/callbacks.o";
+      continue;
+    }
     make(s.before, "", unit.old_objects);
     if (s.is_changed()) make(s.after, ".new", unit.new_objects);
     if (is_host && is_library) {
@@ -144,6 +153,7 @@ tl::expected<builder::BuiltPatch, std::vector<builder::Refusal>> World::build() 
   options.description = "a case";
   for (const Source& s : case_.sources) options.diff += s.diff;
   if (!case_.keep.empty()) options.keep_old.push_back(case_.keep);
+  if (!additions_.empty()) options.additions.push_back(additions_);
   if (!case_.accept.empty()) options.accept.push_back(case_.accept);
   const builder::Placement* all[] = {&*placement_};
   return builder::build_patch(units_, all, options);

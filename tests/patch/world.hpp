@@ -54,7 +54,7 @@ class World {
   std::vector<builder::Unit> units_;
   std::optional<builder::RunningFile> image_;
   std::optional<builder::Placement> placement_;
-  std::string program_, target_;
+  std::string program_, target_, additions_;
   pid_t pid_ = 0;
   int to_ = -1, from_ = -1;
   std::string pending_;
