@@ -173,6 +173,43 @@ std::size_t directive(std::string_view line) {
   return error == std::errc{} && end != line.data() ? number : 0;
 }
 
+// Removed and added lines without lines around them, as a hunk of a unified diff.
+class Hunk {
+ public:
+  void remove(std::string_view line, std::size_t number) {
+    if (removed_ == 0) old_begin_ = number;
+    ++removed_;
+    append(removed_lines_, '-', line);
+  }
+  void add(std::string_view line, std::size_t number) {
+    if (added_ == 0) new_begin_ = number;
+    ++added_;
+    append(added_lines_, '+', line);
+  }
+  // "" if there is nothing in it.
+  std::string take(std::size_t now) {
+    if (removed_ + added_ == 0) return "";
+    std::string text =
+        fmt::format("@@ -{},{} +{},{} @@\n{}{}", removed_ != 0 ? old_begin_ : now, removed_,
+                    added_ != 0 ? new_begin_ : now, added_, removed_lines_, added_lines_);
+    *this = {};
+    return text;
+  }
+
+ private:
+  static void append(std::string& to, char mark, std::string_view line) {
+    to += mark;
+    to += line;
+    if (!line.ends_with('\n')) to += '\n';
+  }
+  std::size_t old_begin_ = 0;
+  std::size_t new_begin_ = 0;
+  std::size_t removed_ = 0;
+  std::size_t added_ = 0;
+  std::string removed_lines_;
+  std::string added_lines_;
+};
+
 bool is_lone_brace(std::string_view line) {
   if (!line.starts_with('}')) return false;
   line.remove_prefix(1);
@@ -199,8 +236,20 @@ Guarded guard_lines(std::string_view old_text, std::string_view new_text) {
   Lexer lexer;
   std::size_t now = 1;
   bool after_brace = false;
+  std::size_t old_done = 0;
+  Hunk hunk;
+  const auto close_hunk = [&](std::size_t old_end) {
+    for (; old_done < old_end; ++old_done) hunk.remove(old_lines[old_done], number[old_done]);
+    guarded.hunks += hunk.take(now);
+  };
   for (std::size_t i = 0; i < new_lines.size(); ++i) {
     const std::ptrdiff_t was = matched[i];
+    if (was >= 0) {
+      close_hunk(static_cast<std::size_t>(was));
+      old_done = static_cast<std::size_t>(was) + 1;
+    } else {
+      hunk.add(new_lines[i], now);
+    }
     if (was >= 0 && after_brace && lexer.is_open() &&
         now != number[static_cast<std::size_t>(was)]) {
       now = number[static_cast<std::size_t>(was)];
@@ -214,6 +263,7 @@ Guarded guard_lines(std::string_view old_text, std::string_view new_text) {
     ++now;
     if (const std::size_t set = directive(new_lines[i])) now = set;
   }
+  close_hunk(old_lines.size());
   return guarded;
 }
 

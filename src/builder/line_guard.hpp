@@ -14,6 +14,9 @@ namespace molt::builder {
 struct Guarded {
   std::string text;
   unsigned directives = 0;  // how many were put in
+  // The difference as a unified diff without lines around it, in which lines have the numbers that the
+  // compiler gives them: those of the debug information.
+  std::string hunks;
 };
 
 // The new text of a file with directives in it. Lines inside of comments, strings and continued lines

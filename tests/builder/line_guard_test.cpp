@@ -14,6 +14,7 @@ TEST(LineGuard, keeps_the_numbers_behind_a_hunk) {
   EXPECT_EQ(
       guarded.text,
       "int a() {\n  int x = 1;\n  return x;\n}\n#line 4\n\nint b() {\n  return __LINE__;\n}\n");
+  EXPECT_EQ(guarded.hunks, "@@ -2,1 +2,2 @@\n-  return 1;\n+  int x = 1;\n+  return x;\n");
 }
 
 TEST(LineGuard, leaves_alone_what_keeps_its_numbers) {
