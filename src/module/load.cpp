@@ -737,7 +737,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   }
 
   // 3. Taints.
-  if (!is_free(module->license)) {
+  // A patch file is the program's own code, whatever its licence.
+  if (!is_free(module->license) && !prepared.is_patch_file) {
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
   }
