@@ -237,10 +237,11 @@ struct Reader {
     }
     StaticLocal local{section, address, scope.function, scope.block, name_of(die),
                       type_text(type_of(die)), file_of(die), line_of(die)};
-    const bool is_known = std::any_of(out.statics.begin(), out.statics.end(), [&](const auto& s) {
+    auto& list = scope.function.empty() ? out.variables : out.statics;
+    const bool is_known = std::any_of(list.begin(), list.end(), [&](const auto& s) {
       return s.section == local.section && s.offset == local.offset;
     });
-    if (!is_known) out.statics.push_back(std::move(local));
+    if (!is_known) list.push_back(std::move(local));
   }
 
   // One may be relative where the other is not.
@@ -361,7 +362,7 @@ struct Reader {
           walk(child, inner, unit);
           break;
         case DW_TAG_variable:
-          if (!scope.function.empty()) read_variable(child, scope);
+          read_variable(child, scope);
           break;
         default:
           break;

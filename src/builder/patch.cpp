@@ -98,6 +98,7 @@ struct Builder {
       }
       refuse_layouts(facts, options, refusals);
       refuse_data(facts, options, refusals);
+      refuse_moved_variables(facts, options, refusals, report.notes);
       refuse_constructors(facts, refusals);
       refuse_functions(facts, refusals);
     }

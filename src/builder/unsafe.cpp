@@ -111,7 +111,8 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
   // Tables of virtual functions: objects that exist point to the old one.
   for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
     const std::string name(now.name(i));
-    if (!name.starts_with("_ZTV") || facts.comparison->old_section(i) == 0 || facts.comparison->same(i)) {
+    const bool is_of_class = name.starts_with("_ZTV") || name.starts_with("_ZTI");
+    if (!is_of_class || facts.comparison->old_section(i) == 0 || facts.comparison->same(i)) {
       continue;
     }
     const ObjectSection& a = before.section(facts.comparison->old_section(i));
@@ -120,6 +121,81 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
                     "have the old table",
                     name, a.size, now.section(i).size),
         "make the new function a plain one");
+  }
+}
+
+namespace {
+
+// What a person calls the variable: without the compiler's number, or clang's function.
+std::string plain_name(const ObjectSymbol& symbol, const DebugInfo& info) {
+  for (const auto* list : {&info.statics, &info.variables}) {
+    for (const StaticLocal& v : *list) {
+      if (v.section == symbol.section && v.offset == symbol.value) return v.name;
+    }
+  }
+  return std::string(without_number(symbol.name));
+}
+
+bool is_state(const View& view, const ObjectSymbol& symbol) {
+  return symbol.is_defined() && (symbol.type == STT_OBJECT || symbol.type == STT_TLS) &&
+         !view.is_constant(symbol.section) && !view.section(symbol.section).is_mergeable() &&
+         !symbol.name.starts_with("DW.ref.");
+}
+
+}  // namespace
+
+void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
+                            std::vector<Refusal>& refusals, std::vector<std::string>& notes) {
+  const View& now = facts.comparison->new_view();
+  const View& before = facts.comparison->old_view();
+  std::set<std::uint32_t> kept;
+  std::map<std::string, std::uint32_t> fresh;
+  for (std::uint32_t y = 1; y < now.object().symbols().size(); ++y) {
+    const ObjectSymbol& symbol = now.symbol(y);
+    if (!is_state(now, symbol)) continue;
+    if (const std::uint32_t old = facts.comparison->old_symbol(y); old != 0) {
+      kept.insert(old);
+    } else {
+      fresh.emplace(plain_name(symbol, *facts.new_info), y);
+    }
+  }
+  for (std::uint32_t y = 1; y < before.object().symbols().size(); ++y) {
+    const ObjectSymbol& symbol = before.symbol(y);
+    if (!is_state(before, symbol) || kept.contains(y)) continue;
+    const std::string name = plain_name(symbol, *facts.old_info);
+    const auto at = fresh.find(name);
+    if (at == fresh.end()) {
+      notes.push_back(fmt::format("{}: variable {} is used no more", facts.unit->output, name));
+      continue;
+    }
+    const std::string moved(now.symbol(at->second).name);
+    const bool is_told = std::any_of(refusals.begin(), refusals.end(),
+                                     [&](const Refusal& r) { return r.symbol == moved; });
+    if (is_told || is_accepted(options, name)) continue;
+    refusals.push_back({"variable_moved", facts.unit->output, moved, "",
+                        fmt::format("{} was {} before the diff: the new one would begin anew, and what the "
+                                    "old one holds would be lost",
+                                    moved, symbol.name),
+                        fmt::format("leave it where it is, or --accept={} if that may be", name)});
+  }
+  // The same place with another meaning.
+  for (const StaticLocal& v : facts.new_info->variables) {
+    for (const StaticLocal& old : facts.old_info->variables) {
+      if (v.name != old.name || v.type == old.type) continue;
+      const bool is_pair = std::any_of(
+          now.section(v.section).symbols.begin(), now.section(v.section).symbols.end(),
+          [&](std::uint32_t y) {
+            const std::uint32_t twin = facts.comparison->old_symbol(y);
+            return now.symbol(y).value == v.offset && twin != 0 &&
+                   before.symbol(twin).section == old.section && before.symbol(twin).value == old.offset;
+          });
+      if (!is_pair || now.is_constant(v.section) || is_accepted(options, v.name)) continue;
+      refusals.push_back({"variable_type_changed", facts.unit->output, v.name, at(v.file, v.line),
+                          fmt::format("variable {}: {} -> {}, and it holds a value of the old type", v.name,
+                                      old.type, v.type),
+                          fmt::format("give the new one another name, or --accept={} if they mean the same",
+                                      v.name)});
+    }
   }
 }
 

@@ -28,6 +28,10 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
                     std::vector<Refusal>& refusals);
 void refuse_data(const UnitFacts& facts, const PatchOptions& options,
                  std::vector<Refusal>& refusals);
+// Variables that have gone, and others that came with their name elsewhere: a static that moved into a
+// function, or out of one.
+void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
+                            std::vector<Refusal>& refusals, std::vector<std::string>& notes);
 void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals);
 void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals);
 

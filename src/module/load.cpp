@@ -603,6 +603,9 @@ Result<Prepared> prepare_patch(const LoadRequest& request, std::span<const std::
   if (!valid_name(p.name)) {
     return fail(EINVAL, "'%.60s' is no name for a patch; choose another (--name)", p.name.c_str());
   }
+  if (!request.args.empty()) {
+    return fail(EINVAL, "a patch file has no parameters, and '%.60s' was given", request.args.c_str());
+  }
   p.version = file->info(info::patch_version);
   p.license = file->info(info::license);
   p.description = file->info(info::description);
@@ -627,6 +630,9 @@ Result<Prepared> prepare(const LoadRequest& request) {
     prepared->hash = content_hash(*content);
     prepared->content = std::move(*content);
     return prepared;
+  }
+  if (!request.name.empty()) {
+    return named(Error(fail(EINVAL, "a module has its name; only a patch file's can be chosen").value()));
   }
   auto image = elf::Image::parse(*content);
   Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
@@ -731,7 +737,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   }
 
   // 3. Taints.
-  if (!is_free(module->license)) {
+  // A patch file is the program's own code, whatever its licence.
+  if (!is_free(module->license) && !prepared.is_patch_file) {
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
   }
