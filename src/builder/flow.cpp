@@ -82,6 +82,8 @@ class Flow {
 
   Status build_three();
   Status guard(const Workspace& space);
+  Status complete_new(Workspace& space);
+  Status complete_old(Workspace& space);
   void check_compiled();
   void list_units();
   Status make_patch();
@@ -136,7 +138,8 @@ Status Flow::build_three() {
   if (auto done = guard(space); !done) return done;
   say("building with the diff");
   begin = Clock::now();
-  const Status built = space.build("new", true, false);
+  Status built = space.build("new", true, false);
+  if (built) built = complete_new(space);
   result_.new_s = seconds_since(begin);
 
   if (auto done = write_old(files_, space.tree()); !done) return done;
@@ -148,15 +151,52 @@ Status Flow::build_three() {
   say("building without it");
   begin = Clock::now();
   if (auto done = space.build("old", true, false); !done) return done;
+  if (auto done = complete_old(space); !done) return done;
   result_.old_s = seconds_since(begin);
-  if (auto done = space.mark("clean"); !done) return done;
+  return space.mark("clean");
+}
 
-  for (const auto& [phase, to] :
-       {std::pair{"base", &base_}, std::pair{"new", &new_}, std::pair{"old", &old_}}) {
-    auto records = records_of(space, phase);
-    if (!records) return pass(records);
-    *to = std::move(*records);
+// A build command may not know of every header that an object depends on, or of a library of its own
+// that is built once. What it left alone is compiled here, with its own words.
+Status Flow::complete_new(Workspace& space) {
+  auto base = records_of(space, "base");
+  auto now = records_of(space, "new");
+  if (!base || !now) return pass(!base ? base : now);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : *base) {
+    const bool is_touched = std::ranges::any_of(files_, [&](const PatchedFile& file) {
+      return file.new_text && includes(record, source_ + "/" + file.path);
+    });
+    if (is_touched && !now->contains(output)) stale.push_back(record);
   }
+  if (!stale.empty()) {
+    result_.notes.push_back(
+        fmt::format("the build command left {} object{} alone that the diff touches, such as {}: "
+                    "compiled by itself",
+                    stale.size(), stale.size() == 1 ? "" : "s", stale.front().output));
+    if (auto done = space.compile_again("new", stale); !done) return done;
+    now = records_of(space, "new");
+    if (!now) return pass(now);
+  }
+  base_ = std::move(*base);
+  new_ = std::move(*now);
+  return {};
+}
+
+Status Flow::complete_old(Workspace& space) {
+  auto now = records_of(space, "old");
+  if (!now) return pass(now);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : new_) {
+    const auto before = base_.find(output);
+    if (before != base_.end() && !now->contains(output)) stale.push_back(before->second);
+  }
+  if (!stale.empty()) {
+    if (auto done = space.compile_again("old", stale); !done) return done;
+    now = records_of(space, "old");
+    if (!now) return pass(now);
+  }
+  old_ = std::move(*now);
   return {};
 }
 

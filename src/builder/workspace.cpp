@@ -1,7 +1,6 @@
 #include "builder/workspace.hpp"
 
 #include "base/hash.hpp"
-#include "builder/capture.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -247,7 +246,8 @@ Status Workspace::mark(std::string_view state) {
   return {};
 }
 
-void Workspace::become_build(std::string_view phase, bool with_shadows, int error_fd) const {
+void Workspace::become(const Job& job, std::string_view phase, bool with_shadows,
+                       int error_fd) const {
   const auto give_up = [error_fd](const std::string& text) {
     (void)!::write(error_fd, text.data(), text.size());
     ::_exit(127);
@@ -255,7 +255,7 @@ void Workspace::become_build(std::string_view phase, bool with_shadows, int erro
   // A build in the background would outlive an interrupted builder.
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   const bool has_namespace = enter_namespace();
-  std::string folder = options_.folder;
+  const std::string& folder = job.folder;
   if (has_namespace) {
     if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
         ::mount(tree_.c_str(), options_.source.c_str(), nullptr, MS_BIND, nullptr) != 0) {
@@ -281,16 +281,16 @@ void Workspace::become_build(std::string_view phase, bool with_shadows, int erro
   ::setenv(capture::shadows_variable, with_shadows ? "1" : "0", 1);
   ::unsetenv(capture::inside_variable);
   ::setenv("CCACHE_DISABLE", "1", 1);
-  const Fd out(::open(log(phase).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  const Fd out(::open(job.log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
   const Fd in(::open("/dev/null", O_RDONLY));
   ::dup2(in.get(), 0);
   ::dup2(out.get(), 1);
   ::dup2(out.get(), 2);
   std::vector<char*> words;
-  for (const std::string& word : options_.command) words.push_back(const_cast<char*>(word.c_str()));
+  for (const std::string& word : job.words) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
-  ::execvp(words[0], words.data());
-  give_up(fmt::format("cannot start {}: {}", words[0], std::strerror(errno)));
+  ::execvp(job.program.c_str(), words.data());
+  give_up(fmt::format("cannot start {}: {}", job.program, std::strerror(errno)));
   __builtin_unreachable();
 }
 
@@ -299,14 +299,29 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
   if (!keep) fs::remove_all(store(phase), error);
   fs::create_directories(store(phase), error);
   if (error) return fail(error.value(), "cannot make the folder %s", store(phase).c_str());
+  const Job job{options_.command[0], options_.command, options_.folder, log(phase)};
+  return run(job, phase, with_shadows);
+}
 
+Status Workspace::compile_again(std::string_view phase, const std::vector<Record>& records) {
+  for (const Record& record : records) {
+    Job job{
+        options_.wrapper, {capture::program_name}, record.directory, store(phase) + ".again.log"};
+    job.words.insert(job.words.end(), record.command.begin(), record.command.end());
+    if (auto done = run(job, phase, true); !done) return done;
+  }
+  return {};
+}
+
+Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows) {
+  std::error_code error;
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno(errno, "no pipe");
   const Fd read_end(ends[0]);
   Fd write_end(ends[1]);
   const pid_t child = ::fork();
   if (child < 0) return fail_errno(errno, "cannot start the build");
-  if (child == 0) become_build(phase, with_shadows, write_end.get());
+  if (child == 0) become(job, phase, with_shadows, write_end.get());
   write_end.reset();
 
   int status = 0;
@@ -331,7 +346,7 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
   return fail(EIO, "the build command failed (%s): %.140s; all of it is in %s",
               WIFEXITED(status) ? fmt::format("exit {}", WEXITSTATUS(status)).c_str() : "killed",
-              tail_of(log(phase)).c_str(), log(phase).c_str());
+              tail_of(job.log).c_str(), job.log.c_str());
 }
 
 }  // namespace molt::builder

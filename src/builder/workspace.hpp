@@ -23,6 +23,7 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "builder/capture.hpp"
 
 #include <functional>
 #include <string>
@@ -61,11 +62,22 @@ class Workspace {
   // Runs the build command. Records of earlier runs of that phase are kept where `keep` says so. A
   // command that fails is EIO, with the end of what it said.
   [[nodiscard]] Status build(std::string_view phase, bool with_shadows, bool keep);
+  // Compiles again what was recorded, from the sources as they are now, with shadows; for objects that
+  // the build command leaves alone since it does not know what they depend on.
+  [[nodiscard]] Status compile_again(std::string_view phase, const std::vector<Record>& records);
 
  private:
   Workspace() = default;
   Status copy_tree();
-  [[noreturn]] void become_build(std::string_view phase, bool with_shadows, int error_fd) const;
+  struct Job {
+    std::string program;
+    std::vector<std::string> words;
+    std::string folder;
+    std::string log;
+  };
+  [[noreturn]] void become(const Job& job, std::string_view phase, bool with_shadows,
+                           int error_fd) const;
+  Status run(const Job& job, std::string_view phase, bool with_shadows);
 
   WorkspaceOptions options_;
   std::string folder_;
