@@ -149,6 +149,7 @@ Reply load(Arguments& arguments, const Caller& caller) {
   request.fd = caller.file;
   request.path = arguments.text("path");
   request.args = arguments.text_or("args", "");
+  request.name = arguments.text_or("name", "");
   request.force = arguments.flag("force");
   request.probe = arguments.flag("probe");
   request.dry_run = arguments.flag("dry_run");

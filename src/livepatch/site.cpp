@@ -183,23 +183,29 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
                 found->is_indirect() ? "an indirect function, resolved when the program was loaded"
                                      : "no function");
   }
+  return site_at(in, name, found->address, found->size, entries::parts_of(in.symbols, name), false);
+}
+
+Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
+                      std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified) {
+  set_up();
   for (const auto& known : sites().all) {
-    if (known->address == found->address) return known.get();
+    if (known->address == address) return known.get();
   }
-  if (is_used_in_gates(found->address)) {
+  if (is_used_in_gates(address)) {
     return fail(EINVAL,
                 "function '%s' is one that the runtime itself calls while it changes functions",
                 name.c_str());
   }
-  if (found->size == 0) {
+  if (size == 0) {
     return fail(ENOENT, "function '%s' in object '%s' has no known size", name.c_str(),
                 std::string(in.object.name()).c_str());
   }
   auto site = std::make_unique<Site>();
   site->name = name;
-  site->address = found->address;
-  site->size = found->size;
-  auto seat = entries::seat_of(in.object, in.symbols, *found);
+  site->address = address;
+  site->size = size;
+  auto seat = entries::seat_of(in.object, in.symbols, {name, address, size, std::move(parts), verified});
   if (!seat) return pass(seat);
   site->seat = *seat;
   site->parts = site->seat->parts;
@@ -208,6 +214,22 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
   Lock lock(engine().mutex);
   sites().all.push_back(std::move(site));
   return sites().all.back().get();
+}
+
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy) {
+  const auto put = [&](std::uintptr_t at, std::span<const std::byte> bytes) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (at + i >= address && at + i - address < copy.size()) copy[at + i - address] = bytes[i];
+    }
+  };
+  for (const auto& site : sites().all) {
+    const arch::Redirect& redirect = site->seat->redirect;
+    const arch::Entry& entry = redirect.entry;
+    if (redirect.form != arch::RedirectForm::absent) {
+      put(entry.site, std::span(entry.original).first(entry.original_size));
+    }
+    if (redirect.padding_written) put(entry.padding, entry.padding_original);
+  }
 }
 
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address) {

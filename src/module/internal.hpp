@@ -18,6 +18,7 @@
 #include "base/result.hpp"
 #include "elf/loaded.hpp"
 #include "hook/registry.hpp"
+#include "linker/linker.hpp"
 #include "module/manager.hpp"
 #include "module/store.hpp"
 #include "threads/ranges.hpp"
@@ -59,7 +60,9 @@ struct Module {
   std::string hash;
   std::uint64_t id = 0;
   Stored stored;
-  void* handle = nullptr;
+  void* handle = nullptr;                  // of a shared object
+  std::unique_ptr<linker::Linked> linked;  // of a patch file
+  molt_module linked_descriptor{};
   molt_module* descriptor = nullptr;
   molt_core_module core{this};
   hooks::Owner* owner = nullptr;
@@ -106,6 +109,7 @@ struct Module {
   std::atomic<std::uint64_t> exceptions{0};
 
   int reported_refcnt() const { return refcnt - 1; }
+  bool is_mapped() const { return handle != nullptr || linked != nullptr; }
   int references() const { return refcnt - (base_held ? 1 : 0); }
   void take_base() {
     refcnt += base_held ? 0 : 1;
@@ -294,6 +298,7 @@ struct Prepared {
   bool has_symbols = false;
   unsigned taint = 0;
   bool livepatch = false;
+  bool is_patch_file = false;
 };
 Result<Prepared> prepare(const LoadRequest& request);
 // Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.

@@ -22,8 +22,10 @@
 #include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
 #include "interpose/functions.hpp"
+#include "linker/linker.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
+#include "patchfile/patch_file.hpp"
 
 namespace molt::module {
 namespace {
@@ -251,7 +253,51 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
-Status map(Module& module, std::span<const std::byte> content, bool force) {
+linker::Options linker_options() {
+  linker::Options options;
+  const PatchHooks* hooks;
+  {
+    Lock lock(manager().mutex);
+    hooks = manager().patch_hooks;
+  }
+  if (hooks != nullptr) options.original_bytes = hooks->original_bytes;
+  return options;
+}
+
+tl::unexpected<Error> about(const Module& module, const Error& error) {
+  return fail(error.code, "%s: %s", module.name.c_str(), error.detail);
+}
+
+Status map_patch(Module& module, std::span<const std::byte> content) {
+  auto file = patchfile::PatchFile::parse(content);
+  if (!file) return about(module, file.error());
+  auto linked = linker::link(*file, linker_options());
+  if (!linked) return about(module, linked.error());
+  module.linked = std::move(*linked);
+  for (const linker::Target& target : module.linked->targets()) {
+    if (module.address == 0) module.address = target.whole.begin;
+    module.text.add(target.code.begin, target.code.end);
+    for (const linker::CodeRange& function : target.functions) {
+      module.text.note_entry(function.begin);
+    }
+  }
+  module.size = module.linked->mapped_bytes();
+  molt_module& d = module.linked_descriptor;
+  d.size = sizeof d;
+  d.abi = MOLT_ABI;
+  d.magic = MOLT_MAGIC;
+  d.name = module.name.c_str();
+  d.version = module.version.c_str();
+  d.license = module.license.c_str();
+  d.description = module.description.c_str();
+  d.core = &module.core;
+  module.descriptor = &d;
+  return {};
+}
+
+Status map(Module& module, const Prepared& prepared, bool force) {
+  const std::span<const std::byte> content = prepared.content;
+  if (prepared.is_patch_file) return map_patch(module, content);
   Result<Stored> stored = store_copy(content, module.hash);
   if (!stored) return pass(stored);
   module.stored = *stored;
@@ -420,8 +466,15 @@ Status check_hooks(const Module& module, bool dry_run) {
 
 // A dry run: what a load checks before it runs anything of the module. Takes references as a load
 // does, for the caller to drop.
-Status would_fit(Module& module, std::span<const std::byte> content, const LoadRequest& request,
+Status would_fit(Module& module, const Prepared& prepared, const LoadRequest& request,
                  const Module* beside) {
+  const std::span<const std::byte> content = prepared.content;
+  if (prepared.is_patch_file) {
+    auto file = patchfile::PatchFile::parse(content);
+    if (!file) return about(module, file.error());
+    if (Status ok = linker::check(*file, linker_options()); !ok) return about(module, ok.error());
+    return {};
+  }
   auto image = elf::Image::parse(content);
   if (!image) return pass(image);
   auto preview = Preview::of(*image);
@@ -442,6 +495,15 @@ Status would_fit(Module& module, std::span<const std::byte> content, const LoadR
 // --- init ---------------------------------------------------------------------------------------
 
 Status run_init(Module& module) {
+  if (module.linked) {
+    const PatchHooks* hooks;
+    {
+      Lock lock(manager().mutex);
+      hooks = manager().patch_hooks;
+    }
+    if (hooks == nullptr) return fail(ENOTSUP, "%s: no livepatches here", module.name.c_str());
+    return hooks->enable(module.descriptor, *module.linked);
+  }
   int (*init)(void) = module.descriptor->init;
   succeed();
   int result = init ? init() : 0;
@@ -528,6 +590,31 @@ std::vector<std::string> one_of_each_kind(const std::vector<elf::Hazard>& hazard
   return texts;
 }
 
+namespace {
+
+Result<Prepared> prepare_patch(const LoadRequest& request, std::span<const std::byte> content) {
+  auto file = patchfile::PatchFile::parse(content);
+  if (!file) return pass(file);
+  namespace info = patch_file::info;
+  Prepared p;
+  p.is_patch_file = p.livepatch = true;
+  p.taint = taint_livepatch;
+  p.name = request.name.empty() ? std::string(file->info(info::name)) : request.name;
+  if (!valid_name(p.name)) {
+    return fail(EINVAL, "'%.60s' is no name for a patch; choose another (--name)", p.name.c_str());
+  }
+  if (!request.args.empty()) {
+    return fail(EINVAL, "a patch file has no parameters, and '%.60s' was given", request.args.c_str());
+  }
+  p.version = file->info(info::patch_version);
+  p.license = file->info(info::license);
+  p.description = file->info(info::description);
+  p.srcversion = content_hash(content);
+  return p;
+}
+
+}  // namespace
+
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
@@ -536,6 +623,17 @@ Result<Prepared> prepare(const LoadRequest& request) {
   };
   auto content = read_file(request.fd);
   if (!content) return named(content.error());
+  if (patchfile::PatchFile::is_one(*content)) {
+    auto prepared = prepare_patch(request, *content);
+    if (!prepared) return named(prepared.error());
+    prepared->file = *file;
+    prepared->hash = content_hash(*content);
+    prepared->content = std::move(*content);
+    return prepared;
+  }
+  if (!request.name.empty()) {
+    return named(Error(fail(EINVAL, "a module has its name; only a patch file's can be chosen").value()));
+  }
   auto image = elf::Image::parse(*content);
   Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
   if (!loadable) {
@@ -578,6 +676,11 @@ Result<Prepared> prepare(const LoadRequest& request) {
 Result<std::string> name_in_file(int fd) {
   auto content = read_file(fd);
   if (!content) return pass(content);
+  if (patchfile::PatchFile::is_one(*content)) {
+    auto file = patchfile::PatchFile::parse(*content);
+    if (!file) return pass(file);
+    return std::string(file->info(patch_file::info::name));
+  }
   auto image = elf::Image::parse(*content);
   if (!image) return pass(image);
   auto name = image->note("name");
@@ -623,7 +726,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (request.dry_run) {
-    Status ok = would_fit(*module, prepared.content, request, beside);
+    Status ok = would_fit(*module, prepared, request, beside);
     drop_providers(*module);
     if (beside == nullptr) unreserve(module);
     if (!ok) return pass(ok);
@@ -634,7 +737,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   }
 
   // 3. Taints.
-  if (!is_free(module->license)) {
+  // A patch file is the program's own code, whatever its licence.
+  if (!is_free(module->license) && !prepared.is_patch_file) {
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
   }
@@ -658,7 +762,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       module->drop_base();
     }
     std::string reason;
-    if (module->handle != nullptr) {
+    if (module->is_mapped()) {
       dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
     } else {
       drop_providers(*module);
@@ -669,7 +773,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   };
 
   // 4-6. Map, resolve. The image's constructors run here.
-  Status ok = map(*module, prepared.content, request.force);
+  Status ok = map(*module, prepared, request.force);
   prepared.content.clear();
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);

@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,10 @@
 #include "threads/census.hpp"
 #include "threads/ranges.hpp"
 
+namespace molt::linker {
+class Linked;
+}
+
 namespace molt::module {
 
 using Cancelled = hooks::Cancelled;
@@ -41,6 +46,7 @@ struct LoadRequest {
   int fd = -1;       // borrowed; read from offset 0. -1: `path` is opened, once it is to be read
   std::string path;  // with a descriptor: for people
   std::string args;
+  std::string name;  // of a patch file's patch; empty: the one in the file
   bool force = false;
   bool probe = false;
   bool dry_run = false;
@@ -225,6 +231,10 @@ struct PatchHooks {
   void (*going)(molt_module* module, threads::RangeSet& ways_in);
   // Its init failed: a patch that it enabled goes first.
   void (*failed)(molt_module* module);
+  // A patch file's init.
+  Status (*enable)(molt_module* module, const linker::Linked& linked);
+  // What is in the process's code but for what patches have put there.
+  void (*original_bytes)(std::uintptr_t address, std::span<std::byte> bytes);
 };
 void set_patch_hooks(const PatchHooks* hooks);
 

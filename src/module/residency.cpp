@@ -57,6 +57,18 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
 std::vector<Holder> name_all(const Module& module, const std::vector<threads::Finding>& findings) {
   std::vector<Holder> holders;
   if (findings.empty()) return holders;
+  if (module.linked) {
+    // Its functions have the names of those that they replace.
+    for (const threads::Finding& finding : findings) {
+      holders.push_back(thread_holder(finding, nullptr));
+      for (const linker::Function& f : module.linked->functions()) {
+        if (finding.verdict == threads::Verdict::inside && f.new_address == finding.address()) {
+          holders.back().function = f.name;
+        }
+      }
+    }
+    return holders;
+  }
   const auto object = elf::find_loaded_at(module.address);
   Result<elf::Symbols> symbols =
       object ? elf::read_symbols(*object) : Result<elf::Symbols>(pass(object));
@@ -125,7 +137,7 @@ Result<BlockingReport> blocking(std::string_view name) {
       others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
-  if (module->handle == nullptr || module->freeing) return report;
+  if (!module->is_mapped() || module->freeing) return report;
   // Its memory stays while this looks at it.
   InsideScope inside(lock, *module);
   lock.unlock();

@@ -102,6 +102,12 @@ Fate free_memory(const ModulePtr& module, std::string& reason) {
     drop_providers(*module);
     return Fate::quarantined;
   }
+  if (module->linked) {
+    module->descriptor = nullptr;
+    module->linked.reset();
+    drop_providers(*module);
+    return Fate::unmapped;
+  }
   if (module->handle != nullptr) {
     module->descriptor = nullptr;
     dlclose(module->handle);

@@ -64,7 +64,8 @@ void after_fork_child() {
 constexpr int take_back_ms = 2000;
 constexpr module::PatchHooks patch_hooks = {
     livepatch::module_coming, livepatch::module_going,
-    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); },
+    livepatch::enable, livepatch::original_bytes};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
