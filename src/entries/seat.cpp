@@ -234,6 +234,24 @@ Status add_way(arch::TextWriter& writer, Seat& seat, arch::CodeAddress* way) {
   return {};
 }
 
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy) {
+  const auto put = [&](std::uintptr_t at, std::span<const std::byte> bytes) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (at + i >= address && at + i - address < copy.size()) copy[at + i - address] = bytes[i];
+    }
+  };
+  Lock lock(table().mutex);
+  for (const auto& seat : table().all) {
+    const arch::Redirect& redirect = seat->redirect;
+    const arch::Entry& entry = redirect.entry;
+    if (seat->is_gone) continue;
+    if (redirect.form != arch::RedirectForm::absent) {
+      put(entry.site, std::span(entry.original).first(entry.original_size));
+    }
+    if (redirect.padding_written) put(entry.padding, entry.padding_original);
+  }
+}
+
 Status straighten(arch::TextWriter& writer, Seat& seat, arch::Witness& witness) {
   Lock lock(table().mutex);
   arch::Edit edit;

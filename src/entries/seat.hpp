@@ -105,6 +105,9 @@ Status commit(arch::TextWriter& writer, std::span<const Wish> wishes, arch::Witn
 // A word that leads on to what is in force, from now on; for ever. Makes `onward` if need be.
 Status add_way(arch::TextWriter& writer, Seat& seat, arch::CodeAddress* way);
 
+// Takes what hooks and livepatches have put into code back from a copy of it.
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy);
+
 // One jump at the entry instead of three, where something is there and that can be had.
 Status straighten(arch::TextWriter& writer, Seat& seat, arch::Witness& witness);
 

@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "base/memory.hpp"
+#include "entries/seat.hpp"
 #include "linker/linker.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
@@ -103,7 +104,8 @@ Result<PatchPtr> copy(molt_module* owner, const linker::Linked& linked) {
       object->funcs.push_back(std::move(func));
     }
     for (const molt_patch_callback& one : linked.callbacks()) {
-      if (object->name == (one.object != nullptr ? one.object : "")) object->callbacks = one.callbacks;
+      if (object->name == (one.object != nullptr ? one.object : ""))
+        object->callbacks = one.callbacks;
     }
     patch->objects.push_back(std::move(object));
   }
@@ -334,7 +336,7 @@ Status enable(molt_module* owner, const linker::Linked& linked) {
 void original_bytes(std::uintptr_t address, std::span<std::byte> bytes) {
   const Token token(__builtin_frame_address(0));
   std::memcpy(bytes.data(), reinterpret_cast<const void*>(address), bytes.size());
-  if (token) undo_in_copy(address, bytes);
+  if (token) entries::undo_in_copy(address, bytes);
 }
 
 }  // namespace molt::livepatch

@@ -205,7 +205,8 @@ Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uin
   site->name = name;
   site->address = address;
   site->size = size;
-  auto seat = entries::seat_of(in.object, in.symbols, {name, address, size, std::move(parts), verified});
+  auto seat =
+      entries::seat_of(in.object, in.symbols, {name, address, size, std::move(parts), verified});
   if (!seat) return pass(seat);
   site->seat = *seat;
   site->parts = site->seat->parts;
@@ -214,22 +215,6 @@ Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uin
   Lock lock(engine().mutex);
   sites().all.push_back(std::move(site));
   return sites().all.back().get();
-}
-
-void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy) {
-  const auto put = [&](std::uintptr_t at, std::span<const std::byte> bytes) {
-    for (std::size_t i = 0; i < bytes.size(); ++i) {
-      if (at + i >= address && at + i - address < copy.size()) copy[at + i - address] = bytes[i];
-    }
-  };
-  for (const auto& site : sites().all) {
-    const arch::Redirect& redirect = site->seat->redirect;
-    const arch::Entry& entry = redirect.entry;
-    if (redirect.form != arch::RedirectForm::absent) {
-      put(entry.site, std::span(entry.original).first(entry.original_size));
-    }
-    if (redirect.padding_written) put(entry.padding, entry.padding_original);
-  }
 }
 
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address) {

@@ -77,8 +77,6 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
 // compared with the file's.
 Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
                       std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified);
-// Takes what livepatches have put into code back from a copy of it.
-void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy);
 // The code of the function that begins at an address: itself and its parts. Without a symbol that says
 // how long it is, the whole segment. Empty: there is no code.
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address);

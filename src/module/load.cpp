@@ -604,7 +604,8 @@ Result<Prepared> prepare_patch(const LoadRequest& request, std::span<const std::
     return fail(EINVAL, "'%.60s' is no name for a patch; choose another (--name)", p.name.c_str());
   }
   if (!request.args.empty()) {
-    return fail(EINVAL, "a patch file has no parameters, and '%.60s' was given", request.args.c_str());
+    return fail(EINVAL, "a patch file has no parameters, and '%.60s' was given",
+                request.args.c_str());
   }
   p.version = file->info(info::patch_version);
   p.license = file->info(info::license);
@@ -632,7 +633,8 @@ Result<Prepared> prepare(const LoadRequest& request) {
     return prepared;
   }
   if (!request.name.empty()) {
-    return named(Error(fail(EINVAL, "a module has its name; only a patch file's can be chosen").value()));
+    return named(
+        Error(fail(EINVAL, "a module has its name; only a patch file's can be chosen").value()));
   }
   auto image = elf::Image::parse(*content);
   Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
