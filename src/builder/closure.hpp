@@ -31,7 +31,8 @@ struct DiffedUnit {
   const View* new_view = nullptr;
   const View* old_view = nullptr;          // null: a new unit
   const Comparison* comparison = nullptr;  // null: a new unit
-  std::set<std::uint32_t> replaced;  // sections whose function is replaced: entered by its old address
+  std::set<std::uint32_t>
+      replaced;  // sections whose function is replaced: entered by its old address
 };
 
 class Closure {

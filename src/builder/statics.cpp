@@ -47,7 +47,8 @@ Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo
   using Same = bool (*)(const StaticLocal&, const StaticLocal&);
   const Same rounds[] = {
       [](const StaticLocal& a, const StaticLocal& b) {
-        return a.function == b.function && a.name == b.name && a.block == b.block && a.type == b.type;
+        return a.function == b.function && a.name == b.name && a.block == b.block &&
+               a.type == b.type;
       },
       [](const StaticLocal& a, const StaticLocal& b) {
         return a.function == b.function && a.name == b.name && a.type == b.type;
@@ -114,10 +115,10 @@ Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo
     refusals.push_back(
         {"static_local_unknown", unit.output, std::string(symbol.name),
          has_info ? fmt::format("{}:{}", local.info->file, local.info->line) : "",
-         has_info ? fmt::format("the static variable {} of {} ({}) may be one of {} of that name that "
-                                "have lost their place: its state would be lost",
-                                local.info->name, local.info->function, local.info->type,
-                                candidates.size())
+         has_info ? fmt::format(
+                        "the static variable {} of {} ({}) may be one of {} of that name that "
+                        "have lost their place: its state would be lost",
+                        local.info->name, local.info->function, local.info->type, candidates.size())
                   : fmt::format("{} is numbered, and {} old variables have that name", symbol.name,
                                 candidates.size()),
          has_info ? "leave it in its function and block, and with its type"
