@@ -16,6 +16,7 @@
 #include "builder/compare.hpp"
 #include "builder/debug_info.hpp"
 #include "builder/edits.hpp"
+#include "builder/entries.hpp"
 #include "builder/object.hpp"
 #include "builder/patch_writer.hpp"
 #include "builder/statics.hpp"
@@ -46,6 +47,7 @@ struct Builder {
   std::vector<std::unique_ptr<Studied>> studied{};
   std::vector<Refusal> refusals{};
   PatchReport report{};
+  std::vector<std::optional<Entries>> entries{};  // of the placements
 
   void refuse(const Studied* of, const std::string& kind, const std::string& symbol,
               const std::string& text, const std::string& advice) {
@@ -173,29 +175,60 @@ struct Builder {
                : fmt::format("{}:{}", at->second.file, at->second.line);
   }
 
+  // Why the function cannot be entered through its old address, of all running files that have it.
+  std::optional<Entries::Problem> entry_problem(const Studied& s, const std::string& name) {
+    for (std::size_t p = 0; p < placements.size(); ++p) {
+      const PlacedFunction* f = placements[p]->function(s.index, name);
+      if (f == nullptr || f->address == 0 || f->size == 0) continue;
+      if (entries.size() <= p) entries.resize(placements.size());
+      if (!entries[p]) entries[p].emplace(*placements[p], units.size());
+      if (auto problem = entries[p]->problem(*f)) return problem;
+    }
+    return std::nullopt;
+  }
+
+  // Whether the old function must not be led to the new one: it takes something else now, or its entry
+  // has no room. Then all who call it are replaced, and call the new one.
+  bool is_private(Studied& s, std::uint32_t section) {
+    const ObjectSymbol& symbol = s.new_view->symbol(s.new_view->owner(section));
+    const std::string name(symbol.name);
+    const std::string prototype = prototype_change(s.facts(), name);
+    const bool has_clone_mark = is_clone(name) || name == "main";
+    const auto problem =
+        prototype.empty() && !has_clone_mark ? entry_problem(s, name) : std::nullopt;
+    if (prototype.empty() && !problem) return false;
+    const std::string why = problem ? problem->why : prototype;
+    const std::string kind = problem ? "entry" : "prototype_changed";
+    const std::string advice = problem ? "change the functions that call it instead"
+                                       : "give the new function another name";
+    if (problem && (!problem->too_short || !symbol.is_local())) {
+      refusals.push_back({kind, s.unit->output, name, place_of(s, name),
+                          fmt::format("{} cannot be led to the new one: {}", name, why), advice});
+      return false;
+    }
+    if (!symbol.is_local()) refuse_foreign_callers(s, name, prototype);
+    if (const auto users = unchanged_users(s, section, true); !users.empty()) {
+      refusals.push_back({kind, s.unit->output, name, place_of(s, name),
+                          fmt::format("{}: {}, and its address is stored in {}", name, why,
+                                      s.new_view->name(users.front())),
+                          advice});
+    }
+    return true;
+  }
+
   void decide(Studied& s) {
     if (!s.comparison) return;
     keep_old(s);
     auto& changed = s.comparison->changed;
-    std::set<std::uint32_t> never;  // entered by its old address
-    for (const std::uint32_t i : std::vector(changed.begin(), changed.end())) {
-      const std::uint32_t owner = s.new_view->owner(i);
-      if (owner == 0) continue;  // refused
-      const ObjectSymbol& symbol = s.new_view->symbol(owner);
-      const std::string name(symbol.name);
-      const std::string prototype = prototype_change(s.facts(), name);
-      if (prototype.empty()) continue;
-      never.insert(i);
-      if (!symbol.is_local()) {
-        refuse_foreign_callers(s, name, prototype);
+    std::set<std::uint32_t> looked_at, never;
+    for (bool again = true; again;) {
+      again = false;
+      for (const std::uint32_t i : std::vector(changed.begin(), changed.end())) {
+        if (!looked_at.insert(i).second || s.new_view->owner(i) == 0 || !is_private(s, i)) continue;
+        never.insert(i);
+        for (std::uint32_t user : unchanged_users(s, i, false)) changed.insert(user);
+        again = true;
       }
-      if (const auto users = unchanged_users(s, i, true); !users.empty()) {
-        refusals.push_back({"prototype_changed", s.unit->output, name, place_of(s, name),
-                            fmt::format("{}: {}, and its address is stored in {}", name, prototype,
-                                        s.new_view->name(users.front())),
-                            "give the new function another name"});
-      }
-      for (std::uint32_t user : unchanged_users(s, i, false)) changed.insert(user);
     }
     for (const std::uint32_t i : changed) {
       const std::uint32_t owner = s.new_view->owner(i);

@@ -25,7 +25,8 @@ declare -A sees=(
   [runtime]="runtime control module livepatch interpose hook linker patchfile abi audit threads arch elf base"
   [unwind]="unwind base"
   [attach]="attach abi arch base elf"
-  [cli]="cli attach unwind abi arch base elf"
+  [builder]="builder patchfile abi arch base elf"
+  [cli]="cli attach builder patchfile unwind abi arch base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.

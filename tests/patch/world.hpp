@@ -17,7 +17,7 @@ struct Configuration {
   std::string compiler;  // "gcc" or "clang"
   std::string level;     // "-O2"
   std::string kind;      // "pie", "nopie", "library"
-  std::string name() const { return compiler + level.substr(1) + kind; }
+  std::string name() const { return compiler + level.substr(1, 2) + kind; }
 };
 
 // A folder of its own, gone with it.
