@@ -82,6 +82,13 @@ std::uint32_t Closure::place_symbol(std::uint32_t written, std::uint64_t value) 
   return at->second;
 }
 
+// By the section's own symbol: a symbol for each string would take more room than the strings.
+Closure::Bound Closure::place_in(std::uint32_t written, std::uint64_t value) {
+  const auto [at, is_new] = section_symbols_.try_emplace(written, 0);
+  if (is_new) at->second = writer_.define("", written, 0, 0, STT_SECTION);
+  return {at->second, static_cast<std::int64_t>(value), true};
+}
+
 std::uint32_t Closure::symbol_of(const DiffedUnit& unit, std::uint32_t section,
                                  std::uint32_t symbol) {
   return place_symbol(include(unit, section), unit.new_view->symbol(symbol).value);
@@ -89,7 +96,7 @@ std::uint32_t Closure::symbol_of(const DiffedUnit& unit, std::uint32_t section,
 
 Closure::Bound Closure::own_copy(const DiffedUnit& unit, std::uint32_t section,
                                  std::uint64_t value) {
-  return {place_symbol(include(unit, section), value), 0, true};
+  return place_in(include(unit, section), value);
 }
 
 Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& name,
@@ -160,7 +167,7 @@ Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Reference& ref
   // Into the constant, for those that are no strings.
   const std::uint64_t into =
       from.has_strings() ? 0 : static_cast<std::uint64_t>(ref.offset) % unit_size;
-  return {place_symbol(pool_, at->second + into), 0, true};
+  return place_in(pool_, at->second + into);
 }
 
 // The symbol and addend that stand for what a relocation of the new object refers to.
@@ -169,7 +176,7 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
   const Reference ref = view.reference(in, r);
   if (ref.section == 0) {
     Bound bound = bind_undefined(unit, view.symbol(r.symbol), in);
-    bound.addend = r.addend;
+    bound.addend += r.addend;
     return bound;
   }
   const ObjectSection& target = view.section(ref.section);
@@ -179,7 +186,7 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
   if (target.is_mergeable()) {
     Bound bound = bind_merged(unit, ref);
     // ref.offset is where it is meant to be in the section.
-    bound.addend = r.addend + given_value - ref.offset;
+    bound.addend += r.addend + given_value - ref.offset;
     return bound;
   }
   const auto copy = [&] {

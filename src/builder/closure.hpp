@@ -69,6 +69,7 @@ class Closure {
   void refuse(const DiffedUnit& unit, const std::string& kind, const std::string& symbol,
               const std::string& text, const std::string& advice);
   std::uint32_t place_symbol(std::uint32_t written, std::uint64_t value);
+  Bound place_in(std::uint32_t written, std::uint64_t value);
 
   PatchWriter& writer_;
   const std::uint32_t target_;
@@ -79,6 +80,7 @@ class Closure {
   std::map<Key, std::uint32_t> included_;
   std::vector<std::pair<const DiffedUnit*, std::uint32_t>> queue_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint32_t> places_;  // symbols in sections
+  std::map<std::uint32_t, std::uint32_t> section_symbols_;
   std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> merged_;    // content, alignment
   std::uint32_t pool_ = 0;
   bool has_pool_ = false;

@@ -174,6 +174,7 @@ struct Reader {
     layout.file = file_of(die);
     layout.line = line_of(die);
     layout.size = number(die, DW_AT_byte_size).value_or(0);
+    int anonymous = 0;
     for_children(die, [&](Dwarf_Die* child) {
       TypeMember member;
       member.name = name_of(child);
@@ -207,6 +208,7 @@ struct Reader {
         default:
           return;
       }
+      if (member.name.empty()) member.name = "#" + std::to_string(++anonymous);
       layout.members.push_back(std::move(member));
     });
     std::string key = layout.kind + " " + layout.name;

@@ -28,7 +28,7 @@ std::string difference(const TypeLayout& a, const TypeLayout& b) {
                                    [&](const TypeMember& n) { return n.name == m.name; });
     if (twin == b.members.end()) return fmt::format("member {} has gone", m.name);
     if (twin->type != m.type) return fmt::format("member {}: {} -> {}", m.name, m.type, twin->type);
-    if (twin->offset != m.offset && !m.name.empty()) {
+    if (twin->offset != m.offset) {
       return fmt::format("member {}: {} -> {}", m.name, place(m), place(*twin));
     }
   }

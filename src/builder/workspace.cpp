@@ -299,7 +299,9 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
   if (!keep) fs::remove_all(store(phase), error);
   fs::create_directories(store(phase), error);
   if (error) return fail(error.value(), "cannot make the folder %s", store(phase).c_str());
-  const Job job{options_.command[0], options_.command, options_.folder, log(phase)};
+  // The command may be a compiler itself, and this process is not the one that is preloaded.
+  Job job{"env", {"env"}, options_.folder, log(phase)};
+  job.words.insert(job.words.end(), options_.command.begin(), options_.command.end());
   return run(job, phase, with_shadows);
 }
 
