@@ -101,12 +101,17 @@ class ThreadWitness final : public arch::Witness {
                 blocking.front(), threads::thread_name(blocking.front()).c_str());
   }
 
+  // One listing if it is as the last one was. Whoever is born afterwards is in no listing, and has the
+  // mask of a thread that is looked at here.
   static Status list_blocking(std::vector<int>& tids) {
     Status verdict;
     Status asked = threads::inspect([&](threads::Census& census) {
-      if (verdict = census.refresh(); !verdict) return;
+      const std::uint64_t before = census.changes();
+      verdict = census.list();
+      if (verdict && census.changes() != before) verdict = census.refresh();
+      if (!verdict) return;
       for (threads::Thread* thread : census.threads()) {
-        if (!census.is_worker(*thread) && blocks_sigtrap(*thread)) tids.push_back(thread->tid);
+        if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
       }
     });
     return asked ? verdict : asked;
@@ -132,7 +137,7 @@ class ThreadWitness final : public arch::Witness {
 
  private:
   // A sleeping thread is asked once, and then only how often it has run.
-  static bool blocks_sigtrap(threads::Thread& thread) {
+  static bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
     const auto runs = [&] {
       std::uint64_t count = 0;
       return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
@@ -142,7 +147,8 @@ class ThreadWitness final : public arch::Witness {
     const bool is_asleep =
         before != 0 && thread.syscall &&
         threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
-    if (blocks_sigtrap(thread.tid)) return true;
+    if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
+    if (thread.blocks_traps) return true;
     if (is_asleep && runs() == before) thread.traps_open_at = before;
     return false;
   }
@@ -535,6 +541,14 @@ bool collect() {
   }
   retired = std::move(stay);
   return true;
+}
+
+bool collect_later() {
+  constexpr std::size_t much = 256;
+  if (sites().retired.size() >= much) return collect();
+  const bool is_clean = sites().retired.empty();
+  note_uncollected(!is_clean);
+  return is_clean;
 }
 
 bool has_short_jumps() {

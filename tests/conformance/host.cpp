@@ -68,7 +68,11 @@ class Descriptors {
     auto* all = static_cast<Descriptors*>(self->context);
     std::lock_guard lock(all->mutex_);
     if (event == MOLT_MODULE_STATE_COMING) all->known_[module->name] = module;
-    if (event == MOLT_MODULE_STATE_GOING) all->known_.erase(module->name);
+    if (event == MOLT_MODULE_STATE_GOING) {
+      // Freed memory keeps what was in it; a leftover on a stack that points there makes it look used.
+      all->known_[module->name] = nullptr;
+      all->known_.erase(module->name);
+    }
     return MOLT_NOTIFY_OK;
   }
   std::mutex mutex_;
