@@ -35,7 +35,7 @@ bool blocks_sigtrap(int tid) {
 }
 
 // A sleeping thread is asked once, and then only how often it has run.
-bool blocks_sigtrap(threads::Thread& thread) {
+bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
   const auto runs = [&] {
     std::uint64_t count = 0;
     return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
@@ -45,7 +45,8 @@ bool blocks_sigtrap(threads::Thread& thread) {
   const bool is_asleep =
       before != 0 && thread.syscall &&
       threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
-  if (blocks_sigtrap(thread.tid)) return true;
+  if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
+  if (thread.blocks_traps) return true;
   if (is_asleep && runs() == before) thread.traps_open_at = before;
   return false;
 }
@@ -55,7 +56,7 @@ Status list_blocking(std::vector<int>& tids) {
   Status asked = threads::inspect([&](threads::Census& census) {
     if (verdict = census.refresh(); !verdict) return;
     for (threads::Thread* thread : census.threads()) {
-      if (!census.is_worker(*thread) && blocks_sigtrap(*thread)) tids.push_back(thread->tid);
+      if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
     }
   });
   return asked ? verdict : asked;

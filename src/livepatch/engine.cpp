@@ -271,7 +271,7 @@ Status set_enabled(std::string_view name, bool enabled) {
                 enabled ? "enabled" : "disabled");
   }
   if (t.patch == patch) {
-    reverse_transition();
+    if (Status ok = reverse_transition(); !ok) return ok;
   } else if (enabled) {
     return fail(EINVAL, "patch %s is disabled; unload its module and load it again",
                 patch->name.c_str());

@@ -149,7 +149,7 @@ void start_transition();
 // The calling thread, if it is on the other side and in none of the old functions.
 void change_over_self();
 void cancel_transition();
-void reverse_transition();
+Status reverse_transition();
 // One try; whether the transition is over.
 bool try_complete(bool may_sample);
 void ensure_worker();

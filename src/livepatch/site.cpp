@@ -354,6 +354,14 @@ bool collect() {
   return true;
 }
 
+bool collect_later() {
+  constexpr std::size_t much = 256;
+  if (sites().retired.size() >= much) return collect();
+  const bool is_clean = sites().retired.empty();
+  note_uncollected(!is_clean);
+  return is_clean;
+}
+
 bool has_short_jumps() {
   const auto& all = sites().all;
   return std::any_of(all.begin(), all.end(), [](const auto& site) {

@@ -106,6 +106,8 @@ void retire_gates();
 // Frees what no thread can be in any more. Cheap if there is nothing. False: something is left, and
 // shall be tried again (Engine::uncollected says so too).
 bool collect();
+// Leaves that to the thread that goes on trying, unless much has come together. False: so it is.
+bool collect_later();
 // Prepared entries are redirected by a short jump, which needs no int3, but costs two jumps more. Makes
 // them one jump, where that can be done now. False: some are left.
 bool straighten();

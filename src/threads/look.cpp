@@ -314,6 +314,11 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
   }
 }
 
+void look_at_each(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
+                  int asker, const void* own_frame, Finding* findings) {
+  look_at_all(census, threads, ranges, {asker, own_frame}, Settle::now, findings);
+}
+
 Finding look(Census& census, Thread& thread, const RangeSet& ranges, const void* own_frame) {
   Finding finding;
   Thread* const one[] = {&thread};
