@@ -20,12 +20,14 @@
 namespace molt::entries {
 namespace {
 
+// Also where that cannot be seen: descriptors may be used up.
 bool blocks_sigtrap(int tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
   const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return errno != ENOENT && errno != ESRCH;
   char text[4096];
-  const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
+  const ssize_t n = read(fd.get(), text, sizeof text - 1);
   if (n <= 0) return false;  // it has gone
   text[n] = '\0';
   const char* mask = std::strstr(text, "\nSigBlk:");
@@ -75,6 +77,11 @@ Status ThreadWitness::no_thread_blocks_sigtrap() {
     if (patience.passed()) break;
     timespec pause{0, 1'000'000};
     nanosleep(&pause, nullptr);  // tidy: sleep-ok nobody tells when a mask changes
+  }
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/status", blocking.front());
+  if (!Fd(open(path, O_RDONLY | O_CLOEXEC))) {
+    return fail_errno(errno, "whether thread %d blocks SIGTRAP cannot be seen", blocking.front());
   }
   return fail(
       {EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},

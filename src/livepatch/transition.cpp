@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/descriptor_room.hpp"
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
 #include "threads/own_frames.hpp"
@@ -806,6 +807,7 @@ void* work(void*) {
       futex_wait(e.changes, seen, until);
     }
     {
+      const DescriptorRoom room;
       Token token(std::try_to_lock, __builtin_frame_address(0));
       if (token && e.transition.active()) {
         try_complete(e.transition.tries >= tries_before_sampling);

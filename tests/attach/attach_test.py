@@ -263,7 +263,7 @@ class Attach(unittest.TestCase):
         target = self.start("sleeper")
         told = self.does("doctor", target.pid)
         self.assertIn("can be attached to", told)
-        self.assertIn("hooks on functions of the program: yes\n", told)
+        self.assertIn("hooks and patches of the program: yes\n", told)
         redis = shutil.which("redis-server")
         if redis:  # stripped, as Debian ships it
             with tempfile.TemporaryDirectory() as folder:
