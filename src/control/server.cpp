@@ -25,6 +25,7 @@
 #include "base/descriptor_room.hpp"
 #include "base/directory.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "control/errors.hpp"
 #include "control/parcel.hpp"
 #include "threads/own_thread.hpp"
@@ -105,10 +106,11 @@ std::string reply_to(const Job& job) {
              .value(),
          wire::ErrorClass::failed});
   }
-  const auto file = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
-  if (!file) return error_reply({file.error(), classify(Asked::load, file.error())});
+  auto unpacked = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
+  if (!unpacked) return error_reply({unpacked.error(), classify(Asked::load, unpacked.error())});
+  const OwnFd file(std::move(*unpacked));
   const log::RequesterScope scope(job.requester);
-  return job.call.run({job.requester, file->get(), &job.is_cancelled, job.session.get()});
+  return job.call.run({job.requester, file.get(), &job.is_cancelled, job.session.get()});
 }
 
 std::string usage_error(const tl::unexpected<Error>& error) {
