@@ -110,9 +110,10 @@ Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& na
     return {};
   }
   if (place.is_indirect) {
-    refuse(unit, "indirect_function", name,
-           fmt::format("{} refers to {}, which is chosen when the program starts (ifunc)", user, name),
-           "");
+    refuse(
+        unit, "indirect_function", name,
+        fmt::format("{} refers to {}, which is chosen when the program starts (ifunc)", user, name),
+        "");
     return {};
   }
   if (place.kind == Place::Kind::absolute) return {writer_.absolute(name, place.value), 0, true};
@@ -124,7 +125,8 @@ Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& na
   binding.version = place.version;
   binding.library = place.library;
   binding.is_function = place.is_function;
-  const std::string& as = place.kind == Place::Kind::dynamic && !place.name.empty() ? place.name : name;
+  const std::string& as =
+      place.kind == Place::Kind::dynamic && !place.name.empty() ? place.name : name;
   return {writer_.bind(as, binding), 0, true};
 }
 
@@ -202,7 +204,8 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
     bound.addend = r.addend;
     // A section symbol's addend counts from the section's begin, the named one's from itself.
     if (given.is_section() || r.symbol != ref.symbol) {
-      bound.addend = r.addend + given_value - static_cast<std::int64_t>(view.symbol(ref.symbol).value);
+      bound.addend =
+          r.addend + given_value - static_cast<std::int64_t>(view.symbol(ref.symbol).value);
     }
     return bound;
   };
@@ -232,10 +235,11 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
   }
   if (old_symbol != 0) return to_old(placement_.symbol(unit.index, Flavour::shadow, old_symbol));
   if (target.is_thread_local()) {
-    refuse(unit, "new_thread_local", name,
-           fmt::format("{} uses the thread-local variable {}, which is new: no running thread has it",
-                       view.name(in), name),
-           "use a shadow variable (molt_shadow_get_or_alloc) with the thread's own address");
+    refuse(
+        unit, "new_thread_local", name,
+        fmt::format("{} uses the thread-local variable {}, which is new: no running thread has it",
+                    view.name(in), name),
+        "use a shadow variable (molt_shadow_get_or_alloc) with the thread's own address");
     return {};
   }
   if (old_section != 0) {  // of nobody's own: the numbered ones that nothing pairs
@@ -253,10 +257,11 @@ void Closure::relocate(const DiffedUnit& unit, std::uint32_t section) {
   for (const Relocation& r : unit.new_view->section(section).relocations) {
     if (r.type == R_X86_64_NONE) continue;
     if (patchfile::relocated_bytes(r.type) == 0) {
-      refuse(unit, "relocation", text(unit.new_view->name(section)),
-             fmt::format("{} refers to {} by a relocation of type {}, which patches cannot have",
-                         unit.new_view->name(section), unit.new_view->symbol(r.symbol).name, r.type),
-             "build it with the small code model, and thread-local variables of the GNU dialect");
+      refuse(
+          unit, "relocation", text(unit.new_view->name(section)),
+          fmt::format("{} refers to {} by a relocation of type {}, which patches cannot have",
+                      unit.new_view->name(section), unit.new_view->symbol(r.symbol).name, r.type),
+          "build it with the small code model, and thread-local variables of the GNU dialect");
       continue;
     }
     const Bound bound = bind(unit, section, r);
@@ -331,8 +336,8 @@ void Closure::add_frames() {
     Bound bound;
     if (given.is_defined() && included_.contains({m.unit->index, given.section})) {
       bound = own_copy(*m.unit, given.section, 0);
-      bound.addend = m.relocation.addend +
-                     (given.is_section() ? 0 : static_cast<std::int64_t>(given.value));
+      bound.addend =
+          m.relocation.addend + (given.is_section() ? 0 : static_cast<std::int64_t>(given.value));
     } else {
       bound = bind(*m.unit, m.section, m.relocation);
     }

@@ -31,7 +31,8 @@ struct DiffedUnit {
   const View* new_view = nullptr;
   const View* old_view = nullptr;          // null: a new unit
   const Comparison* comparison = nullptr;  // null: a new unit
-  std::set<std::uint32_t> replaced;  // sections whose function is replaced: entered by its old address
+  std::set<std::uint32_t>
+      replaced;  // sections whose function is replaced: entered by its old address
 };
 
 class Closure {
@@ -80,7 +81,7 @@ class Closure {
   std::vector<std::pair<const DiffedUnit*, std::uint32_t>> queue_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint32_t> places_;  // symbols in sections
   std::map<std::uint32_t, std::uint32_t> section_symbols_;
-  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> merged_;    // content, alignment
+  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> merged_;  // content, alignment
   std::uint32_t pool_ = 0;
   bool has_pool_ = false;
   std::set<std::string> refused_;

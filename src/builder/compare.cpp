@@ -56,7 +56,8 @@ bool is_cold(std::string_view name) {
 }
 
 bool is_clone(std::string_view name) {
-  for (std::string_view mark : {".constprop", ".isra", ".part", ".llvm.", ".lto_priv", ".localalias"}) {
+  for (std::string_view mark :
+       {".constprop", ".isra", ".part", ".llvm.", ".lto_priv", ".localalias"}) {
     if (name.find(mark) != std::string_view::npos) return true;
   }
   return is_cold(name);
@@ -65,8 +66,9 @@ bool is_clone(std::string_view name) {
 std::string_view without_number(std::string_view name) {
   const std::size_t dot = name.rfind('.');
   if (dot == std::string_view::npos || dot + 1 == name.size() || dot == 0) return name;
-  const bool is_number = std::all_of(name.begin() + static_cast<std::ptrdiff_t>(dot) + 1, name.end(),
-                                     [](unsigned char c) { return std::isdigit(c) != 0; });
+  const bool is_number =
+      std::all_of(name.begin() + static_cast<std::ptrdiff_t>(dot) + 1, name.end(),
+                  [](unsigned char c) { return std::isdigit(c) != 0; });
   return is_number ? name.substr(0, dot) : name;
 }
 
@@ -157,7 +159,8 @@ Reference View::reference(std::uint32_t in, const Relocation& r) const {
     return ref;
   }
   ref.section = target.section;
-  const bool is_place = target.is_section() || (target.is_local() && starts_with(target.name, ".L"));
+  const bool is_place =
+      target.is_section() || (target.is_local() && starts_with(target.name, ".L"));
   if (is_place) {
     if (!target.is_section()) ref.offset += static_cast<std::int64_t>(target.value);
     // The section of one function or variable: a place in it, whatever the offset.
@@ -224,7 +227,8 @@ void View::find_frames() {
           if (r.offset >= at + size) break;
           if (r.offset < at) continue;
           const ObjectSymbol& target = symbol(r.symbol);
-          const auto value = static_cast<std::uint64_t>(static_cast<std::int64_t>(target.value) + r.addend);
+          const auto value =
+              static_cast<std::uint64_t>(static_cast<std::int64_t>(target.value) + r.addend);
           if (r.offset == at + 8) {
             frame.function = target.section;
             frame.begin = value;
@@ -315,7 +319,8 @@ void Comparison::pair_symbols(const std::map<std::uint32_t, std::uint32_t>& pair
     if (!s.is_allocated() || s.is_mergeable() || is_about_others(s.name)) continue;
     if (const std::uint32_t owner = new_.owner(i); owner != 0) {
       const std::uint32_t twin = old_symbol(owner);
-      if (twin != 0 && old_.symbol(twin).is_defined() && old_.owner(old_.symbol(twin).section) != 0) {
+      if (twin != 0 && old_.symbol(twin).is_defined() &&
+          old_.owner(old_.symbol(twin).section) != 0) {
         sections_[i] = old_.symbol(twin).section;
       }
       continue;
@@ -364,7 +369,8 @@ void Comparison::compare(Pair first) {
   }
 }
 
-bool Comparison::compare_reference(Pair pair, const Relocation& a, const Relocation& b, Node& node) {
+bool Comparison::compare_reference(Pair pair, const Relocation& a, const Relocation& b,
+                                   Node& node) {
   if (a.type != b.type || a.offset != b.offset) return false;
   const Reference n = new_.reference(pair.new_section, a), o = old_.reference(pair.old_section, b);
   if ((n.section == 0) != (o.section == 0)) return false;
@@ -375,9 +381,12 @@ bool Comparison::compare_reference(Pair pair, const Relocation& a, const Relocat
   const ObjectSection& os = old_.section(o.section);
   if (ns.is_mergeable() != os.is_mergeable()) return false;
   if (ns.is_mergeable()) {
-    const bool same_place = ns.has_strings() || static_cast<std::uint64_t>(n.offset) % std::max<std::uint64_t>(ns.entry_size, 1) ==
-                                                    static_cast<std::uint64_t>(o.offset) % std::max<std::uint64_t>(os.entry_size, 1);
-    return same_place && std::ranges::equal(new_.merged(n.section, n.offset), old_.merged(o.section, o.offset));
+    const bool same_place =
+        ns.has_strings() ||
+        static_cast<std::uint64_t>(n.offset) % std::max<std::uint64_t>(ns.entry_size, 1) ==
+            static_cast<std::uint64_t>(o.offset) % std::max<std::uint64_t>(os.entry_size, 1);
+    return same_place &&
+           std::ranges::equal(new_.merged(n.section, n.offset), old_.merged(o.section, o.offset));
   }
   if (n.offset != o.offset) return false;
   if (new_.is_constant(n.section)) {

@@ -53,13 +53,13 @@ class View {
 
   // A function's exception table, for those that have one.
   struct Frame {
-    std::uint32_t frames = 0;     // the .eh_frame section
-    std::uint64_t offset = 0;     // of the record
+    std::uint32_t frames = 0;  // the .eh_frame section
+    std::uint64_t offset = 0;  // of the record
     std::uint64_t size = 0;
-    std::uint64_t common = 0;     // offset of the common record
-    std::uint32_t function = 0;   // section of the code
-    std::uint64_t begin = 0;      // in it
-    std::uint32_t table = 0;      // section of the exception table; 0: none
+    std::uint64_t common = 0;    // offset of the common record
+    std::uint32_t function = 0;  // section of the code
+    std::uint64_t begin = 0;     // in it
+    std::uint32_t table = 0;     // section of the exception table; 0: none
     std::uint64_t table_begin = 0, table_end = 0;
   };
   const std::vector<Frame>& frames() const { return frames_; }

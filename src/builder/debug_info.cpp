@@ -28,9 +28,11 @@ struct Reader {
 
   // --- attributes ---
 
-  static std::optional<Dwarf_Attribute> attribute(Dwarf_Die* die, unsigned name, bool integrate = true) {
+  static std::optional<Dwarf_Attribute> attribute(Dwarf_Die* die, unsigned name,
+                                                  bool integrate = true) {
     Dwarf_Attribute found;
-    if ((integrate ? dwarf_attr_integrate(die, name, &found) : dwarf_attr(die, name, &found)) == nullptr) {
+    if ((integrate ? dwarf_attr_integrate(die, name, &found) : dwarf_attr(die, name, &found)) ==
+        nullptr) {
       return std::nullopt;
     }
     return found;
@@ -136,7 +138,8 @@ struct Reader {
           if (dwarf_tag(child) == DW_TAG_member) {
             members += type_text(type_of(child), depth + 1) + " " + name_of(child) + "; ";
           } else if (dwarf_tag(child) == DW_TAG_enumerator) {
-            members += name_of(child) + "=" + std::to_string(number(child, DW_AT_const_value).value_or(0)) + " ";
+            members += name_of(child) + "=" +
+                       std::to_string(number(child, DW_AT_const_value).value_or(0)) + " ";
           }
         });
         return kind + "{" + members + "}";
@@ -164,7 +167,9 @@ struct Reader {
     if (flag(die, DW_AT_declaration)) return;
     TypeLayout layout;
     const int tag = dwarf_tag(die);
-    layout.kind = tag == DW_TAG_union_type ? "union" : tag == DW_TAG_enumeration_type ? "enum" : "struct";
+    layout.kind = tag == DW_TAG_union_type         ? "union"
+                  : tag == DW_TAG_enumeration_type ? "enum"
+                                                   : "struct";
     layout.name = path + name;
     layout.file = file_of(die);
     layout.line = line_of(die);
@@ -196,7 +201,8 @@ struct Reader {
           const auto at = number(child, DW_AT_data_member_location);
           const auto bits = number(child, DW_AT_data_bit_offset);
           member.offset = static_cast<std::int64_t>(at.value_or(0) * 8 + bits.value_or(0));
-          if (auto width = number(child, DW_AT_bit_size)) member.type += ":" + std::to_string(*width);
+          if (auto width = number(child, DW_AT_bit_size))
+            member.type += ":" + std::to_string(*width);
           break;
         }
         default:
@@ -234,12 +240,14 @@ struct Reader {
     }
     const int index = dwfl_module_relocate_address(module, &address);
     Elf32_Word section = SHN_UNDEF;
-    if (index < 0 || dwfl_module_relocation_info(module, static_cast<unsigned>(index), &section) == nullptr) {
+    if (index < 0 ||
+        dwfl_module_relocation_info(module, static_cast<unsigned>(index), &section) == nullptr) {
       return;
     }
-    StaticLocal local{section, address, scope.function, scope.block, name_of(die),
-                      type_text(type_of(die)), file_of(die), line_of(die)};
-    auto& list = scope.function.empty() ? out.variables : out.statics;
+    StaticLocal local{section,      address,      scope.function,
+                      scope.block,  name_of(die), type_text(type_of(die)),
+                      file_of(die), line_of(die)};
+    auto& list = scope.function.empty() ? out.variables : out.locals;
     const bool is_known = std::any_of(list.begin(), list.end(), [&](const auto& s) {
       return s.section == local.section && s.offset == local.offset;
     });
@@ -266,10 +274,12 @@ struct Reader {
       const int tag = dwarf_tag(child);
       if (tag == DW_TAG_inlined_subroutine) {
         Dwarf_Die origin = *child;
-        if (auto a = attribute(child, DW_AT_abstract_origin, false)) dwarf_formref_die(&*a, &origin);
+        if (auto a = attribute(child, DW_AT_abstract_origin, false))
+          dwarf_formref_die(&*a, &origin);
         pieces.push_back({*child, span_of(&origin)});
       }
-      if (tag == DW_TAG_inlined_subroutine || tag == DW_TAG_lexical_block) find_pieces(child, pieces);
+      if (tag == DW_TAG_inlined_subroutine || tag == DW_TAG_lexical_block)
+        find_pieces(child, pieces);
     });
   }
   // Which lines the function's code comes from. Inner pieces come after the outer ones.
@@ -284,7 +294,8 @@ struct Reader {
         Dwarf_Addr address;
         int number;
         const char* file = dwarf_linesrc(row, nullptr, nullptr);
-        if (dwarf_lineaddr(row, &address) != 0 || dwarf_lineno(row, &number) != 0 || file == nullptr) {
+        if (dwarf_lineaddr(row, &address) != 0 || dwarf_lineno(row, &number) != 0 ||
+            file == nullptr) {
           continue;
         }
         for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {

@@ -7,8 +7,8 @@ namespace molt::builder {
 namespace {
 
 bool is_same_file(std::string_view path, std::string_view named) {
-  return path == named ||
-         (path.size() > named.size() && path.ends_with(named) && path[path.size() - named.size() - 1] == '/');
+  return path == named || (path.size() > named.size() && path.ends_with(named) &&
+                           path[path.size() - named.size() - 1] == '/');
 }
 
 std::string_view stripped(std::string_view text) {
@@ -36,7 +36,8 @@ Edits::Edits(std::string_view diff) {
         old_left = new_left = 1;
         const std::string text(line);
         // The counts are left out where they are 1.
-        if (std::sscanf(text.c_str(), "@@ -%d,%d +%d,%d", &old_line, &old_left, &new_line, &new_left) == 4 ||
+        if (std::sscanf(text.c_str(), "@@ -%d,%d +%d,%d", &old_line, &old_left, &new_line,
+                        &new_left) == 4 ||
             (old_left = new_left = 1,
              std::sscanf(text.c_str(), "@@ -%d +%d,%d", &old_line, &new_line, &new_left) == 3) ||
             (old_left = new_left = 1,

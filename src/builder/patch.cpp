@@ -19,7 +19,7 @@
 #include "builder/entries.hpp"
 #include "builder/object.hpp"
 #include "builder/patch_writer.hpp"
-#include "builder/statics.hpp"
+#include "builder/static_locals.hpp"
 #include "builder/unsafe.hpp"
 
 namespace molt::builder {
@@ -64,7 +64,8 @@ struct Builder {
     const auto read = [&](const std::string& path, std::optional<Object>& object, DebugInfo& info) {
       auto made = Object::read(path);
       if (!made) {
-        refuse(s.get(), made.error().code == EILSEQ ? "lto" : "object", "", made.error().detail, "");
+        refuse(s.get(), made.error().code == EILSEQ ? "lto" : "object", "", made.error().detail,
+               "");
         return false;
       }
       object.emplace(std::move(*made));
@@ -77,11 +78,11 @@ struct Builder {
     if (!unit.is_new()) {
       if (!read(unit.old_objects.shadow, s->old_object, s->old_info)) return false;
       s->old_view = std::make_unique<View>(*s->old_object);
-      const Statics statics = pair_statics(*s->old_view, *s->new_view, s->old_info, s->new_info, unit,
-                                           refusals);
-      report.notes.insert(report.notes.end(), statics.notes.begin(), statics.notes.end());
+      const StaticLocals locals =
+          pair_static_locals(*s->old_view, *s->new_view, s->old_info, s->new_info, unit, refusals);
+      report.notes.insert(report.notes.end(), locals.notes.begin(), locals.notes.end());
       s->comparison =
-          std::make_unique<Comparison>(*s->old_view, *s->new_view, statics.paired, statics.unpaired);
+          std::make_unique<Comparison>(*s->old_view, *s->new_view, locals.paired, locals.unpaired);
     }
     studied.push_back(std::move(s));
     return true;
@@ -94,9 +95,10 @@ struct Builder {
       if (!s->comparison) continue;
       const UnitFacts facts = s->facts();
       if (!s->old_info.is_there || !s->new_info.is_there) {
-        report.notes.push_back(fmt::format("{}: no debug information: changed layouts and prototypes are "
-                                           "not seen; build with -g",
-                                           s->unit->output));
+        report.notes.push_back(
+            fmt::format("{}: no debug information: changed layouts and prototypes are "
+                        "not seen; build with -g",
+                        s->unit->output));
       }
       refuse_layouts(facts, options, refusals);
       refuse_data(facts, options, refusals);
@@ -108,8 +110,8 @@ struct Builder {
       const bool has_asm = line.text.find("asm") != std::string::npos &&
                            line.text.find_first_of("(\"") != std::string::npos;
       if (line.added && has_asm) {
-        report.notes.push_back(fmt::format("{}:{}: inline assembly, which nothing checks: {}", line.file,
-                                           line.line, line.text));
+        report.notes.push_back(fmt::format("{}:{}: inline assembly, which nothing checks: {}",
+                                           line.file, line.line, line.text));
       }
     }
   }
@@ -124,7 +126,8 @@ struct Builder {
   }
 
   // Who uses the function, of those that stay as they are.
-  std::vector<std::uint32_t> unchanged_users(const Studied& s, std::uint32_t section, bool data) const {
+  std::vector<std::uint32_t> unchanged_users(const Studied& s, std::uint32_t section,
+                                             bool data) const {
     std::vector<std::uint32_t> users;
     const View& view = *s.new_view;
     for (std::uint32_t i = 1; i < view.object().sections().size(); ++i) {
@@ -157,17 +160,19 @@ struct Builder {
         drop("main");
         break;
       }
-      refusals.push_back({"always_on_stack", s.unit->output, "main", place_of(s, "main"),
-                          "main is always on the stack: nobody would ever enter the new one",
-                          "move the change into a function that main calls, or --keep-old=main if it "
-                          "changed only by inlining"});
+      refusals.push_back(
+          {"always_on_stack", s.unit->output, "main", place_of(s, "main"),
+           "main is always on the stack: nobody would ever enter the new one",
+           "move the change into a function that main calls, or --keep-old=main if it "
+           "changed only by inlining"});
     }
   }
 
   static std::string place_of(const Studied& s, const std::string& function) {
     const auto at = s.new_info.functions.find(function);
-    return at == s.new_info.functions.end() ? ""
-                                            : fmt::format("{}:{}", at->second.file, at->second.line);
+    return at == s.new_info.functions.end()
+               ? ""
+               : fmt::format("{}:{}", at->second.file, at->second.line);
   }
 
   // Why the function cannot be entered through its old address, of all running files that have it.
@@ -237,7 +242,8 @@ struct Builder {
   }
 
   // The objects of units that the diff leaves alone still call the function as it was.
-  void refuse_foreign_callers(const Studied& s, const std::string& name, const std::string& prototype) {
+  void refuse_foreign_callers(const Studied& s, const std::string& name,
+                              const std::string& prototype) {
     for (std::size_t u = 0; u < units.size(); ++u) {
       if (units[u].is_changed() || units[u].is_new()) continue;
       auto object = Object::read(units[u].old_objects.plain);
@@ -247,9 +253,10 @@ struct Builder {
         return y.is_undefined() && y.name == name;
       });
       if (!calls) continue;
-      refusals.push_back({"prototype_changed", s.unit->output, name, place_of(s, name),
-                          fmt::format("{}: {}, and {} calls it as before", name, prototype, units[u].output),
-                          "give the new function another name"});
+      refusals.push_back(
+          {"prototype_changed", s.unit->output, name, place_of(s, name),
+           fmt::format("{}: {}, and {} calls it as before", name, prototype, units[u].output),
+           "give the new function another name"});
       return;
     }
   }
@@ -275,9 +282,10 @@ struct Builder {
           return y.is_undefined() && y.name == symbol.name;
         });
         if (!reads) continue;
-        refuse(&s, "data_changed", std::string(symbol.name),
-               fmt::format("constant {} changed, and {} reads it too", symbol.name, units[u].output),
-               "give the new one another name");
+        refuse(
+            &s, "data_changed", std::string(symbol.name),
+            fmt::format("constant {} changed, and {} reads it too", symbol.name, units[u].output),
+            "give the new one another name");
         break;
       }
     }
@@ -358,9 +366,10 @@ struct Builder {
     const std::string image_name =
         image.soname().empty() ? base_name(image.path()) : image.soname();
     if (image.build_id().empty()) {
-      refuse(nullptr, "no_build_id", image_name,
-             fmt::format("{} has no build-id: nothing would tell it from another build", image.path()),
-             "link it with -Wl,--build-id");
+      refuse(
+          nullptr, "no_build_id", image_name,
+          fmt::format("{} has no build-id: nothing would tell it from another build", image.path()),
+          "link it with -Wl,--build-id");
       return;
     }
     std::uint32_t flags = image.is_program() ? patch_file::target_is_program : 0u;
@@ -369,8 +378,13 @@ struct Builder {
     // They are of the first target that anything is replaced in.
     const bool has_additions = additions && !std::exchange(additions_taken, true);
     if (has_additions) {
-      diffed.push_back({units.size(), diffed.front().index, &additions_unit, additions_view.get(),
-                        nullptr, nullptr, {}});
+      diffed.push_back({units.size(),
+                        diffed.front().index,
+                        &additions_unit,
+                        additions_view.get(),
+                        nullptr,
+                        nullptr,
+                        {}});
     }
     Closure closure(writer, target, placement, diffed, refusals, report);
     if (has_additions) include_additions(closure, diffed.back());
@@ -397,19 +411,20 @@ struct Builder {
       }
     }
     const auto absent = [&](const std::string& why) {
-      report.notes.push_back(fmt::format("{}: {} is not in {}{}: nothing to replace", d.unit->output, name,
-                                         image_name, why));
+      report.notes.push_back(fmt::format("{}: {} is not in {}{}: nothing to replace",
+                                         d.unit->output, name, image_name, why));
     };
     if (old == nullptr || old->match == PlacedFunction::Match::absent || old->address == 0) {
       return absent("");
     }
     if (old->match == PlacedFunction::Match::differs) return;  // Placement has refused it
     if (old->is_shared) {
-      refusals.push_back({"shared_function", d.unit->output, name, "",
-                          fmt::format("{} has its address ({:#x}) in common with other functions: the linker "
-                                      "has folded them",
-                                      name, old->address),
-                          "link without --icf"});
+      refusals.push_back(
+          {"shared_function", d.unit->output, name, "",
+           fmt::format("{} has its address ({:#x}) in common with other functions: the linker "
+                       "has folded them",
+                       name, old->address),
+           "link without --icf"});
       return;
     }
     if (!done.insert(old->address).second) return;
@@ -459,9 +474,9 @@ struct Builder {
     }
     for (std::size_t u = 0; u < units.size(); ++u) {
       if (!units[u].is_changed()) continue;
-      const bool is_here = units[u].is_new() || std::any_of(placements.begin(), placements.end(), [&](const auto* p) {
-        return p->contains(u);
-      });
+      const bool is_here =
+          units[u].is_new() || std::any_of(placements.begin(), placements.end(),
+                                           [&](const auto* p) { return p->contains(u); });
       if (is_here) study(u);
     }
     read_additions();

@@ -33,10 +33,10 @@ struct PatchOptions {
   std::string name;  // of the patch: [A-Za-z0-9_.-]
   std::string version, description, license;
   std::vector<std::string> cves;
-  std::string diff;                     // unified; tells edited lines from what moved with them
-  std::vector<std::string> keep_old;    // functions that stay as they are although they changed
-  std::vector<std::string> accept;      // types whose layout may change, data whose value may
-  std::vector<std::string> additions;   // objects of --callbacks FILE.cpp
+  std::string diff;                    // unified; tells edited lines from what moved with them
+  std::vector<std::string> keep_old;   // functions that stay as they are although they changed
+  std::vector<std::string> accept;     // types whose layout may change, data whose value may
+  std::vector<std::string> additions;  // objects of --callbacks FILE.cpp
   bool replace = false;
 };
 

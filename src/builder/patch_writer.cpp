@@ -157,17 +157,18 @@ std::vector<std::byte> PatchWriter::bytes() const {
   }
 
   for (const Section& s : sections_) {
-    const std::uint64_t flags = SHF_ALLOC | (s.executable ? SHF_EXECINSTR : 0u) |
-                                (s.writable ? SHF_WRITE : 0u);
+    const std::uint64_t flags =
+        SHF_ALLOC | (s.executable ? SHF_EXECINSTR : 0u) | (s.writable ? SHF_WRITE : 0u);
     const bool is_zeros = s.content.empty() && !s.executable;
     const std::uint64_t at = is_zeros ? file.content_.size() : file.append(s.content, s.alignment);
     headers.push_back(header(section_names, s.name, is_zeros ? SHT_NOBITS : SHT_PROGBITS, flags, at,
                              s.size, s.alignment));
     headers.back().sh_info = s.target;
   }
-  const auto symtab = static_cast<std::uint32_t>(
-      1 + sections_.size() +
-      static_cast<std::size_t>(std::ranges::count_if(relocations_, [](const auto& r) { return !r.empty(); })));
+  const auto symtab =
+      static_cast<std::uint32_t>(1 + sections_.size() +
+                                 static_cast<std::size_t>(std::ranges::count_if(
+                                     relocations_, [](const auto& r) { return !r.empty(); })));
   for (std::size_t i = 0; i < sections_.size(); ++i) {
     if (relocations_[i].empty()) continue;
     std::vector<Elf64_Rela> all;
@@ -175,7 +176,8 @@ std::vector<std::byte> PatchWriter::bytes() const {
       all.push_back({r.offset, ELF64_R_INFO(std::uint64_t{place[r.symbol]}, r.type), r.addend});
     }
     headers.push_back(header(section_names, ".rela" + sections_[i].name, SHT_RELA, SHF_INFO_LINK,
-                             file.append(File::bytes_of_all(all), 8), all.size() * sizeof(Elf64_Rela), 8));
+                             file.append(File::bytes_of_all(all), 8),
+                             all.size() * sizeof(Elf64_Rela), 8));
     headers.back().sh_info = static_cast<std::uint32_t>(i + 1);
     headers.back().sh_link = symtab;
     headers.back().sh_entsize = sizeof(Elf64_Rela);
@@ -187,10 +189,12 @@ std::vector<std::byte> PatchWriter::bytes() const {
   headers.back().sh_link = symtab + 1;
   headers.back().sh_entsize = sizeof(Elf64_Sym);
   headers.push_back(header(section_names, ".strtab", SHT_STRTAB, 0,
-                           file.append(bytes_of(symbol_names.all()), 1), symbol_names.all().size(), 1));
+                           file.append(bytes_of(symbol_names.all()), 1), symbol_names.all().size(),
+                           1));
 
   // Our own tables.
-  const auto own = [&](std::string_view name, std::span<const std::byte> bytes, std::uint64_t entry) {
+  const auto own = [&](std::string_view name, std::span<const std::byte> bytes,
+                       std::uint64_t entry) {
     headers.push_back(header(section_names, std::string(name), SHT_PROGBITS, 0,
                              file.append(bytes, 8), bytes.size(), 8));
     headers.back().sh_entsize = entry;
@@ -200,8 +204,9 @@ std::vector<std::byte> PatchWriter::bytes() const {
     const Symbol& s = symbols_[i];
     if (!s.is_bound) continue;
     bindings.push_back({place[i], s.binding.kind, s.binding.target,
-                        s.binding.is_function ? patch_file::symbol_is_function : 0u, s.binding.value,
-                        texts.add(s.binding.version), texts.add(s.binding.library)});
+                        s.binding.is_function ? patch_file::symbol_is_function : 0u,
+                        s.binding.value, texts.add(s.binding.version),
+                        texts.add(s.binding.library)});
   }
   std::vector<patch_file::Function> functions;
   for (const FunctionRecord& f : functions_) {

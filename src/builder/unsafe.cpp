@@ -64,10 +64,11 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
       return r.kind == "layout_changed" && r.symbol == before.name;
     });
     if (is_known) continue;
-    refusals.push_back({"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
-                        fmt::format("{} {}: {}; objects of the old layout may exist", before.kind,
-                                    before.name, what),
-                        fmt::format("{}; --accept={} if none can exist", state_advice, before.name)});
+    refusals.push_back(
+        {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
+         fmt::format("{} {}: {}; objects of the old layout may exist", before.kind, before.name,
+                     what),
+         fmt::format("{}; --accept={} if none can exist", state_advice, before.name)});
   }
 }
 
@@ -117,9 +118,10 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
     }
     const ObjectSection& a = before.section(facts.comparison->old_section(i));
     add(i, "vtable_changed",
-        fmt::format("the virtual functions of a class changed ({}: {} -> {} bytes), and its objects "
-                    "have the old table",
-                    name, a.size, now.section(i).size),
+        fmt::format(
+            "the virtual functions of a class changed ({}: {} -> {} bytes), and its objects "
+            "have the old table",
+            name, a.size, now.section(i).size),
         "make the new function a plain one");
   }
 }
@@ -128,7 +130,7 @@ namespace {
 
 // What a person calls the variable: without the compiler's number, or clang's function.
 std::string plain_name(const ObjectSymbol& symbol, const DebugInfo& info) {
-  for (const auto* list : {&info.statics, &info.variables}) {
+  for (const auto* list : {&info.locals, &info.variables}) {
     for (const StaticLocal& v : *list) {
       if (v.section == symbol.section && v.offset == symbol.value) return v.name;
     }
@@ -172,29 +174,31 @@ void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
     const bool is_told = std::any_of(refusals.begin(), refusals.end(),
                                      [&](const Refusal& r) { return r.symbol == moved; });
     if (is_told || is_accepted(options, name)) continue;
-    refusals.push_back({"variable_moved", facts.unit->output, moved, "",
-                        fmt::format("{} was {} before the diff: the new one would begin anew, and what the "
-                                    "old one holds would be lost",
-                                    moved, symbol.name),
-                        fmt::format("leave it where it is, or --accept={} if that may be", name)});
+    refusals.push_back(
+        {"variable_moved", facts.unit->output, moved, "",
+         fmt::format("{} was {} before the diff: the new one would begin anew, and what the "
+                     "old one holds would be lost",
+                     moved, symbol.name),
+         fmt::format("leave it where it is, or --accept={} if that may be", name)});
   }
   // The same place with another meaning.
   for (const StaticLocal& v : facts.new_info->variables) {
     for (const StaticLocal& old : facts.old_info->variables) {
       if (v.name != old.name || v.type == old.type) continue;
-      const bool is_pair = std::any_of(
-          now.section(v.section).symbols.begin(), now.section(v.section).symbols.end(),
-          [&](std::uint32_t y) {
-            const std::uint32_t twin = facts.comparison->old_symbol(y);
-            return now.symbol(y).value == v.offset && twin != 0 &&
-                   before.symbol(twin).section == old.section && before.symbol(twin).value == old.offset;
-          });
+      const bool is_pair = std::any_of(now.section(v.section).symbols.begin(),
+                                       now.section(v.section).symbols.end(), [&](std::uint32_t y) {
+                                         const std::uint32_t twin = facts.comparison->old_symbol(y);
+                                         return now.symbol(y).value == v.offset && twin != 0 &&
+                                                before.symbol(twin).section == old.section &&
+                                                before.symbol(twin).value == old.offset;
+                                       });
       if (!is_pair || now.is_constant(v.section) || is_accepted(options, v.name)) continue;
-      refusals.push_back({"variable_type_changed", facts.unit->output, v.name, at(v.file, v.line),
-                          fmt::format("variable {}: {} -> {}, and it holds a value of the old type", v.name,
-                                      old.type, v.type),
-                          fmt::format("give the new one another name, or --accept={} if they mean the same",
-                                      v.name)});
+      refusals.push_back(
+          {"variable_type_changed", facts.unit->output, v.name, at(v.file, v.line),
+           fmt::format("variable {}: {} -> {}, and it holds a value of the old type", v.name,
+                       old.type, v.type),
+           fmt::format("give the new one another name, or --accept={} if they mean the same",
+                       v.name)});
     }
   }
 }
@@ -220,8 +224,8 @@ void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals)
                           advice});
     } else if (before.section(old).size != s.size || !facts.comparison->same(i)) {
       refusals.push_back({"constructor_added", facts.unit->output, name, "",
-                          fmt::format("the functions that run before main changed ({}: {} -> {})", s.name,
-                                      before.section(old).size / 8, s.size / 8),
+                          fmt::format("the functions that run before main changed ({}: {} -> {})",
+                                      s.name, before.section(old).size / 8, s.size / 8),
                           advice});
     }
   }
@@ -232,7 +236,8 @@ void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals)
       continue;
     }
     refusals.push_back({"constructor_changed", facts.unit->output, name, "",
-                        "what initialises variables before main changed, and has run already", advice});
+                        "what initialises variables before main changed, and has run already",
+                        advice});
   }
 }
 
@@ -242,7 +247,8 @@ namespace {
 // number left out, and the number.
 bool split_lambda(std::string_view name, std::string& rest, std::string& number) {
   // clang's, "3$_0", are numbered through the whole unit.
-  if (const std::size_t dollar = name.find("$_"); name.starts_with("_Z") && dollar != std::string_view::npos) {
+  if (const std::size_t dollar = name.find("$_");
+      name.starts_with("_Z") && dollar != std::string_view::npos) {
     const std::size_t end = std::min(name.find_first_not_of("0123456789", dollar + 2), name.size());
     const std::size_t begin = name.find_last_not_of("0123456789", dollar - 1) + 1;
     rest = std::string(name.substr(0, begin)) + "$_" + std::string(name.substr(end));
@@ -290,32 +296,36 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
   for (const auto& [function, names] : new_lambdas) {
     const auto old = old_lambdas.find(function);
     if (old == old_lambdas.end()) continue;
-    bool is_extension = std::includes(names.begin(), names.end(), old->second.begin(), old->second.end());
+    bool is_extension =
+        std::includes(names.begin(), names.end(), old->second.begin(), old->second.end());
     for (const std::string& name : old->second) {
       const std::uint32_t y = now.object().find_symbol(name);
       is_extension = is_extension && y != 0 && facts.comparison->same(now.symbol(y).section);
     }
     if (names == old->second || is_extension) continue;
-    refusals.push_back({"lambda_changed", facts.unit->output, function, "",
-                        fmt::format("the lambdas of {} are others than before ({} -> {}): closures that "
-                                    "exist would call the wrong one",
-                                    function, old->second.size(), names.size()),
-                        "add new lambdas behind the others, or as functions"});
+    refusals.push_back(
+        {"lambda_changed", facts.unit->output, function, "",
+         fmt::format("the lambdas of {} are others than before ({} -> {}): closures that "
+                     "exist would call the wrong one",
+                     function, old->second.size(), names.size()),
+         "add new lambdas behind the others, or as functions"});
   }
   for (std::uint32_t i : facts.comparison->changed) {
     const std::string name(now.name(i));
     if (is_coroutine_body(name)) {
-      refusals.push_back({"coroutine_changed", facts.unit->output, name, "",
-                          fmt::format("the body of coroutine {} changed: suspended ones have frames of the "
-                                      "old one",
-                                      name),
-                          "change what it calls instead"});
+      refusals.push_back(
+          {"coroutine_changed", facts.unit->output, name, "",
+           fmt::format("the body of coroutine {} changed: suspended ones have frames of the "
+                       "old one",
+                       name),
+           "change what it calls instead"});
     }
     // Hand-written code: several functions in one section.
     if (now.owner(i) == 0 && now.section(i).size != 0) {
-      refusals.push_back({"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
-                          fmt::format("section {} holds several functions and changed", now.section(i).name),
-                          "patch the C function that calls it"});
+      refusals.push_back(
+          {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
+           fmt::format("section {} holds several functions and changed", now.section(i).name),
+           "patch the C function that calls it"});
     }
   }
 }
