@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -41,6 +43,14 @@ bool includes(const Record& record, const std::string& path) {
   return std::ranges::find(record.dependencies, path) != record.dependencies.end();
 }
 
+bool is_same_file(const std::string& a, const std::string& b) {
+  std::ifstream one(a, std::ios::binary);
+  std::ifstream other(b, std::ios::binary);
+  return one && other &&
+         std::equal(std::istreambuf_iterator<char>(one), {}, std::istreambuf_iterator<char>(other),
+                    {});
+}
+
 Refusal refusal(std::string kind, std::string unit, std::string text, std::string advice) {
   Refusal one;
   one.kind = std::move(kind);
@@ -53,7 +63,7 @@ Refusal refusal(std::string kind, std::string unit, std::string text, std::strin
 using Records = std::map<std::string, Record>;  // by output
 
 Result<Records> records_of(const Workspace& space, std::string_view phase) {
-  auto list = read_records(space.store(phase));
+  auto list = read_records(space.folder_of(phase));
   if (!list) return pass(list);
   Records records;
   for (Record& record : *list) {
@@ -68,6 +78,11 @@ class Flow {
   explicit Flow(const FlowRequest& request) : request_(request) {}
 
   Result<FlowResult> run() {
+    for (const FlowTarget& target : request_.targets) {
+      auto file = RunningFile::open(target.path, target.debug_file);
+      if (!file) return pass(file);
+      running_.push_back(std::move(*file));
+    }
     if (auto done = build_three(); !done) return pass(done);
     check_compiled();
     list_units();
@@ -86,10 +101,14 @@ class Flow {
   Status complete_old(Workspace& space);
   void check_compiled();
   void list_units();
+  void leave_alone(Unit& unit);
   Status make_patch();
 
   const FlowRequest& request_;
   FlowResult result_;
+  bool is_in_no_target(const std::string& path) const;
+
+  std::vector<RunningFile> running_;
   std::vector<PatchedFile> files_;
   std::string hunks_;
   std::string source_;
@@ -200,6 +219,31 @@ Status Flow::complete_old(Workspace& space) {
   return {};
 }
 
+// Of a file that nothing was compiled from: is the target made without it, by its own symbol table? A
+// source would be named there. Nothing names a header; but if each source there is one that was compiled
+// here, none of them includes it.
+bool Flow::is_in_no_target(const std::string& path) const {
+  std::set<std::string> compiled = {"crtstuff.c", "crt1.o", "Scrt1.o", "gcrt1.o",
+                                    "crti.o",     "crtn.o", "init.c",  "abi-note.c"};
+  for (const Records* records : {&base_, &new_}) {
+    for (const auto& [output, record] : *records) {
+      compiled.insert(std::filesystem::path(record.source).filename().string());
+    }
+  }
+  const std::string name = std::filesystem::path(path).filename().string();
+  const bool is_source = name.find(".c") != name.npos || name.find(".C") != name.npos;
+  return std::ranges::all_of(running_, [&](const RunningFile& file) {
+    const auto& names = file.source_names();
+    const auto is_same = [&](const std::string& one) {
+      return std::filesystem::path(one).filename().string() == name;
+    };
+    if (names.empty() || std::ranges::any_of(names, is_same)) return false;
+    return is_source || std::ranges::all_of(names, [&](const std::string& one) {
+             return compiled.contains(std::filesystem::path(one).filename().string());
+           });
+  });
+}
+
 // F1
 void Flow::check_compiled() {
   for (const PatchedFile& file : files_) {
@@ -221,7 +265,7 @@ void Flow::check_compiled() {
     }
     for (const auto& [output, record] : new_) is_seen |= includes(record, path);
     if (is_seen) continue;
-    if (is_beside(file.path)) {
+    if (is_beside(file.path) || is_in_no_target(file.path)) {
       result_.notes.push_back(fmt::format("{} is not part of what was built", file.path));
       continue;
     }
@@ -277,19 +321,39 @@ void Flow::list_units() {
     units_.push_back(std::move(unit));
   }
   result_.units_compiled = new_.size();
+  for (Unit& unit : units_) leave_alone(unit);
+}
+
+// Compiled again, but not because of the diff: a build may write a date or a counter into a source. What
+// is the same with and without the diff is not changed; and what is another one each time it is compiled
+// says nothing about the diff, unless that touches what it is compiled from.
+void Flow::leave_alone(Unit& unit) {
+  if (!unit.is_changed() || unit.is_new()) return;
+  if (is_same_file(unit.old_objects.shadow, unit.new_objects.shadow)) {
+    unit.new_objects = {};
+    return;
+  }
+  const Record& record = new_.at(unit.output);
+  const bool is_touched = std::ranges::any_of(
+      files_, [&](const PatchedFile& file) { return includes(record, source_ + "/" + file.path); });
+  const auto base = base_.find(unit.output);
+  if (is_touched || base == base_.end() ||
+      is_same_file(base->second.plain, unit.old_objects.plain)) {
+    return;
+  }
+  unit.new_objects = {};
+  result_.notes.push_back(fmt::format(
+      "{} is another one each time it is built, and the diff does not touch it: it stays as "
+      "it is",
+      unit.output));
 }
 
 Status Flow::make_patch() {
   say("comparing");
   const auto begin = Clock::now();
-  std::vector<RunningFile> running;
   std::vector<Placement> placements;
-  running.reserve(request_.targets.size());
-  for (const FlowTarget& target : request_.targets) {
-    auto file = RunningFile::open(target.path, target.debug_file);
-    if (!file) return pass(file);
-    running.push_back(std::move(*file));
-    auto placement = Placement::compute(running.back(), units_);
+  for (const RunningFile& file : running_) {
+    auto placement = Placement::compute(file, units_);
     if (!placement) return pass(placement);
     placements.push_back(std::move(*placement));
   }

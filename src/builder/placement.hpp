@@ -54,6 +54,9 @@ class RunningFile {
   const std::string& soname() const;    // "" for a program
   bool is_program() const;              // its thread-local variables are at fixed offsets
   bool is_position_independent() const;
+  // What its compilers noted as their sources ("server.c"), in no order; none where the symbol table
+  // was stripped of it.
+  const std::vector<std::string>& source_names() const;
   // As in the file: relocations that the dynamic loader applies are not in it. Nothing where the file
   // has no bytes (.bss) or the range leaves a segment.
   [[nodiscard]] std::optional<std::span<const std::byte>> bytes(std::uint64_t address,

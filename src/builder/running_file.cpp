@@ -5,6 +5,7 @@
 
 #include <elfutils/libdwelf.h>
 #include <fcntl.h>
+#include <gelf.h>
 #include <libelf.h>
 #include <sys/stat.h>
 
@@ -152,6 +153,26 @@ std::string build_id_of(int fd) {
   }
   elf_end(file);
   return text;
+}
+
+// The file symbols of a .symtab, whoever it belongs to.
+std::vector<std::string> source_names_of(int fd) {
+  std::set<std::string> names;
+  Elf* file = elf_begin(fd, ELF_C_READ, nullptr);
+  for (Elf_Scn* section = elf_nextscn(file, nullptr); section != nullptr;
+       section = elf_nextscn(file, section)) {
+    GElf_Shdr header;
+    if (gelf_getshdr(section, &header) == nullptr || header.sh_type != SHT_SYMTAB) continue;
+    Elf_Data* data = elf_getdata(section, nullptr);
+    GElf_Sym symbol;
+    for (int i = 0; data != nullptr && gelf_getsym(data, i, &symbol) != nullptr; ++i) {
+      if (GELF_ST_TYPE(symbol.st_info) != STT_FILE) continue;
+      const char* name = elf_strptr(file, header.sh_link, symbol.st_name);
+      if (name != nullptr && *name != '\0') names.insert(name);
+    }
+  }
+  elf_end(file);
+  return {names.begin(), names.end()};
 }
 
 }  // namespace
@@ -349,8 +370,11 @@ Result<RunningFile> RunningFile::open(const std::string& path, const std::string
                   debug_file.c_str(), id.c_str(), path.c_str(), of.build_id().c_str());
     }
     symbols = elf::read_symbols(fd.get(), "");
+    state->source_names = source_names_of(fd.get());
   }
   if (!symbols) return pass(symbols);
+  elf_version(EV_CURRENT);
+  if (state->source_names.empty()) state->source_names = source_names_of(own.get());
   state->symbols = std::move(*symbols);
   for (std::uint32_t i = 0; i < state->symbols.size(); ++i) {
     const elf::FoundSymbol symbol = state->symbols[i];
@@ -370,6 +394,7 @@ RunningFile::~RunningFile() = default;
 const std::string& RunningFile::path() const { return state_->path; }
 const std::string& RunningFile::build_id() const { return state_->image->build_id(); }
 const std::string& RunningFile::soname() const { return state_->soname; }
+const std::vector<std::string>& RunningFile::source_names() const { return state_->source_names; }
 bool RunningFile::is_program() const { return state_->is_program; }
 bool RunningFile::is_position_independent() const { return state_->is_pie; }
 

@@ -40,6 +40,7 @@ struct RunningFile::State {
   std::optional<elf::Image> image;  // of `file`
   elf::Symbols symbols;
   std::string soname;
+  std::vector<std::string> source_names;
   std::vector<LoaderRelocation> relocations;  // by address
   std::unordered_map<std::string_view, Import> imports;
   std::uint64_t tls_bytes = 0;  // from the TLS block's first byte to the thread pointer

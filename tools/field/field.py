@@ -65,7 +65,7 @@ class Field:
         self.only = re.compile(arguments.only)
         self.again = arguments.again
         self.rows = []
-        self.environment = source.build_environment()
+        self.environment = source.build_environment(self.folder)
         self.environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
 
     def package(self, name):
@@ -146,6 +146,10 @@ class Field:
         if done.returncode == 5:
             kinds = {refusal["kind"] for refusal in said.get("refusals", [])}
             row["why"] = "; ".join(refusal["text"] for refusal in said.get("refusals", [])) or done.stderr.strip()
+            if kinds == {"not_compiled"}:
+                # The package's build leaves it out: no program of Debian's has it.
+                row["verdict"] = "no code"
+                return
             row["verdict"] = "needs a callback" if kinds and kinds <= WANTS_CALLBACK else "refused"
             row["kinds"] = sorted(kinds)
             return

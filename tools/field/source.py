@@ -25,7 +25,7 @@ def run(command, **options):
     return subprocess.run(command, text=True, capture_output=True, **options)
 
 
-def build_environment():
+def build_environment(folder):
     """What dpkg-buildpackage sets; tests and documentation left out."""
     jobs = os.environ.get("MOLT_JOBS") or str(os.cpu_count())
     environment = dict(os.environ)
@@ -36,6 +36,8 @@ def build_environment():
         LC_ALL="C.UTF-8",
     )
     environment.pop("CC", None)
+    # A repository around build/field is not the package's.
+    environment["GIT_CEILING_DIRECTORIES"] = str(folder)
     return environment
 
 
