@@ -307,8 +307,10 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
 
 Status Workspace::compile_again(std::string_view phase, const std::vector<Record>& records) {
   for (const Record& record : records) {
-    Job job{
-        options_.wrapper, {capture::program_name}, record.directory, folder_of(phase) + ".again.log"};
+    Job job{options_.wrapper,
+            {capture::program_name},
+            record.directory,
+            folder_of(phase) + ".again.log"};
     job.words.insert(job.words.end(), record.command.begin(), record.command.end());
     if (auto done = run(job, phase, true); !done) return done;
   }

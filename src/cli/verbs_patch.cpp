@@ -167,10 +167,12 @@ Runner declare_apply(CLI::App& verb) {
       return fmt::format("{}: {}\n", reply.at("name").get<std::string>(),
                          options.dry_run ? "would be applied" : "applied");
     };
-    return run_on_targets(
-        options, "apply",
-        {[=](Session& session) { return apply_one(session, words->file, args, words->name, words->no_wait); },
-         show, false, true});
+    return run_on_targets(options, "apply",
+                          {[=](Session& session) {
+                             return apply_one(session, words->file, args, words->name,
+                                              words->no_wait);
+                           },
+                           show, false, true});
   };
 }
 

@@ -68,11 +68,11 @@ struct WordKey {
 };
 
 struct Area {
-  std::size_t size[parts] = {};       // of each part, sections only, then with what is added
-  std::size_t begin[parts] = {};      // within the mapping
+  std::size_t size[parts] = {};   // of each part, sections only, then with what is added
+  std::size_t begin[parts] = {};  // within the mapping
   std::size_t mapped = 0;
-  std::size_t veneers_at = 0;         // in the code
-  std::size_t addresses_at = 0;       // in the constants
+  std::size_t veneers_at = 0;                    // in the code
+  std::size_t addresses_at = 0;                  // in the constants
   std::map<std::uint32_t, std::size_t> veneers;  // symbol -> offset in the mapping
   std::map<WordKey, std::size_t> words;          // -> offset in the mapping
   Bytes image;
@@ -86,10 +86,10 @@ struct Linking {
   const PatchFile& file;
   const Options& options;
   std::vector<elf::NamedObject> objects{};
-  std::vector<std::uint64_t> values{};     // of each symbol, once the mapping is there
-  std::vector<TlsPlace> tls{};             // of thread-local ones
+  std::vector<std::uint64_t> values{};  // of each symbol, once the mapping is there
+  std::vector<TlsPlace> tls{};          // of thread-local ones
   std::vector<bool> is_tls{};
-  std::vector<std::size_t> offsets{};      // of each section in its mapping
+  std::vector<std::size_t> offsets{};  // of each section in its mapping
   std::vector<Area> areas{};
 
   Status check() {
@@ -136,7 +136,8 @@ struct Linking {
                     text(object.name()).c_str());
       }
       Bytes bytes;
-      if (!bytes.try_resize(function.old_size)) return fail(ENOMEM, "no memory to compare functions");
+      if (!bytes.try_resize(function.old_size))
+        return fail(ENOMEM, "no memory to compare functions");
       const std::uintptr_t at = object.bias + function.old_address;
       if (options.original_bytes) {
         options.original_bytes(at, {bytes.data(), bytes.size()});
@@ -275,7 +276,8 @@ struct Linking {
     for (std::size_t t = 0; t < areas.size(); ++t) {
       Area& area = areas[t];
       if (area.mapped == 0) continue;
-      if (!area.image.try_resize(area.mapped)) return fail(ENOMEM, "no memory for the patch's code");
+      if (!area.image.try_resize(area.mapped))
+        return fail(ENOMEM, "no memory for the patch's code");
       std::memset(area.image.data(), 0, area.mapped);
       const auto& extent = objects[t].extent;
       auto place = arch::map_near({extent.begin, extent.end}, area.mapped, mapping_alignment,
@@ -308,8 +310,8 @@ struct Linking {
   }
 
   std::size_t veneer(Area& area, std::uint32_t symbol) {
-    const auto [at, is_new] = area.veneers.try_emplace(
-        symbol, area.veneers_at + area.veneers.size() * veneer_size);
+    const auto [at, is_new] =
+        area.veneers.try_emplace(symbol, area.veneers_at + area.veneers.size() * veneer_size);
     if (is_new) {
       constexpr unsigned char jump[] = {0xff, 0x25, 2, 0, 0, 0};  // jmp *2(%rip), aligned words
       std::memcpy(area.image.data() + at->second, jump, sizeof jump);
@@ -353,14 +355,15 @@ struct Linking {
     return used;
   }
   tl::unexpected<Error> no_static_tls(std::uint32_t symbol) const {
-    return fail(ENOTSUP, "thread-local variable %s is not at one distance from every thread's pointer",
+    return fail(ENOTSUP,
+                "thread-local variable %s is not at one distance from every thread's pointer",
                 text(file.symbols()[symbol].name).c_str());
   }
   tl::unexpected<Error> out_of_reach(const patchfile::Section& section, const Elf64_Rela& r) const {
-    return fail(ERANGE, "%s refers to %s, which is out of its reach (relocation type %u at %#llx)",
-                text(section.name).c_str(), text(file.symbols()[ELF64_R_SYM(r.r_info)].name).c_str(),
-                static_cast<unsigned>(ELF64_R_TYPE(r.r_info)),
-                static_cast<unsigned long long>(r.r_offset));
+    return fail(
+        ERANGE, "%s refers to %s, which is out of its reach (relocation type %u at %#llx)",
+        text(section.name).c_str(), text(file.symbols()[ELF64_R_SYM(r.r_info)].name).c_str(),
+        static_cast<unsigned>(ELF64_R_TYPE(r.r_info)), static_cast<unsigned long long>(r.r_offset));
   }
 
   static bool fits(std::int64_t value) { return value == static_cast<std::int32_t>(value); }
@@ -384,10 +387,9 @@ struct Linking {
     const std::size_t at = base + r.r_offset;
     std::byte* field = area.image.data() + at;
     const CodeAddress place = area.address + at;
-    const auto target = static_cast<std::int64_t>(values[symbol] + static_cast<std::uint64_t>(r.r_addend));
-    const auto relative = [&](std::uint64_t to) {
-      return static_cast<std::int64_t>(to - place);
-    };
+    const auto target =
+        static_cast<std::int64_t>(values[symbol] + static_cast<std::uint64_t>(r.r_addend));
+    const auto relative = [&](std::uint64_t to) { return static_cast<std::int64_t>(to - place); };
     const auto put32 = [&](std::int64_t value) -> Status {
       if (!fits(value)) return out_of_reach(section, r);
       put(area, at, static_cast<std::int32_t>(value));
@@ -406,7 +408,8 @@ struct Linking {
         return {};
       case R_X86_64_32:
       case R_X86_64_32S: {
-        const bool ok = type == R_X86_64_32 ? target == static_cast<std::uint32_t>(target) : fits(target);
+        const bool ok =
+            type == R_X86_64_32 ? target == static_cast<std::uint32_t>(target) : fits(target);
         if (ok) {
           put(area, at, static_cast<std::uint32_t>(target));
           return {};
@@ -501,7 +504,8 @@ struct Linking {
     for (const Area& area : areas) {
       if (area.size[code] == 0) continue;
       if (Status ok = writer.check({area.address, area.address + area.size[code]}); !ok) return ok;
-      if (Status ok = writer.write(area.address, {area.image.data(), area.size[code]}); !ok) return ok;
+      if (Status ok = writer.write(area.address, {area.image.data(), area.size[code]}); !ok)
+        return ok;
     }
     // Before anybody comes there.
     if (!arch::serialise_cores()) {

@@ -57,12 +57,12 @@ struct Function {
 
 struct Target {
   elf::NamedObject object;
-  CodeRange whole;      // the mapping
-  CodeRange code;       // of it
+  CodeRange whole;  // the mapping
+  CodeRange code;   // of it
   CodeRange constants;
-  CodeRange variables;  // may be empty
-  CodeRange frames;     // in constants; may be empty
-  CodeRange addresses;  // the table, in constants; may be empty
+  CodeRange variables;               // may be empty
+  CodeRange frames;                  // in constants; may be empty
+  CodeRange addresses;               // the table, in constants; may be empty
   std::vector<CodeRange> functions;  // each function's code, and the veneers
   arch::NamedCode* names = nullptr;
   std::vector<void (*)(void*)> unwinders;  // where the frames are to be taken back

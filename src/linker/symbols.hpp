@@ -13,8 +13,8 @@ namespace molt::linker {
 // Where a thread-local variable is.
 struct TlsPlace {
   std::uint64_t module = 0;
-  std::uint64_t offset = 0;                   // in the module's block
-  std::optional<std::int64_t> from_thread;    // from the thread pointer: the same for all threads
+  std::uint64_t offset = 0;                 // in the module's block
+  std::optional<std::int64_t> from_thread;  // from the thread pointer: the same for all threads
 };
 
 // Looked up for the target's own code: in its scope.

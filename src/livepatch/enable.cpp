@@ -101,7 +101,8 @@ Result<PatchPtr> copy(molt_module* owner, const linker::Linked& linked) {
       object->funcs.push_back(std::move(func));
     }
     for (const molt_patch_callback& one : linked.callbacks()) {
-      if (object->name == (one.object != nullptr ? one.object : "")) object->callbacks = one.callbacks;
+      if (object->name == (one.object != nullptr ? one.object : ""))
+        object->callbacks = one.callbacks;
     }
     patch->objects.push_back(std::move(object));
   }

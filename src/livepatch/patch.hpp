@@ -67,7 +67,7 @@ struct Object {
   molt_patch_callbacks callbacks{};
   Patch* patch = nullptr;
   std::optional<elf::NamedObject> known;  // of a patch file: which object it is
-  bool dynamic = false;  // only nops
+  bool dynamic = false;                   // only nops
   Binding binding;
   bool patched = false;
   bool post_unpatch_due = false;  // pre_patch has succeeded since the last post_unpatch

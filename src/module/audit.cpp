@@ -52,7 +52,8 @@ audit::Target target_of(const linker::Linked& linked) {
     target.tables.push_back(range_of(one->frames));
     target.tables.push_back(range_of(one->addresses));
   }
-  for (const linker::CodeRange& known : linked.known_memory()) target.known.push_back(range_of(known));
+  for (const linker::CodeRange& known : linked.known_memory())
+    target.known.push_back(range_of(known));
   return target;
 }
 

@@ -109,8 +109,10 @@ struct PatchFile::Parser {
       return bad("no header in .molt.target");
     }
     if (header->version != abi::version) {
-      return fail(ENOEXEC, "a patch file of version %u, this is a reader of version %u; build it "
-                  "with the `molt` that the process has", header->version, abi::version);
+      return fail(ENOEXEC,
+                  "a patch file of version %u, this is a reader of version %u; build it "
+                  "with the `molt` that the process has",
+                  header->version, abi::version);
     }
     if (Status ok = read_targets(*target, *header); !ok) return ok;
     if (Status ok = read_sections(); !ok) return ok;
@@ -178,7 +180,8 @@ struct PatchFile::Parser {
     }
     const Elf64_Shdr& names_of = headers.all[table->sh_link];
     const auto names = elf::part(file, names_of.sh_offset, names_of.sh_size);
-    const auto raw = elf::read_array<Elf64_Sym>(file, table->sh_offset, table->sh_size / sizeof(Elf64_Sym));
+    const auto raw =
+        elf::read_array<Elf64_Sym>(file, table->sh_offset, table->sh_size / sizeof(Elf64_Sym));
     if (!names || !raw || raw->empty()) return bad("the symbol table");
     out.symbols_.resize(raw->size());
     std::vector<bool> known(raw->size());
@@ -267,16 +270,17 @@ struct PatchFile::Parser {
         const std::uint64_t symbol = ELF64_R_SYM(one.r_info);
         const unsigned bytes = relocated_bytes(type);
         if (bytes == 0) {
-          return fail(ENOEXEC, "damaged patch file: a relocation of type %u in %.*s; build it again",
-                      type, static_cast<int>(section.name.size()), section.name.data());
+          return fail(ENOEXEC,
+                      "damaged patch file: a relocation of type %u in %.*s; build it again", type,
+                      static_cast<int>(section.name.size()), section.name.data());
         }
         if (!elf::within(one.r_offset, bytes, section.content.size())) {
           return bad("a relocation that leaves its section");
         }
         if (symbol >= out.symbols_.size() || !bound[symbol]) {
-          return fail(ENOEXEC, "damaged patch file: symbol %.100s is bound to nothing; build it again",
-                      symbol < out.symbols_.size() ? std::string(out.symbols_[symbol].name).c_str()
-                                                   : "?");
+          return fail(
+              ENOEXEC, "damaged patch file: symbol %.100s is bound to nothing; build it again",
+              symbol < out.symbols_.size() ? std::string(out.symbols_[symbol].name).c_str() : "?");
         }
         const bool of_tls = type == R_X86_64_TLSGD || type == R_X86_64_DTPOFF32 ||
                             type == R_X86_64_GOTTPOFF || type == R_X86_64_TPOFF32;
@@ -319,10 +323,9 @@ struct PatchFile::Parser {
           return bad("a replacement that is no code of the patch");
         }
       }
-      out.functions_.push_back(Function{*name, one.target, is_part ? 0 : one.symbol, is_part,
-                                        one.old_address, one.old_size,
-                                        hash(offsetof(abi::Function, old_hash)),
-                                        hash(offsetof(abi::Function, new_hash))});
+      out.functions_.push_back(Function{
+          *name, one.target, is_part ? 0 : one.symbol, is_part, one.old_address, one.old_size,
+          hash(offsetof(abi::Function, old_hash)), hash(offsetof(abi::Function, new_hash))});
     }
     return {};
   }

@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (std::byte b : section.content) total += b == std::byte{0} ? 0u : 1u;
     for (const Elf64_Rela& r : section.relocations) {
       if (ELF64_R_SYM(r.r_info) >= file->symbols().size()) abort();
-      const unsigned bytes_changed = relocated_bytes(static_cast<std::uint32_t>(ELF64_R_TYPE(r.r_info)));
+      const unsigned bytes_changed =
+          relocated_bytes(static_cast<std::uint32_t>(ELF64_R_TYPE(r.r_info)));
       if (bytes_changed == 0 || r.r_offset > section.content.size() ||
           section.content.size() - r.r_offset < bytes_changed) {
         abort();

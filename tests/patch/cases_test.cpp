@@ -26,9 +26,11 @@ struct Parameter {
 }
 
 const Configuration all_configurations[] = {
-    {"gcc", "-O2", "pie"},      {"clang", "-O2", "pie"},   {"gcc", "-O0", "nopie"},
-    {"gcc", "-O3", "library"},  {"clang", "-O1", "nopie"}, {"gcc", "-O1 -falign-functions=16", "library"},
-    {"clang", "-O3", "library"}, {"gcc", "-O3", "nopie"},  {"clang", "-O0", "pie"},
+    {"gcc", "-O2", "pie"},       {"clang", "-O2", "pie"},
+    {"gcc", "-O0", "nopie"},     {"gcc", "-O3", "library"},
+    {"clang", "-O1", "nopie"},   {"gcc", "-O1 -falign-functions=16", "library"},
+    {"clang", "-O3", "library"}, {"gcc", "-O3", "nopie"},
+    {"clang", "-O0", "pie"},
 };
 // Always the first two, and in turn one of the others; MOLT_CASES=all: each.
 constexpr std::size_t always = 2;
@@ -60,7 +62,8 @@ std::vector<Parameter> parameters() {
     const Case one = read_case(file);
     std::size_t others = 0;
     for (std::size_t k = 0; k < std::size(all_configurations); ++k) {
-      const std::size_t i = k < always ? k : always + (k + turn) % (std::size(all_configurations) - always);
+      const std::size_t i =
+          k < always ? k : always + (k + turn) % (std::size(all_configurations) - always);
       const Configuration& configuration = all_configurations[i];
       if (!is_about(one, configuration)) continue;
       if (i >= always && !all && others++ != 0) continue;
@@ -175,7 +178,8 @@ const Damage damages[] = {
        while (bytes[id] != std::byte{0}) ++id;
        for (std::size_t i = at; i < bytes.size(); ++i) {
          const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + i);
-         if (text.size() == 40 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos) {
+         if (text.size() == 40 &&
+             text.find_first_not_of("0123456789abcdef") == std::string_view::npos) {
            bytes[i] = bytes[i] == std::byte{'0'} ? std::byte{'1'} : std::byte{'0'};
            return;
          }
@@ -184,12 +188,14 @@ const Damage damages[] = {
      "build-id"},
     {"OldHash",
      [](auto& bytes) {
-       bytes[section_at(bytes, ".molt.funcs") + offsetof(patch_file::Function, old_hash)] ^= std::byte{1};
+       bytes[section_at(bytes, ".molt.funcs") + offsetof(patch_file::Function, old_hash)] ^=
+           std::byte{1};
      },
      "bytes differ"},
     {"OldAddress",
      [](auto& bytes) {
-       bytes[section_at(bytes, ".molt.funcs") + offsetof(patch_file::Function, old_address)] ^= std::byte{8};
+       bytes[section_at(bytes, ".molt.funcs") + offsetof(patch_file::Function, old_address)] ^=
+           std::byte{8};
      },
      "bytes differ"},
     {"SymbolAbsent",
@@ -213,7 +219,10 @@ const Damage damages[] = {
      "out of its reach"},
     {"CutOff", [](auto& bytes) { bytes.resize(bytes.size() - 100); }, "molt: "},
     {"Version",
-     [](auto& bytes) { bytes[section_at(bytes, ".molt.target") + offsetof(patch_file::Header, version)] = std::byte{9}; },
+     [](auto& bytes) {
+       bytes[section_at(bytes, ".molt.target") + offsetof(patch_file::Header, version)] =
+           std::byte{9};
+     },
      "version 9"},
     {"Empty", [](auto& bytes) { bytes.clear(); }, "empty"},
 };
@@ -252,7 +261,8 @@ INSTANTIATE_TEST_SUITE_P(Files, Damaged, testing::ValuesIn(damages),
 
 INSTANTIATE_TEST_SUITE_P(All, Cases, testing::ValuesIn(parameters()), [](const auto& info) {
   std::string name = info.param.name + "_" + info.param.configuration.name();
-  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
   return name;
 });
 

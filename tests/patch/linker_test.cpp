@@ -41,8 +41,9 @@ std::span<const std::byte> victim() {
 }
 
 Sample sample(std::vector<std::byte> text) {
-  return make_sample("program", self().build_id, in_file(reinterpret_cast<void*>(&molt_test_victim)),
-                     victim(), std::move(text));
+  return make_sample("program", self().build_id,
+                     in_file(reinterpret_cast<void*>(&molt_test_victim)), victim(),
+                     std::move(text));
 }
 std::uint32_t bind(Sample& s, const std::string& name, const void* address) {
   builder::PatchWriter::Binding binding;
@@ -102,8 +103,8 @@ bool is_protected(std::uintptr_t address, const std::string& expected) {
   for (std::string line; std::getline(maps, line);) {
     unsigned long begin, end;
     char protection[8];
-    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, protection) == 3 && address >= begin &&
-        address < end) {
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, protection) == 3 &&
+        address >= begin && address < end) {
       return expected == std::string(protection, 3);
     }
   }
@@ -198,12 +199,14 @@ TEST(Linker, RefusesAddressesOf32BitsThatHaveMore) {
 
 TEST(Linker, FillsConstantsAndVariables) {
   // mov 8+constants(%rip),%rax; mov (%rax),%rax; add variables(%rip),%rax; ret
-  Sample s = sample(code({0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x48, 0x8b, 0x00, 0x48, 0x03, 0x05, 0, 0, 0, 0, 0xc3}));
+  Sample s = sample(
+      code({0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x48, 0x8b, 0x00, 0x48, 0x03, 0x05, 0, 0, 0, 0, 0xc3}));
   const auto constants = s.writer.define("", s.constants, 0, 0, STT_NOTYPE);
   const auto variables = s.writer.define("", s.variables, 0, 0, STT_NOTYPE);
   s.writer.relocate(s.text, 3, R_X86_64_PC32, constants, 8 - 4);
   s.writer.relocate(s.text, 13, R_X86_64_PC32, variables, -4);
-  s.writer.relocate(s.constants, 8, R_X86_64_64, bind(s, "molt_test_counter", &molt_test_counter), 0);
+  s.writer.relocate(s.constants, 8, R_X86_64_64, bind(s, "molt_test_counter", &molt_test_counter),
+                    0);
   auto made = link(s);
   ASSERT_LINKED(made);
   molt_test_counter = 5;
@@ -226,15 +229,15 @@ TEST_P(ThreadLocal, VariablesOfEveryThread) {
         return one;
       }
       case R_X86_64_TLSGD: {  // push; data16 lea local@tlsgd(%rip),%rdi; call __tls_get_addr; mov; pop; ret
-        Sample one = sample(code({0x53, 0x66, 0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0x66, 0x66, 0x48, 0xe8, 0, 0, 0, 0,
-                                  0x48, 0x8b, 0x00, 0x5b, 0xc3}));
+        Sample one = sample(code({0x53, 0x66, 0x48, 0x8d, 0x3d, 0, 0,    0,    0,    0x66, 0x66,
+                                  0x48, 0xe8, 0,    0,    0,    0, 0x48, 0x8b, 0x00, 0x5b, 0xc3}));
         one.writer.relocate(one.text, 5, R_X86_64_TLSGD, bind_local(one), -4);
         one.writer.relocate(one.text, 13, R_X86_64_PLT32, bind_dynamic(one, "__tls_get_addr"), -4);
         return one;
       }
       default: {  // push; lea @tlsld(%rip),%rdi; call __tls_get_addr; mov local@dtpoff(%rax),%rax; pop; ret
-        Sample one = sample(code({0x53, 0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0x48, 0x8b, 0x80, 0, 0,
-                                  0, 0, 0x5b, 0xc3}));
+        Sample one = sample(code({0x53, 0x48, 0x8d, 0x3d, 0,    0, 0, 0, 0xe8, 0,    0,
+                                  0,    0,    0x48, 0x8b, 0x80, 0, 0, 0, 0,    0x5b, 0xc3}));
         const auto local = bind_local(one);
         one.writer.relocate(one.text, 4, R_X86_64_TLSLD, local, -4);
         one.writer.relocate(one.text, 9, R_X86_64_PLT32, bind_dynamic(one, "__tls_get_addr"), -4);
@@ -253,14 +256,16 @@ TEST_P(ThreadLocal, VariablesOfEveryThread) {
   }).join();
 }
 INSTANTIATE_TEST_SUITE_P(Models, ThreadLocal,
-                         testing::Values(R_X86_64_TPOFF32, R_X86_64_GOTTPOFF, R_X86_64_TLSGD, R_X86_64_TLSLD));
+                         testing::Values(R_X86_64_TPOFF32, R_X86_64_GOTTPOFF, R_X86_64_TLSGD,
+                                         R_X86_64_TLSLD));
 
 // --- N1: what is refused before anything is mapped ---
 
 TEST(Linker, RefusesAnotherBuildId) {
   const std::size_t before = mappings();
   auto made = link(make_sample("program", std::string(40, 'a'),
-                               in_file(reinterpret_cast<void*>(&molt_test_victim)), victim(), code({0xc3})));
+                               in_file(reinterpret_cast<void*>(&molt_test_victim)), victim(),
+                               code({0xc3})));
   ASSERT_FALSE(made.linked);
   EXPECT_EQ(ESTALE, made.linked.error().code);
   EXPECT_EQ(before, mappings());
@@ -269,8 +274,9 @@ TEST(Linker, RefusesAnotherBuildId) {
 TEST(Linker, RefusesOtherBytes) {
   std::vector<std::byte> other(victim().begin(), victim().end());
   other[3] ^= std::byte{1};
-  auto made = link(make_sample("program", self().build_id,
-                               in_file(reinterpret_cast<void*>(&molt_test_victim)), other, code({0xc3})));
+  auto made =
+      link(make_sample("program", self().build_id,
+                       in_file(reinterpret_cast<void*>(&molt_test_victim)), other, code({0xc3})));
   ASSERT_FALSE(made.linked);
   EXPECT_EQ(ESTALE, made.linked.error().code);
   EXPECT_NE(nullptr, std::strstr(made.linked.error().detail, "bytes differ"));

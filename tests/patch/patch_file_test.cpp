@@ -62,7 +62,8 @@ TEST(PatchFile, OthersAreNone) {
 TEST(PatchFile, AnotherVersionIsRefused) {
   auto bytes = sample().writer.bytes();
   const std::string_view all(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  const std::size_t header = all.find(std::string_view(patch_file::magic, sizeof patch_file::magic));
+  const std::size_t header =
+      all.find(std::string_view(patch_file::magic, sizeof patch_file::magic));
   ASSERT_NE(std::string_view::npos, header);
   bytes[header + 8] = std::byte{2};
   auto file = PatchFile::parse(bytes);
@@ -90,7 +91,8 @@ TEST(PatchFile, AnyByteMayBeAnother) {
       for (const auto& section : file->sections()) {
         for (const Elf64_Rela& r : section.relocations) {
           ASSERT_LT(ELF64_R_SYM(r.r_info), file->symbols().size());
-          ASSERT_LE(r.r_offset + patchfile::relocated_bytes(static_cast<std::uint32_t>(ELF64_R_TYPE(r.r_info))),
+          ASSERT_LE(r.r_offset + patchfile::relocated_bytes(
+                                     static_cast<std::uint32_t>(ELF64_R_TYPE(r.r_info))),
                     section.content.size());
         }
       }

@@ -39,7 +39,8 @@ bool is_cxx(const std::string& name) { return name.ends_with(".cpp"); }
 std::string read_all(int fd) {
   std::string text;
   char piece[4096];
-  for (ssize_t n; (n = read(fd, piece, sizeof piece)) > 0;) text.append(piece, static_cast<std::size_t>(n));
+  for (ssize_t n; (n = read(fd, piece, sizeof piece)) > 0;)
+    text.append(piece, static_cast<std::size_t>(n));
   return text;
 }
 
@@ -86,10 +87,12 @@ std::string World::flags() const {
 }
 
 void World::compile() {
-  const std::string shadow = " -g -ffunction-sections -fdata-sections -fno-common -fmerge-constants ";
+  const std::string shadow =
+      " -g -ffunction-sections -fdata-sections -fno-common -fmerge-constants ";
   std::vector<Source> sources = case_.sources;
   bool has_main = false;
-  for (const Source& s : sources) has_main = has_main || s.before.find("int main(") != std::string::npos;
+  for (const Source& s : sources)
+    has_main = has_main || s.before.find("int main(") != std::string::npos;
   const bool is_library = configuration_.kind == "library";
   // Something behind the last function.
   constexpr const char* end = "long end_of_code(long given) { return given * 3 + 1; }\n";
@@ -101,12 +104,14 @@ void World::compile() {
     const std::string stem = s.name.substr(0, s.name.rfind('.'));
     any_cxx = any_cxx || is_cxx(s.name);
     const bool is_host = s.name == "host.c";
-    const std::string compile = compiler_for(s) + " " + (is_host && is_library ? configuration_.level : flags()) + " -c ";
+    const std::string compile =
+        compiler_for(s) + " " + (is_host && is_library ? configuration_.level : flags()) + " -c ";
     builder::Unit unit;
     unit.source = s.name;
     unit.directory = folder_;
     unit.output = stem + ".o";
-    const auto make = [&](const std::string& text, const std::string& suffix, builder::Objects& into) {
+    const auto make = [&](const std::string& text, const std::string& suffix,
+                          builder::Objects& into) {
       write_file(folder_ + "/" + s.name, text);
       run(compile + s.name + " -o " + stem + suffix + ".o");
       run(compile + shadow + s.name + " -o " + stem + suffix + ".shadow.o");
@@ -127,16 +132,20 @@ void World::compile() {
     objects += " " + stem + ".o";
     units_.push_back(unit);
   }
-  const std::string driver = std::string(configuration_.compiler == "clang" ? (any_cxx ? "clang++" : "clang")
-                                                                            : (any_cxx ? "g++" : "gcc"));
+  const std::string driver =
+      std::string(configuration_.compiler == "clang" ? (any_cxx ? "clang++" : "clang")
+                                                     : (any_cxx ? "g++" : "gcc"));
   program_ = folder_ + "/program";
   if (is_library) {
-    run(driver + " -shared -Wl,--build-id -Wl,-soname,libcase.so -o libcase.so" + objects + " -pthread");
-    run(driver + " -Wl,--build-id -Wl,-rpath,'$ORIGIN' -o program " + host + " -L. -l:libcase.so -pthread");
+    run(driver + " -shared -Wl,--build-id -Wl,-soname,libcase.so -o libcase.so" + objects +
+        " -pthread");
+    run(driver + " -Wl,--build-id -Wl,-rpath,'$ORIGIN' -o program " + host +
+        " -L. -l:libcase.so -pthread");
     target_ = folder_ + "/libcase.so";
   } else {
-    run(driver + " -Wl,--build-id -Wl,-z,now " + (configuration_.kind == "pie" ? "-pie" : "-no-pie") + " -o program" +
-        objects + " -pthread");
+    run(driver + " -Wl,--build-id -Wl,-z,now " +
+        (configuration_.kind == "pie" ? "-pie" : "-no-pie") + " -o program" + objects +
+        " -pthread");
     target_ = program_;
   }
 }

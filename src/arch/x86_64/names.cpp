@@ -171,10 +171,9 @@ Elf64_Sym symbol_of(CodeRange range, std::uint32_t name) {
 
 void fill(File& file, CodeRange range, const char* name) {
   begin(file.header, offsetof(File, section));
-  describe(file.section,
-           {range, 0, offsetof(File, frame), sizeof(Frames) - 4, offsetof(File, symbol),
-            sizeof file.symbol, offsetof(File, strings), sizeof file.strings,
-            offsetof(File, section_names)});
+  describe(file.section, {range, 0, offsetof(File, frame), sizeof(Frames) - 4,
+                          offsetof(File, symbol), sizeof file.symbol, offsetof(File, strings),
+                          sizeof file.strings, offsetof(File, section_names)});
   std::memcpy(file.section_names, names_of_sections, sizeof names_of_sections);
   file.symbol[1] = symbol_of(range, 1);
   std::snprintf(file.strings + 1, most_name, "%s", name);
@@ -210,7 +209,8 @@ NamedCode* name_code(CodeRange range, const char* name) {
   return announce(std::move(file));
 }
 
-NamedCode* name_functions(CodeRange whole, std::span<const CodeName> functions, CodeRange frames_in) {
+NamedCode* name_functions(CodeRange whole, std::span<const CodeName> functions,
+                          CodeRange frames_in) {
   std::size_t strings_size = 1;
   for (const CodeName& function : functions) strings_size += function.name.size() + 1;
   Layout at{};
@@ -224,7 +224,8 @@ NamedCode* name_functions(CodeRange whole, std::span<const CodeName> functions, 
   at.strings_size = strings_size;
   at.names_at = at.strings_at + at.strings_size;
   Bytes file;
-  if (!memory_available() || !file.try_resize(at.names_at + sizeof names_of_sections)) return nullptr;
+  if (!memory_available() || !file.try_resize(at.names_at + sizeof names_of_sections))
+    return nullptr;
   std::memset(file.data(), 0, file.size());
   begin(*reinterpret_cast<Elf64_Ehdr*>(file.data()), sizeof(Elf64_Ehdr));
   describe(reinterpret_cast<Elf64_Shdr*>(file.data() + sizeof(Elf64_Ehdr)), at);
