@@ -81,7 +81,7 @@ class Closure {
   std::vector<std::pair<const DiffedUnit*, std::uint32_t>> queue_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint32_t> places_;  // symbols in sections
   std::map<std::uint32_t, std::uint32_t> section_symbols_;
-  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> merged_;    // content, alignment
+  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> merged_;  // content, alignment
   std::uint32_t pool_ = 0;
   bool has_pool_ = false;
   std::set<std::string> refused_;

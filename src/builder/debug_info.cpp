@@ -247,7 +247,7 @@ struct Reader {
     StaticLocal local{section,      address,      scope.function,
                       scope.block,  name_of(die), type_text(type_of(die)),
                       file_of(die), line_of(die)};
-    auto& list = scope.function.empty() ? out.variables : out.statics;
+    auto& list = scope.function.empty() ? out.variables : out.locals;
     const bool is_known = std::any_of(list.begin(), list.end(), [&](const auto& s) {
       return s.section == local.section && s.offset == local.offset;
     });

@@ -54,7 +54,7 @@ struct FunctionInfo {
 
 struct DebugInfo {
   bool is_there = false;
-  std::vector<StaticLocal> statics;
+  std::vector<StaticLocal> locals;
   std::vector<StaticLocal> variables;             // those of no function
   std::map<std::string, TypeLayout> types;        // by kind and name
   std::map<std::string, FunctionInfo> functions;  // by mangled name; those with code

@@ -63,7 +63,7 @@ Refusal refusal(std::string kind, std::string unit, std::string text, std::strin
 using Records = std::map<std::string, Record>;  // by output
 
 Result<Records> records_of(const Workspace& space, std::string_view phase) {
-  auto list = read_records(space.store(phase));
+  auto list = read_records(space.folder_of(phase));
   if (!list) return pass(list);
   Records records;
   for (Record& record : *list) {

@@ -19,7 +19,7 @@
 #include "builder/entries.hpp"
 #include "builder/object.hpp"
 #include "builder/patch_writer.hpp"
-#include "builder/statics.hpp"
+#include "builder/static_locals.hpp"
 #include "builder/unsafe.hpp"
 
 namespace molt::builder {
@@ -78,11 +78,11 @@ struct Builder {
     if (!unit.is_new()) {
       if (!read(unit.old_objects.shadow, s->old_object, s->old_info)) return false;
       s->old_view = std::make_unique<View>(*s->old_object);
-      const Statics statics =
-          pair_statics(*s->old_view, *s->new_view, s->old_info, s->new_info, unit, refusals);
-      report.notes.insert(report.notes.end(), statics.notes.begin(), statics.notes.end());
-      s->comparison = std::make_unique<Comparison>(*s->old_view, *s->new_view, statics.paired,
-                                                   statics.unpaired);
+      const StaticLocals locals =
+          pair_static_locals(*s->old_view, *s->new_view, s->old_info, s->new_info, unit, refusals);
+      report.notes.insert(report.notes.end(), locals.notes.begin(), locals.notes.end());
+      s->comparison =
+          std::make_unique<Comparison>(*s->old_view, *s->new_view, locals.paired, locals.unpaired);
     }
     studied.push_back(std::move(s));
     return true;

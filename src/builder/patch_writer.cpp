@@ -117,7 +117,7 @@ void PatchWriter::add_function(const Function& function) {
   patch_file::Function r{};
   r.target = function.target;
   r.symbol = function.symbol;  // bytes() gives it its place
-  r.flags = function.is_part ? patch_file::function_is_part : 0u;
+  r.flags = function.is_part ? std::uint32_t{patch_file::function_is_part} : 0u;
   r.old_address = function.old_address;
   r.old_size = function.old_size;
   std::ranges::copy(content_digest(function.old_bytes), r.old_hash);

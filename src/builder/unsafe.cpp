@@ -130,7 +130,7 @@ namespace {
 
 // What a person calls the variable: without the compiler's number, or clang's function.
 std::string plain_name(const ObjectSymbol& symbol, const DebugInfo& info) {
-  for (const auto* list : {&info.statics, &info.variables}) {
+  for (const auto* list : {&info.locals, &info.variables}) {
     for (const StaticLocal& v : *list) {
       if (v.section == symbol.section && v.offset == symbol.value) return v.name;
     }

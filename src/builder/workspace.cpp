@@ -277,7 +277,7 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
                                   : options_.preload;
   ::setenv("LD_PRELOAD", preload.c_str(), 1);
   ::setenv(capture::wrapper_variable, options_.wrapper.c_str(), 1);
-  ::setenv(capture::store_variable, store(phase).c_str(), 1);
+  ::setenv(capture::store_variable, folder_of(phase).c_str(), 1);
   ::setenv(capture::shadows_variable, with_shadows ? "1" : "0", 1);
   ::unsetenv(capture::inside_variable);
   ::setenv("CCACHE_DISABLE", "1", 1);
@@ -296,9 +296,9 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
 
 Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
   std::error_code error;
-  if (!keep) fs::remove_all(store(phase), error);
-  fs::create_directories(store(phase), error);
-  if (error) return fail(error.value(), "cannot make the folder %s", store(phase).c_str());
+  if (!keep) fs::remove_all(folder_of(phase), error);
+  fs::create_directories(folder_of(phase), error);
+  if (error) return fail(error.value(), "cannot make the folder %s", folder_of(phase).c_str());
   // The command may be a compiler itself, and this process is not the one that is preloaded.
   Job job{"env", {"env"}, options_.folder, log(phase)};
   job.words.insert(job.words.end(), options_.command.begin(), options_.command.end());
@@ -307,8 +307,10 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
 
 Status Workspace::compile_again(std::string_view phase, const std::vector<Record>& records) {
   for (const Record& record : records) {
-    Job job{
-        options_.wrapper, {capture::program_name}, record.directory, store(phase) + ".again.log"};
+    Job job{options_.wrapper,
+            {capture::program_name},
+            record.directory,
+            folder_of(phase) + ".again.log"};
     job.words.insert(job.words.end(), record.command.begin(), record.command.end());
     if (auto done = run(job, phase, true); !done) return done;
   }
@@ -335,7 +337,7 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
     if (std::chrono::steady_clock::now() >= next) {
       next += std::chrono::seconds(1);
       std::size_t count = 0;
-      for (const auto& entry : fs::directory_iterator(store(phase), error)) {
+      for (const auto& entry : fs::directory_iterator(folder_of(phase), error)) {
         count += entry.path().extension() == ".json" ? 1 : 0;
       }
       options_.progress(count);

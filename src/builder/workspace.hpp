@@ -51,8 +51,8 @@ class Workspace {
   const std::string& tree() const { return tree_; }
   const std::string& source() const { return options_.source; }
   // Of records and logs; "base", "new", "old".
-  std::string store(std::string_view phase) const { return folder_ + "/" + std::string(phase); }
-  std::string log(std::string_view phase) const { return store(phase) + ".log"; }
+  std::string folder_of(std::string_view phase) const { return folder_ + "/" + std::string(phase); }
+  std::string log(std::string_view phase) const { return folder_of(phase) + ".log"; }
   // The same file in the copy, for an absolute path in the user's tree; others stay.
   std::string in_copy(const std::string& path) const;
   // Was this copy built before, with the same command?

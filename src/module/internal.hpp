@@ -308,6 +308,18 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 void bring_down(const ModulePtr& module);
 Result<FileIdentity> identify(int fd);
 
+// --- patch_file.cpp ---
+bool valid_name(std::string_view name);
+// prepare() of a patch file, but for the identity of its file.
+Result<Prepared> prepare_patch(const LoadRequest& request, Bytes content);
+Result<std::string> name_in_patch(std::span<const std::byte> content);
+// Links it, and makes a descriptor for it.
+Status map_patch(Module& module, std::span<const std::byte> content);
+// What map_patch() checks.
+Status would_link(const Module& module, std::span<const std::byte> content);
+// Its init.
+Status enable_patch(Module& module);
+
 // --- replace.cpp ---
 // Whether `incoming` takes over the state of `old`.
 Status state_compatible(const Module& old, const Module& incoming, bool force);

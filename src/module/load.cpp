@@ -22,7 +22,6 @@
 #include "elf/loadable.hpp"
 #include "elf/loaded.hpp"
 #include "interpose/functions.hpp"
-#include "linker/linker.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
 #include "patchfile/patch_file.hpp"
@@ -48,14 +47,6 @@ bool is_free(std::string_view license) {
       "Apache", "Zlib", "CC0",  "Unlicense", "BSL", "Boost", "Public domain", "0BSD"};
   return std::any_of(std::begin(prefixes), std::end(prefixes),
                      [&](std::string_view p) { return license.substr(0, p.size()) == p; });
-}
-
-bool valid_name(std::string_view name) {
-  return !name.empty() && name.size() <= MOLT_NAME_MAX && name != "." && name != ".." &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_' || c == '-' || c == '.';
-         });
 }
 
 Result<Bytes> read_file(int fd) {
@@ -253,48 +244,6 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
-linker::Options linker_options() {
-  linker::Options options;
-  const PatchHooks* hooks;
-  {
-    Lock lock(manager().mutex);
-    hooks = manager().patch_hooks;
-  }
-  if (hooks != nullptr) options.original_bytes = hooks->original_bytes;
-  return options;
-}
-
-tl::unexpected<Error> about(const Module& module, const Error& error) {
-  return fail(error.code, "%s: %s", module.name.c_str(), error.detail);
-}
-
-Status map_patch(Module& module, std::span<const std::byte> content) {
-  auto file = patchfile::PatchFile::parse(content);
-  if (!file) return about(module, file.error());
-  auto linked = linker::link(*file, linker_options());
-  if (!linked) return about(module, linked.error());
-  module.linked = std::move(*linked);
-  for (const linker::Target& target : module.linked->targets()) {
-    if (module.address == 0) module.address = target.whole.begin;
-    module.text.add(target.code.begin, target.code.end);
-    for (const linker::CodeRange& function : target.functions) {
-      module.text.note_entry(function.begin);
-    }
-  }
-  module.size = module.linked->mapped_bytes();
-  molt_module& d = module.linked_descriptor;
-  d.size = sizeof d;
-  d.abi = MOLT_ABI;
-  d.magic = MOLT_MAGIC;
-  d.name = module.name.c_str();
-  d.version = module.version.c_str();
-  d.license = module.license.c_str();
-  d.description = module.description.c_str();
-  d.core = &module.core;
-  module.descriptor = &d;
-  return {};
-}
-
 Status map(Module& module, const Prepared& prepared, bool force) {
   const std::span<const std::byte> content = prepared.content;
   if (prepared.is_patch_file) return map_patch(module, content);
@@ -469,12 +418,7 @@ Status check_hooks(const Module& module, bool dry_run) {
 Status would_fit(Module& module, const Prepared& prepared, const LoadRequest& request,
                  const Module* beside) {
   const std::span<const std::byte> content = prepared.content;
-  if (prepared.is_patch_file) {
-    auto file = patchfile::PatchFile::parse(content);
-    if (!file) return about(module, file.error());
-    if (Status ok = linker::check(*file, linker_options()); !ok) return about(module, ok.error());
-    return {};
-  }
+  if (prepared.is_patch_file) return would_link(module, content);
   auto image = elf::Image::parse(content);
   if (!image) return pass(image);
   auto preview = Preview::of(*image);
@@ -495,15 +439,7 @@ Status would_fit(Module& module, const Prepared& prepared, const LoadRequest& re
 // --- init ---------------------------------------------------------------------------------------
 
 Status run_init(Module& module) {
-  if (module.linked) {
-    const PatchHooks* hooks;
-    {
-      Lock lock(manager().mutex);
-      hooks = manager().patch_hooks;
-    }
-    if (hooks == nullptr) return fail(ENOTSUP, "%s: no livepatches here", module.name.c_str());
-    return hooks->enable(module.descriptor, *module.linked);
-  }
+  if (module.linked) return enable_patch(module);
   int (*init)(void) = module.descriptor->init;
   succeed();
   int result = init ? init() : 0;
@@ -590,32 +526,6 @@ std::vector<std::string> one_of_each_kind(const std::vector<elf::Hazard>& hazard
   return texts;
 }
 
-namespace {
-
-Result<Prepared> prepare_patch(const LoadRequest& request, std::span<const std::byte> content) {
-  auto file = patchfile::PatchFile::parse(content);
-  if (!file) return pass(file);
-  namespace info = patch_file::info;
-  Prepared p;
-  p.is_patch_file = p.livepatch = true;
-  p.taint = taint_livepatch;
-  p.name = request.name.empty() ? std::string(file->info(info::name)) : request.name;
-  if (!valid_name(p.name)) {
-    return fail(EINVAL, "'%.60s' is no name for a patch; choose another (--name)", p.name.c_str());
-  }
-  if (!request.args.empty()) {
-    return fail(EINVAL, "a patch file has no parameters, and '%.60s' was given",
-                request.args.c_str());
-  }
-  p.version = file->info(info::patch_version);
-  p.license = file->info(info::license);
-  p.description = file->info(info::description);
-  p.srcversion = content_hash(content);
-  return p;
-}
-
-}  // namespace
-
 Result<Prepared> prepare(const LoadRequest& request) {
   auto file = identify(request.fd);
   if (!file) return pass(file);
@@ -625,11 +535,9 @@ Result<Prepared> prepare(const LoadRequest& request) {
   auto content = read_file(request.fd);
   if (!content) return named(content.error());
   if (patchfile::PatchFile::is_one(*content)) {
-    auto prepared = prepare_patch(request, *content);
+    auto prepared = prepare_patch(request, std::move(*content));
     if (!prepared) return named(prepared.error());
     prepared->file = *file;
-    prepared->hash = content_hash(*content);
-    prepared->content = std::move(*content);
     return prepared;
   }
   if (!request.name.empty()) {
@@ -678,11 +586,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
 Result<std::string> name_in_file(int fd) {
   auto content = read_file(fd);
   if (!content) return pass(content);
-  if (patchfile::PatchFile::is_one(*content)) {
-    auto file = patchfile::PatchFile::parse(*content);
-    if (!file) return pass(file);
-    return std::string(file->info(patch_file::info::name));
-  }
+  if (patchfile::PatchFile::is_one(*content)) return name_in_patch(*content);
   auto image = elf::Image::parse(*content);
   if (!image) return pass(image);
   auto name = image->note("name");

@@ -1,4 +1,4 @@
-#include "builder/statics.hpp"
+#include "builder/static_locals.hpp"
 
 #include <algorithm>
 #include <map>
@@ -23,7 +23,7 @@ std::vector<Local> locals_of(const View& view, const DebugInfo& info) {
     const bool is_variable = s.type == STT_OBJECT || s.type == STT_TLS;
     if (!s.is_defined() || !s.is_local() || !is_variable) continue;
     Local local{y, nullptr};
-    for (const StaticLocal& one : info.statics) {
+    for (const StaticLocal& one : info.locals) {
       if (one.section == s.section && one.offset == s.value) local.info = &one;
     }
     if (local.info != nullptr || without_number(s.name) != s.name) found.push_back(local);
@@ -33,9 +33,10 @@ std::vector<Local> locals_of(const View& view, const DebugInfo& info) {
 
 }  // namespace
 
-Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo& old_info,
-                     const DebugInfo& new_info, const Unit& unit, std::vector<Refusal>& refusals) {
-  Statics statics;
+StaticLocals pair_static_locals(const View& old_view, const View& new_view,
+                                const DebugInfo& old_info, const DebugInfo& new_info,
+                                const Unit& unit, std::vector<Refusal>& refusals) {
+  StaticLocals locals;
   std::vector<Local> olds = locals_of(old_view, old_info), news = locals_of(new_view, new_info);
   const auto is_constant = [](const View& view, std::uint32_t symbol) {
     return view.is_constant(view.symbol(symbol).section);
@@ -79,11 +80,11 @@ Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo
         continue;
       }
       const std::size_t o = matching.front();
-      statics.paired[news[n].symbol] = olds[o].symbol;
+      locals.paired[news[n].symbol] = olds[o].symbol;
       if (round == 2) {
-        statics.notes.push_back(fmt::format("{}: the static variable {} of {} is that of {} before",
-                                            unit.output, news[n].info->name, news[n].info->function,
-                                            olds[o].info->function));
+        locals.notes.push_back(fmt::format("{}: the static variable {} of {} is that of {} before",
+                                           unit.output, news[n].info->name, news[n].info->function,
+                                           olds[o].info->function));
       }
       take(olds, o);
       take(news, n);
@@ -101,14 +102,14 @@ Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo
                               : without_number(old_view.symbol(old.symbol).name) == base;
       if (may_be) candidates.push_back(old.symbol);
     }
-    statics.unpaired.insert(local.symbol);
+    locals.unpaired.insert(local.symbol);
     if (candidates.empty()) continue;  // a new variable
     const auto like = std::count_if(news.begin(), news.end(), [&](const Local& other) {
       return without_number(new_view.symbol(other.symbol).name) == base;
     });
     if (local.info == nullptr && candidates.size() == 1 && like == 1) {
-      statics.unpaired.erase(local.symbol);
-      statics.paired[local.symbol] = candidates.front();
+      locals.unpaired.erase(local.symbol);
+      locals.paired[local.symbol] = candidates.front();
       continue;
     }
     const bool has_info = local.info != nullptr;
@@ -124,7 +125,7 @@ Statics pair_statics(const View& old_view, const View& new_view, const DebugInfo
          has_info ? "leave it in its function and block, and with its type"
                   : "build with debug information (-g)"});
   }
-  return statics;
+  return locals;
 }
 
 }  // namespace molt::builder
