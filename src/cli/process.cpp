@@ -202,12 +202,12 @@ ControlSocket SocketFinder::find(const Process& process) {
 }
 
 const std::vector<std::string>& SocketFinder::listening(const Process& process) {
-  const std::string name = read_link(fmt::format("/proc/{}/ns/net", process.pid));
-  const auto [at, is_new] = listening_.try_emplace(name);
+  const std::string net = read_link(fmt::format("/proc/{}/ns/net", process.pid));
+  const auto [at, is_new] = listening_.try_emplace(net);
   if (is_new) {
     // An unreadable link is another user's process: most likely it is in our own namespace.
-    std::ifstream in(name.empty() ? "/proc/self/net/unix"
-                                  : fmt::format("/proc/{}/net/unix", process.pid));
+    std::ifstream in(net.empty() ? "/proc/self/net/unix"
+                                 : fmt::format("/proc/{}/net/unix", process.pid));
     const std::string end = fmt::format("/{}", wire::socket_name);
     const std::string abstract = fmt::format(" @{}", wire::abstract_prefix);
     for (std::string line; std::getline(in, line);) {
