@@ -1,6 +1,7 @@
 // Verbs about module files, without a process and without loading anything.
 
 #include "cli/module_file.hpp"
+#include "cli/patch_text.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 #include "elf/hazards.hpp"
@@ -83,6 +84,11 @@ std::string import_behind(const elf::Image& image) {
 
 std::vector<Finding> examine(const std::string& path) {
   const std::vector<std::byte> bytes = read_module_file(path);
+  if (patchfile::PatchFile::is_one(bytes)) {
+    const auto file = patchfile::PatchFile::parse(bytes);
+    if (!file) return {{"damaged", "", file.error().detail}};
+    return {};
+  }
   const Result<elf::Image> image = elf::Image::parse(bytes);
   if (!image) return {{"no_shared_object", "", image.error().detail}};
   if (Status ok = check_loadable(*image); !ok) {
@@ -221,6 +227,15 @@ std::string show(const Json& fields) {
 
 int show_file(const Options& options, const std::string& path) {
   const std::vector<std::byte> bytes = read_module_file(path);
+  if (patchfile::PatchFile::is_one(bytes)) {
+    const auto file = patchfile::PatchFile::parse(bytes);
+    if (!file) {
+      fail(ErrorClass::refused, file.error().code, "{}: {}", path, file.error().detail);
+    }
+    const Json fields = describe_patch(path, bytes.size(), *file);
+    print_result(options, "info", fields, show_patch(fields));
+    return exit_done;
+  }
   const Result<elf::Image> image = elf::Image::parse(bytes);
   if (!image) {
     fail(ErrorClass::refused, image.error().code, "{}: {}", path, image.error().detail);

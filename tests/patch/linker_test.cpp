@@ -298,6 +298,38 @@ TEST(Linker, RefusesSymbolsThatNobodyHas) {
   EXPECT_NE(nullptr, std::strstr(made.linked.error().detail, "molt_test_nowhere"));
 }
 
+TEST(Linker, EachTargetGetsItsOwnNear) {
+  auto libc = elf::find_loaded("libc.so.6");
+  ASSERT_TRUE(libc);
+  Sample s = sample(code({0x48, 0x8d, 0x47, 0x05, 0xc3}));
+  const auto second = s.writer.add_target("libc.so.6", libc->build_id, 0);
+  builder::PatchWriter::Section section;
+  section.name = ".text.there";
+  section.content = code({0xc3});
+  section.executable = true;
+  section.target = second;
+  const auto text = s.writer.add_section(section);
+  builder::PatchWriter::Function function;
+  const auto address = reinterpret_cast<std::uintptr_t>(&getpid);
+  function.target = second;
+  function.name = "getpid";
+  function.symbol = s.writer.define("there", text, 0, 1, STT_FUNC);
+  function.old_address = address - libc->bias;
+  function.old_size = 8;
+  function.old_bytes = {reinterpret_cast<const std::byte*>(address), 8};
+  s.writer.add_function(function);
+  auto made = link(s);
+  ASSERT_LINKED(made);
+  ASSERT_EQ(2u, (*made.linked)->targets().size());
+  for (const auto& function_there : (*made.linked)->functions()) {
+    const auto& target = (*made.linked)->targets()[function_there.target];
+    const auto distance =
+        static_cast<std::int64_t>(target.whole.begin - target.object.extent.begin);
+    EXPECT_LT(std::abs(distance), std::int64_t{1} << 31);
+    EXPECT_TRUE(target.code.contains(function_there.new_address));
+  }
+}
+
 TEST(Linker, TheCheckAloneChangesNothing) {
   const Sample s = sample(code({0xc3}));
   const auto bytes = s.writer.bytes();
