@@ -97,8 +97,13 @@ class Prover {
 
   Meaning meaning(const ObjectSection& section, const ObjectSymbol& symbol,
                   const Reference& reference) const;
+  // What the references of one section say, before any of it is believed.
+  struct Said {
+    std::unordered_map<std::uint32_t, std::uint64_t> bases;  // of sections
+    std::unordered_map<std::string_view, std::uint64_t> names;
+  };
   std::string check(const UnitState& unit, const ObjectSection& from, const Relocation& relocation,
-                    const Reference& reference) const;
+                    const Reference& reference, Said& said) const;
   std::string check_content(const UnitState& unit, const ObjectSymbol& symbol, std::int64_t offset,
                             std::uint64_t address) const;
 
@@ -290,7 +295,8 @@ std::string Prover::check_content(const UnitState& unit, const ObjectSymbol& sym
 
 // "" or why this reference cannot be that of the image.
 std::string Prover::check(const UnitState& unit, const ObjectSection& from,
-                          const Relocation& relocation, const Reference& reference) const {
+                          const Relocation& relocation, const Reference& reference,
+                          Said& said) const {
   const ObjectSymbol& symbol = unit.symbol(relocation.symbol);
   const Meaning means = meaning(from, symbol, reference);
   const auto name_of = [&](const ObjectSymbol& of) {
@@ -306,13 +312,18 @@ std::string Prover::check(const UnitState& unit, const ObjectSection& from,
   if (means.kind == Meaning::Kind::tls) {
     if (!symbol.is_defined()) {
       const auto known = state_.tls_globals.find(symbol.name);
-      if (known == state_.tls_globals.end() || known->second == means.value) return "";
+      const auto first = said.names.emplace(symbol.name, means.value).first;
+      if ((known == state_.tls_globals.end() || known->second == means.value) &&
+          first->second == means.value) {
+        return "";
+      }
       return fmt::format("it refers to another thread-local variable than {}", symbol.name);
     }
     if (symbol.is_local() && !from.group.empty()) return "";
     const auto& section = unit.sections[symbol.section];
     const std::uint64_t base = means.value - (symbol.is_section() ? 0 : symbol.value);
-    if (!section.base || *section.base == base) return "";
+    const auto first = said.bases.emplace(symbol.section, base).first;
+    if ((!section.base || *section.base == base) && first->second == base) return "";
     return fmt::format("it refers to another thread-local variable than {}", name_of(symbol));
   }
 
@@ -324,9 +335,11 @@ std::string Prover::check(const UnitState& unit, const ObjectSection& from,
   if (!symbol.is_defined()) {
     if (symbol.is_absolute) return "";
     const auto known = state_.globals.find(symbol.name);
-    if (known != state_.globals.end() && known->second != means.value) {
+    const auto first = said.names.emplace(symbol.name, means.value).first;
+    const std::uint64_t other = known != state_.globals.end() ? known->second : first->second;
+    if (other != means.value || first->second != means.value) {
       return fmt::format("it refers to {:#x} for {}, others to {:#x}", means.value, symbol.name,
-                         known->second);
+                         other != means.value ? other : first->second);
     }
     return file_.is_mapped(means.value)
                ? ""
@@ -346,20 +359,24 @@ std::string Prover::check(const UnitState& unit, const ObjectSection& from,
   // Another unit's copy of this COMDAT function refers to that unit's own static symbols.
   if (!from.group.empty() && symbol.is_local()) return "";
   const std::uint64_t base = means.value - (symbol.is_section() ? 0 : symbol.value);
+  // Of what may be another unit's copy nothing is known.
+  if (!target.group.empty() || symbol.bind == STB_WEAK) return "";
   const auto& section = unit.sections[symbol.section];
-  if (section.is_proven && *section.base != base && target.group.empty() &&
-      symbol.bind != STB_WEAK) {
+  const std::uint64_t first = said.bases.emplace(symbol.section, base).first->second;
+  const std::uint64_t known = section.base.value_or(first);
+  if (known != base || first != base) {
     return fmt::format("it refers to {:#x} for {}, which is at {:#x}", means.value, name_of(symbol),
-                       *section.base + (means.value - base));
+                       (known != base ? known : first) + (means.value - base));
   }
   return "";
 }
 
 std::optional<Difference> Prover::check_references(UnitState& unit, const ObjectSection& section,
                                                    const std::vector<Reference>& references) const {
+  Said said;
   for (const Reference& reference : references) {
     const Relocation& relocation = section.relocations[reference.relocation];
-    std::string why = check(unit, section, relocation, reference);
+    std::string why = check(unit, section, relocation, reference, said);
     if (!why.empty()) return Difference{relocation.offset, std::move(why)};
   }
   return std::nullopt;
@@ -524,10 +541,17 @@ void Prover::prove_code() {
   };
   for_each_open([this](UnitState& unit, std::uint32_t i) { prove_section(unit, i, false); });
   prove_pending();
-  // A second time: what was proven meanwhile gives addresses to names that the image has not.
-  for_each_open([this](UnitState& unit, std::uint32_t i) { prove_section(unit, i, false); });
+  // Once more, as long as what was proven meanwhile gives addresses to names that the image has not.
+  const auto by_name = [&] {
+    do {
+      moved_ = false;
+      for_each_open([this](UnitState& unit, std::uint32_t i) { prove_section(unit, i, false); });
+    } while (moved_);
+  };
+  by_name();
   if (!file_.symbols.complete()) {
     for_each_open([this](UnitState& unit, std::uint32_t i) { prove_section(unit, i, true); });
+    by_name();
   }
   prove_pending();
   for_each_open([this](UnitState& unit, std::uint32_t i) { prove_functions(unit, i); });
@@ -661,7 +685,6 @@ void Prover::refuse(UnitState& unit) {
     const PlacedSection& placed = unit.sections[i];
     const ObjectSection& section = unit.plain->sections()[i];
     if (placed.is_proven || !section.group.empty()) continue;
-    if (!section.is_code() && section.is_writable()) continue;  // the differ compares initialisers
     if (!placed.difference) continue;
     Refusal refusal;
     refusal.unit = unit.unit->output;

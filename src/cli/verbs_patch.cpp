@@ -5,6 +5,7 @@
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
+#include "cli/witness.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -30,10 +31,12 @@ void set_attribute(Session& session, const std::string& path, const char* value)
 }
 
 Json wait_for(Session& session, const std::string& name, const char* event) {
+  const Witness witness(session, "");
   return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
 }
 
 void unload_module(Session& session, const std::string& name) {
+  const Witness witness(session, name);
   session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
 }
 

@@ -8,10 +8,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
 #include "base/memory.hpp"
+#include "entries/seat.hpp"
 #include "linker/linker.hpp"
 #include "livepatch/internal.hpp"
+#include "livepatch/loader_watch.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -208,8 +211,11 @@ Status measure(Patch& patch) {
   return {};
 }
 
+// Before the token (L5): it looks symbols up.
 Status set_up_once() {
+  static std::mutex* mutex = new std::mutex;
   static bool done = false;
+  std::lock_guard lock(*mutex);
   if (done) return {};
   if (Status ok = gate::setup(); !ok) return ok;
   if (Status ok = threads::start_census(); !ok) return ok;
@@ -220,7 +226,8 @@ Status set_up_once() {
 // Those for which pre_patch succeeded are told by cancel_transition().
 Status patch_objects(Patch& patch) {
   for (const auto& object : patch.objects) {
-    if (!object->binding.loaded) continue;
+    // A library may come or go while another object's callback runs.
+    if (!object->binding.loaded || object->patched) continue;
     if (int result = call_pre_patch(*object); result != 0) {
       say("pre-patch callback failed for object '%s'", display_name(*object).c_str());
       constexpr int largest_errno = 4095;
@@ -228,6 +235,7 @@ Status patch_objects(Patch& patch) {
       return fail(code, "%s: its pre_patch callback refused object '%s' with %d",
                   patch.name.c_str(), display_name(*object).c_str(), result);
     }
+    if (!object->binding.loaded || object->patched) continue;
     if (Status ok = patch_object(*object); !ok) {
       say("failed to patch object '%s'", display_name(*object).c_str());
       return ok;
@@ -241,6 +249,8 @@ Status patch_objects(Patch& patch) {
 namespace {
 
 Status enable(molt_module* owner, PatchPtr patch, const void* own_frame) {
+  if (Status ok = set_up_once(); !ok) return ok;
+  watch_begins(*patch);
   Token token(own_frame);
   if (!token) return token.status();
   Engine& e = engine();
@@ -265,7 +275,6 @@ Status enable(molt_module* owner, PatchPtr patch, const void* own_frame) {
       }
     }
   }
-  if (Status ok = set_up_once(); !ok) return ok;
   if (Status ok = check_states(*patch); !ok) {
     say("Livepatch patch (%s) is not compatible with the already installed livepatches.",
         patch->name.c_str());
@@ -327,7 +336,7 @@ Status enable(molt_module* owner, const linker::Linked& linked) {
 void original_bytes(std::uintptr_t address, std::span<std::byte> bytes) {
   const Token token(__builtin_frame_address(0));
   std::memcpy(bytes.data(), reinterpret_cast<const void*>(address), bytes.size());
-  if (token) undo_in_copy(address, bytes);
+  if (token) entries::undo_in_copy(address, bytes);
 }
 
 }  // namespace molt::livepatch

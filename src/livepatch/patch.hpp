@@ -69,7 +69,9 @@ struct Object {
   std::optional<elf::NamedObject> known;  // of a patch file: which object it is
   bool dynamic = false;                   // only nops
   Binding binding;
+  unsigned life = 0;  // counts the bindings that have ended
   bool patched = false;
+  bool post_patch_due = false;    // of the transition that is being completed
   bool post_unpatch_due = false;  // pre_patch has succeeded since the last post_unpatch
 
   bool is_program() const { return name.empty(); }
@@ -92,8 +94,10 @@ struct Patch {
   bool enabled = false;
   bool forced = false;  // parts of it may be in use: no proof was asked for
   bool on_list = false;
+  std::vector<std::string> watched;  // libraries that may come and go (loader_watch.hpp)
 
   bool has_immediate() const;
+  bool has_libraries() const;  // objects beside the program
 };
 using PatchPtr = std::shared_ptr<Patch>;
 

@@ -86,6 +86,7 @@ struct Module {
   bool was_used = false;       // another module imported from it, or an offer of it was acquired
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
+  bool freeing = false;        // its memory is about to go: nobody begins to look at it
   bool formed = false;         // the observer was told of it
   unsigned taint = 0;
   int loader_tid = 0;  // the thread that loads it; 0 when its load is over
@@ -324,8 +325,8 @@ Status enable_patch(Module& module);
 // Whether `incoming` takes over the state of `old`.
 Status state_compatible(const Module& old, const Module& incoming, bool force);
 
-// A call of the core into module code other than an operation's own: holds the memory, not the
-// reference count. False: the module is on its way out.
+// A call of the core into module code, or a look at its memory, other than an operation's own: holds
+// the memory, not the reference count. Not to be begun while it is `freeing`.
 class InsideScope {
  public:
   InsideScope(Lock& lock, Module& module);

@@ -31,6 +31,7 @@
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/census.hpp"
 #include "threads/ranges.hpp"
 
 namespace molt::linker {
@@ -139,6 +140,7 @@ struct Holder {
   std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there
   std::int64_t asleep_ms = 0;       // at least; 0: not known, or it runs
   std::string syscall;              // in which it sleeps
+  std::uint64_t serial = 0;         // threads::Finding::serial
 };
 struct BlockingReport {
   std::string name, state, reason;
@@ -146,6 +148,8 @@ struct BlockingReport {
 };
 // Who is in the code of a module, live or left in memory, or refers to it. One look; does not wait.
 Result<BlockingReport> blocking(std::string_view name);
+// threads::testify(), of one of its holders.
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony);
 
 // Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
 void set_gc_interval(int seconds);

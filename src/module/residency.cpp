@@ -2,6 +2,7 @@
 // its memory goes, and on request.
 
 #include <cstdio>
+#include <utility>
 
 #include "elf/loaded_symbols.hpp"
 #include "module/internal.hpp"
@@ -34,6 +35,7 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
   holder.certain = finding.certain;
   holder.depth = finding.depth;
   holder.stack_address = finding.at;
+  holder.serial = finding.serial;
   holder.asleep_ms = finding.asleep_ns / 1'000'000;
   if (finding.activity == threads::Activity::sleeping && finding.syscall >= 0) {
     holder.syscall = threads::syscall_name(finding.syscall);
@@ -135,7 +137,7 @@ Result<BlockingReport> blocking(std::string_view name) {
       others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
-  if (!module->is_mapped()) return report;
+  if (!module->is_mapped() || module->freeing) return report;
   // Its memory stays while this looks at it.
   InsideScope inside(lock, *module);
   lock.unlock();
@@ -159,6 +161,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   for (Holder& holder : name_all(*module, proof->holders))
     report.holders.push_back(std::move(holder));
   return report;
+}
+
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
+  return threads::testify(tid, serial, std::move(testimony));
 }
 
 }  // namespace molt::module

@@ -171,6 +171,22 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_callbacks(self):
+        self.make_target()
+        source = self.folder / "callbacks.cpp"
+        source.write_text(
+            "#include <molt/livepatch.h>\n#include <unistd.h>\n"
+            "static int before(const molt_patch_target*) { return write(2, \"pre\\n\", 4) == 4 ? 0 : -1; }\n"
+            "MOLT_PATCH_CALLBACKS(nullptr, before, nullptr, nullptr, nullptr)\n"
+        )
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
+        self.assert_built(done, said, "answer")
+        self.assertIn(b"before", (self.folder / "fix.molt").read_bytes())
+        source.write_text("this is no C++\n")
+        done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("callbacks.cpp", done.stderr + done.stdout)
+
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()
         self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
