@@ -163,10 +163,21 @@ class Building(Tree):
 
         self.assertEqual(process.stdout.readline(), "ready\n")
         self.assertEqual(ask(), ["10", "1"])
+        patch = self.folder / "fix.molt"
+        for where in (["-p", process.pid], ["--target", self.target], []):
+            checked = run(MOLT, "check", patch, *where)
+            self.assertEqual((checked.returncode, checked.stderr), (0, ""))
+        for where in (["-p", os.getpid()], ["--target", MOLT]):
+            checked = run(MOLT, "check", patch, *where)
+            self.assertEqual(checked.returncode, 5)
+            self.assertIn("has none of the files", checked.stderr)
         applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
         self.assertEqual(applied.returncode, 0, applied.stderr)
         # The static counters of both units go on; the fix is there.
         self.assertEqual(ask(), ["1020", "2"])
+        checked = run(MOLT, "check", patch, "-p", process.pid)
+        self.assertEqual(checked.returncode, 5)
+        self.assertIn("answer: its code in process", checked.stderr)
         reverted = run(MOLT, "revert", "fix", "-p", process.pid)
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
