@@ -79,6 +79,10 @@ def ask(port):
 def main():
     environment = source.build_environment(FOLDER)
     environment["XDG_CACHE_HOME"] = str(FOLDER / "cache")
+    # For the server and for every molt below.
+    os.environ["MOLT_DIRECTORY"] = environment["MOLT_DIRECTORY"]
+    pathlib.Path(environment["MOLT_DIRECTORY"]).mkdir(parents=True, exist_ok=True)
+    pathlib.Path(environment["MOLT_DIRECTORY"]).chmod(0o700)
     try:
         package, tree = prepare(environment)
     except source.Missing as missing:

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -99,6 +100,7 @@ class Flow {
   Status guard(const Workspace& space);
   Status complete_new(Workspace& space);
   Status complete_old(Workspace& space);
+  Status compile_callbacks(Workspace& space);
   void check_compiled();
   void list_units();
   void leave_alone(Unit& unit);
@@ -112,6 +114,7 @@ class Flow {
   std::vector<PatchedFile> files_;
   std::string hunks_;
   std::string source_;
+  std::string additions_;
   Records base_;
   Records new_;
   Records old_;
@@ -159,6 +162,7 @@ Status Flow::build_three() {
   begin = Clock::now();
   Status built = space.build("new", true, false);
   if (built) built = complete_new(space);
+  if (built && !request_.callbacks.empty()) built = compile_callbacks(space);
   result_.new_s = seconds_since(begin);
 
   if (auto done = write_old(files_, space.tree()); !done) return done;
@@ -200,6 +204,40 @@ Status Flow::complete_new(Workspace& space) {
   base_ = std::move(*base);
   new_ = std::move(*now);
   return {};
+}
+
+// With the diff in, as they may use what it declares; where the first unit was compiled, and with its
+// options about headers.
+Status Flow::compile_callbacks(Workspace& space) {
+  const char* compiler = std::getenv("CXX");
+  additions_ = space.folder_of("new") + "/callbacks.o";
+  std::vector<std::string> words = {compiler != nullptr && *compiler != '\0' ? compiler : "c++",
+                                    "-std=c++20",
+                                    "-g",
+                                    "-O2",
+                                    "-fno-exceptions",
+                                    "-ffunction-sections",
+                                    "-fdata-sections",
+                                    "-fno-common",
+                                    "-fmerge-constants"};
+  std::string folder = space.source();
+  if (!new_.empty()) {
+    const Record& record = new_.begin()->second;
+    folder = record.directory;
+    for (std::size_t i = 1; i < record.command.size(); ++i) {
+      const std::string& word = record.command[i];
+      const bool is_pair = word == "-I" || word == "-D" || word == "-U" || word == "-isystem" ||
+                           word == "-iquote" || word == "-idirafter" || word == "-include";
+      if (!is_pair && !word.starts_with("-I") && !word.starts_with("-D") &&
+          !word.starts_with("-U")) {
+        continue;
+      }
+      words.push_back(word);
+      if (is_pair && i + 1 < record.command.size()) words.push_back(record.command[++i]);
+    }
+  }
+  words.insert(words.end(), {"-I" + request_.include, "-c", request_.callbacks, "-o", additions_});
+  return space.run_beside("callbacks", words, folder);
 }
 
 Status Flow::complete_old(Workspace& space) {
@@ -375,6 +413,7 @@ Status Flow::make_patch() {
 
   PatchOptions options = request_.patch;
   options.diff = hunks_;
+  if (!additions_.empty()) options.additions.push_back(additions_);
   auto patch = build_patch(units_, all, options);
   if (!patch) {
     result_.refusals.insert(result_.refusals.end(), patch.error().begin(), patch.error().end());

@@ -33,6 +33,7 @@ struct FlowRequest {
   std::vector<FlowTarget> targets;
   PatchOptions patch;
   std::string callbacks;  // a C++ source to be compiled into the patch; "" for none
+  std::string include;    // the folder with molt/livepatch.h, for the callbacks
   // One line for the user, as each step begins.
   std::function<void(const std::string&)> say;
 };

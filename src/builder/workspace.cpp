@@ -317,6 +317,11 @@ Status Workspace::compile_again(std::string_view phase, const std::vector<Record
   return {};
 }
 
+Status Workspace::run_beside(std::string_view phase, const std::vector<std::string>& words,
+                             const std::string& folder) {
+  return run({words[0], words, folder, log(phase)}, phase, false);
+}
+
 Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows) {
   std::error_code error;
   int ends[2];
@@ -348,7 +353,8 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
   const ssize_t bytes = ::read(read_end.get(), text, sizeof text - 1);
   if (bytes > 0) return fail(EPERM, "%s", text);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  return fail(EIO, "the build command failed (%s): %.140s; all of it is in %s",
+  return fail(EIO, "%s failed (%s): %.140s; all of it is in %s",
+              job.program == "env" ? "the build command" : job.program.c_str(),
               WIFEXITED(status) ? fmt::format("exit {}", WEXITSTATUS(status)).c_str() : "killed",
               tail_of(job.log).c_str(), job.log.c_str());
 }

@@ -65,6 +65,9 @@ class Workspace {
   // Compiles again what was recorded, from the sources as they are now, with shadows; for objects that
   // the build command leaves alone since it does not know what they depend on.
   [[nodiscard]] Status compile_again(std::string_view phase, const std::vector<Record>& records);
+  // Any other command, where the build would run it; what it says is in log(phase).
+  [[nodiscard]] Status run_beside(std::string_view phase, const std::vector<std::string>& words,
+                                  const std::string& folder);
 
  private:
   Workspace() = default;

@@ -54,6 +54,17 @@ std::string capture_library() {
   fail(ErrorClass::missing, ENOENT, "libmolt-capture.so is not where this program was installed");
 }
 
+// As installed, or in the source tree that this was built from.
+std::string include_folder() {
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  std::error_code error;
+  for (const char* folder : {"../include", "../../include", "../../../include"}) {
+    const fs::path path = here / folder;
+    if (fs::exists(path / "molt/livepatch.h", error)) return fs::canonical(path).string();
+  }
+  fail(ErrorClass::missing, ENOENT, "molt/livepatch.h is not where this program was installed");
+}
+
 // "fixes/CVE-2024-1.patch" -> "CVE-2024-1"; a name may have letters, digits and -._ only.
 std::string name_of(const std::string& diff) {
   std::string name = fs::path(diff).filename().string();
@@ -154,6 +165,7 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   request.patch.accept = arguments.accept;
   if (!arguments.callbacks.empty()) {
     request.callbacks = existing(arguments.callbacks, "the callbacks");
+    request.include = include_folder();
   }
   if (!options.quiet && !options.json) {
     request.say = [](const std::string& text) { fmt::print(stderr, "molt: {}\n", text); };

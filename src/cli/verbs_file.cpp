@@ -1,10 +1,13 @@
 // Verbs about module files, without a process and without loading anything.
 
 #include "cli/module_file.hpp"
+#include "cli/patch_check.hpp"
+#include "cli/patch_text.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 #include "elf/hazards.hpp"
 #include "elf/loadable.hpp"
+#include "patchfile/patch_file.hpp"
 
 #include <molt/module.h>
 
@@ -81,8 +84,18 @@ std::string import_behind(const elf::Image& image) {
   return "";
 }
 
-std::vector<Finding> examine(const std::string& path) {
+std::vector<Finding> examine(const std::string& path, const std::vector<std::string>& targets,
+                             const std::vector<int>& pids) {
   const std::vector<std::byte> bytes = read_module_file(path);
+  if (patchfile::PatchFile::is_one(bytes)) {
+    const auto file = patchfile::PatchFile::parse(bytes);
+    if (!file) return {{"damaged", "", file.error().detail}};
+    std::vector<Finding> findings;
+    for (std::string& line : check_patch(*file, targets, pids)) {
+      findings.push_back({"not_this_program", "", std::move(line)});
+    }
+    return findings;
+  }
   const Result<elf::Image> image = elf::Image::parse(bytes);
   if (!image) return {{"no_shared_object", "", image.error().detail}};
   if (Status ok = check_loadable(*image); !ok) {
@@ -117,8 +130,12 @@ std::string line_of(const std::string& path, const Finding& finding) {
 
 Runner declare_check(CLI::App& verb) {
   auto paths = std::make_shared<std::vector<std::string>>();
-  verb.add_option("FILE", *paths, "Module files")->required();
-  return [paths](const Options& options) {
+  auto targets = std::make_shared<std::vector<std::string>>();
+  verb.add_option("FILE", *paths, "Module files and patch files")->required();
+  verb.add_option("--target", *targets, "A program or library that patch files must fit")
+      ->option_text("FILE")
+      ->allow_extra_args(false);
+  return [paths, targets](const Options& options) {
     Json files = Json::array();
     std::string text;
     bool any_refused = false;
@@ -126,7 +143,7 @@ Runner declare_check(CLI::App& verb) {
     for (const std::string& path : *paths) {
       Json object = {{"file", path}};
       try {
-        const std::vector<Finding> findings = examine(path);
+        const std::vector<Finding> findings = examine(path, *targets, options.selection.pids);
         object["ok"] = findings.empty();
         object["findings"] = Json::array();
         for (const Finding& finding : findings) {
@@ -221,6 +238,15 @@ std::string show(const Json& fields) {
 
 int show_file(const Options& options, const std::string& path) {
   const std::vector<std::byte> bytes = read_module_file(path);
+  if (patchfile::PatchFile::is_one(bytes)) {
+    const auto file = patchfile::PatchFile::parse(bytes);
+    if (!file) {
+      fail(ErrorClass::refused, file.error().code, "{}: {}", path, file.error().detail);
+    }
+    const Json fields = describe_patch(path, bytes.size(), *file);
+    print_result(options, "info", fields, show_patch(fields));
+    return exit_done;
+  }
   const Result<elf::Image> image = elf::Image::parse(bytes);
   if (!image) {
     fail(ErrorClass::refused, image.error().code, "{}: {}", path, image.error().detail);

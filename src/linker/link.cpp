@@ -19,6 +19,7 @@
 #include "arch/x86_64/text.hpp"
 #include "base/hash.hpp"
 #include "base/memory.hpp"
+#include "linker/far_load.hpp"
 #include "linker/linker.hpp"
 #include "linker/symbols.hpp"
 #include "linker/unwinders.hpp"
@@ -71,6 +72,8 @@ struct Area {
   std::size_t size[parts] = {};   // of each part, sections only, then with what is added
   std::size_t begin[parts] = {};  // within the mapping
   std::size_t mapped = 0;
+  std::size_t stubs_at = 0;                      // in the code, behind the veneers
+  std::size_t stubs = 0;                         // that are used
   std::size_t veneers_at = 0;                    // in the code
   std::size_t addresses_at = 0;                  // in the constants
   std::map<std::uint32_t, std::size_t> veneers;  // symbol -> offset in the mapping
@@ -222,7 +225,7 @@ struct Linking {
       size = offsets[i] + section.size + (section.name == ".eh_frame" ? 4 : 0);
     }
     // One for each relocation is more than enough: most share.
-    std::vector<std::size_t> veneers(areas.size()), words(areas.size());
+    std::vector<std::size_t> veneers(areas.size()), words(areas.size()), stubs(areas.size());
     for (const patchfile::Section& section : file.sections()) {
       std::vector<std::uint32_t> seen;
       for (const Elf64_Rela& r : section.relocations) {
@@ -236,6 +239,7 @@ struct Linking {
           case R_X86_64_32S:
             if (is_inside) break;
             words[section.target] += 1;
+            stubs[section.target] += may_be_far_load(section, r);
             if (std::find(seen.begin(), seen.end(), symbol) != seen.end()) break;
             seen.push_back(symbol);
             veneers[section.target] += 1;
@@ -256,7 +260,8 @@ struct Linking {
     for (std::size_t t = 0; t < areas.size(); ++t) {
       Area& area = areas[t];
       area.veneers_at = round_up(area.size[code], veneer_size);
-      area.size[code] = area.veneers_at + veneers[t] * veneer_size;
+      area.stubs_at = area.veneers_at + veneers[t] * veneer_size;
+      area.size[code] = area.stubs_at + stubs[t] * far_load_size;
       area.addresses_at = round_up(area.size[constants], sizeof(std::uint64_t));
       area.size[constants] = area.addresses_at + words[t] * sizeof(std::uint64_t);
       for (int p = 0; p < parts; ++p) {
@@ -264,12 +269,20 @@ struct Linking {
         area.mapped += round_up(area.size[p], page_size);
       }
       area.veneers_at += area.begin[code];
+      area.stubs_at += area.begin[code];
       area.addresses_at += area.begin[constants];
     }
     for (std::size_t i = 0; i < file.sections().size(); ++i) {
       const patchfile::Section& section = file.sections()[i];
       offsets[i] += areas[section.target].begin[part_of(section)];
     }
+  }
+
+  std::size_t may_be_far_load(const patchfile::Section& section, const Elf64_Rela& r) const {
+    return ELF64_R_TYPE(r.r_info) == R_X86_64_PC32 && section.executable &&
+                   file.symbols()[ELF64_R_SYM(r.r_info)].meaning == Meaning::dynamic
+               ? 1
+               : 0;
   }
 
   Status map() {
@@ -430,6 +443,20 @@ struct Linking {
           field[-2] = std::byte{0x8b};
           return to_own(*slot, -4);
         }
+        if (may_be_far_load(section, r) != 0) {
+          const std::span code_of_section(area.image.data() + base, section.size);
+          const auto load = far_load_at(code_of_section, r.r_offset);
+          if (!load) return out_of_reach(section, r);
+          auto slot = word(area, Word::address, symbol, r.r_addend + 4);
+          if (!slot) return pass(slot);
+          const std::size_t stub = area.stubs_at + area.stubs++ * far_load_size;
+          write_far_load(
+              *load, code_of_section.subspan(load->begin, load->end - load->begin),
+              static_cast<std::int64_t>(base + load->begin),
+              std::span<std::byte, far_load_size>(area.image.data() + stub, far_load_size),
+              static_cast<std::int64_t>(stub), static_cast<std::int64_t>(*slot));
+          return {};
+        }
         return out_of_reach(section, r);
       }
       case R_X86_64_GOTPCREL:
@@ -541,6 +568,9 @@ struct Linking {
       if (!area.veneers.empty()) {
         target.functions.push_back(
             range_of(area, area.veneers_at, area.veneers.size() * veneer_size));
+      }
+      if (area.stubs != 0) {
+        target.functions.push_back(range_of(area, area.stubs_at, area.stubs * far_load_size));
       }
       linked.targets_.push_back(std::move(target));
     }

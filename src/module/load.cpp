@@ -767,7 +767,9 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
     Lock lock(manager().mutex);
     for (const FlightPtr& other : manager().flights) {
       // The same content from another file: their result is ours, and that of who joined us.
-      if (other != flight && other->hash == prepared->hash) return join(lock, other, request);
+      if (other != flight && other->hash == prepared->hash && other->name == prepared->name) {
+        return join(lock, other, request);
+      }
     }
     flight->name = prepared->name;
     flight->hash = prepared->hash;
@@ -807,10 +809,11 @@ Result<LoadReport> load(const LoadRequest& asked) {
   auto answered = [&](Lock& lock) -> std::optional<Result<LoadReport>> {
     for (const FlightPtr& other : m.flights) {
       // Before memory is taken or the file is read again.
-      if (other->file == *identity) return join(lock, other, asked);
+      if (other->file == *identity && other->as == asked.name) return join(lock, other, asked);
     }
     for (const ModulePtr& module : m.modules) {
-      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE) {
+      const bool is_other_name = !asked.name.empty() && asked.name != module->name;
+      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE && !is_other_name) {
         return already_loaded(module->name);
       }
     }
@@ -839,6 +842,7 @@ Result<LoadReport> load(const LoadRequest& asked) {
   flight->file = *identity;
   flight->tid = gettid();
   flight->args = request.args;
+  flight->as = request.name;
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);

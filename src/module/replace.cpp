@@ -170,6 +170,10 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   load_request.cancelled = request.cancelled;
   auto prepared = prepare(load_request);
   if (!prepared) return pass(prepared);
+  if (prepared->is_patch_file) {
+    return fail(EINVAL, "%s is a patch file, which takes no module's place; `molt apply` it",
+                request.path.c_str());
+  }
   if (name.empty()) name = prepared->name;
   OperationScope scope("replace " + name);
 

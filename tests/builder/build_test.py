@@ -163,13 +163,40 @@ class Building(Tree):
 
         self.assertEqual(process.stdout.readline(), "ready\n")
         self.assertEqual(ask(), ["10", "1"])
+        patch = self.folder / "fix.molt"
+        for where in (["-p", process.pid], ["--target", self.target], []):
+            checked = run(MOLT, "check", patch, *where)
+            self.assertEqual((checked.returncode, checked.stderr), (0, ""))
+        for where in (["-p", os.getpid()], ["--target", MOLT]):
+            checked = run(MOLT, "check", patch, *where)
+            self.assertEqual(checked.returncode, 5)
+            self.assertIn("has none of the files", checked.stderr)
         applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
         self.assertEqual(applied.returncode, 0, applied.stderr)
         # The static counters of both units go on; the fix is there.
         self.assertEqual(ask(), ["1020", "2"])
+        checked = run(MOLT, "check", patch, "-p", process.pid)
+        self.assertEqual(checked.returncode, 5)
+        self.assertIn("answer: its code in process", checked.stderr)
         reverted = run(MOLT, "revert", "fix", "-p", process.pid)
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
+
+    def test_callbacks(self):
+        self.make_target()
+        source = self.folder / "callbacks.cpp"
+        source.write_text(
+            "#include <molt/livepatch.h>\n#include <unistd.h>\n"
+            "static int before(const molt_patch_target*) { return write(2, \"pre\\n\", 4) == 4 ? 0 : -1; }\n"
+            "MOLT_PATCH_CALLBACKS(nullptr, before, nullptr, nullptr, nullptr)\n"
+        )
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
+        self.assert_built(done, said, "answer")
+        self.assertIn(b"before", (self.folder / "fix.molt").read_bytes())
+        source.write_text("this is no C++\n")
+        done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("callbacks.cpp", done.stderr + done.stdout)
 
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()

@@ -3,6 +3,7 @@
 
 #include "linker/linker.hpp"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -177,10 +178,38 @@ TEST(Linker, RewritesALeaThatDoesNotReach) {
   EXPECT_EQ(reinterpret_cast<long>(&getpid), call(made));
 }
 
+class FarLoad : public testing::TestWithParam<int> {};
+
+// mov environ(%rip),%reg, in a program that has no copy of it; and no other register is touched.
+TEST_P(FarLoad, GoesByAStub) {
+  const int reg = GetParam(), high = reg >= 8, low = reg & 7;
+  // push %reg; mov environ(%rip),%reg; mov %reg,%rax; pop %reg; ret. Or for rax the load alone.
+  std::vector<std::byte> text;
+  const auto add = [&](std::initializer_list<int> bytes) {
+    for (int b : bytes) text.push_back(static_cast<std::byte>(b));
+  };
+  if (reg != 0) add({0x40 | high, 0x50 | low});
+  add({0x48 | high << 2, 0x8b, low << 3 | 5, 0, 0, 0, 0});
+  const std::size_t field = text.size() - 4;
+  if (reg != 0) add({0x48 | high << 2, 0x89, 0xc0 | low << 3, 0x40 | high, 0x58 | low});
+  add({0xc3});
+  Sample s = sample(std::move(text));
+  builder::PatchWriter::Binding binding;
+  binding.kind = patch_file::Binding::dynamic;
+  s.writer.relocate(s.text, field, R_X86_64_PC32, s.writer.bind("environ", binding), -4);
+  auto made = link(s);
+  ASSERT_LINKED(made);
+  const auto distance = reinterpret_cast<std::uintptr_t>(dlsym(RTLD_DEFAULT, "environ")) -
+                        (*made.linked)->targets().front().whole.begin;
+  ASSERT_GT(distance, std::uintptr_t{1} << 31) << "this program has environ itself: no test";
+  EXPECT_EQ(*static_cast<long*>(dlsym(RTLD_DEFAULT, "environ")), call(made));
+}
+INSTANTIATE_TEST_SUITE_P(Registers, FarLoad, testing::Values(0, 1, 2, 3, 5, 6, 7, 8, 12, 13, 15));
+
 TEST(Linker, RefusesWhatDoesNotReach) {
   const std::size_t before = mappings();
-  // mov environ(%rip),%rax: no load can be put in its place.
-  Sample s = sample(code({0x48, 0x8b, 0x05, 0, 0, 0, 0, 0xc3}));
+  // cmp getpid(%rip),%rax: there is no register to spare.
+  Sample s = sample(code({0x48, 0x3b, 0x05, 0, 0, 0, 0, 0xc3}));
   s.writer.relocate(s.text, 3, R_X86_64_PC32, bind_dynamic(s, "getpid"), -4);
   auto made = link(s);
   ASSERT_FALSE(made.linked);
@@ -296,6 +325,38 @@ TEST(Linker, RefusesSymbolsThatNobodyHas) {
   ASSERT_FALSE(made.linked);
   EXPECT_EQ(ENOENT, made.linked.error().code);
   EXPECT_NE(nullptr, std::strstr(made.linked.error().detail, "molt_test_nowhere"));
+}
+
+TEST(Linker, EachTargetGetsItsOwnNear) {
+  auto libc = elf::find_loaded("libc.so.6");
+  ASSERT_TRUE(libc);
+  Sample s = sample(code({0x48, 0x8d, 0x47, 0x05, 0xc3}));
+  const auto second = s.writer.add_target("libc.so.6", libc->build_id, 0);
+  builder::PatchWriter::Section section;
+  section.name = ".text.there";
+  section.content = code({0xc3});
+  section.executable = true;
+  section.target = second;
+  const auto text = s.writer.add_section(section);
+  builder::PatchWriter::Function function;
+  const auto address = reinterpret_cast<std::uintptr_t>(&getpid);
+  function.target = second;
+  function.name = "getpid";
+  function.symbol = s.writer.define("there", text, 0, 1, STT_FUNC);
+  function.old_address = address - libc->bias;
+  function.old_size = 8;
+  function.old_bytes = {reinterpret_cast<const std::byte*>(address), 8};
+  s.writer.add_function(function);
+  auto made = link(s);
+  ASSERT_LINKED(made);
+  ASSERT_EQ(2u, (*made.linked)->targets().size());
+  for (const auto& function_there : (*made.linked)->functions()) {
+    const auto& target = (*made.linked)->targets()[function_there.target];
+    const auto distance =
+        static_cast<std::int64_t>(target.whole.begin - target.object.extent.begin);
+    EXPECT_LT(std::abs(distance), std::int64_t{1} << 31);
+    EXPECT_TRUE(target.code.contains(function_there.new_address));
+  }
 }
 
 TEST(Linker, TheCheckAloneChangesNothing) {

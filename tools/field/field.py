@@ -67,6 +67,8 @@ class Field:
         self.rows = []
         self.environment = source.build_environment(self.folder)
         self.environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
+        (self.folder / "control").mkdir(parents=True, exist_ok=True)
+        (self.folder / "control").chmod(0o700)
 
     def package(self, name):
         print(f"field: {name}: fetching", file=sys.stderr)
@@ -170,6 +172,9 @@ class Field:
         finally:
             what.stop()
 
+    def ask(self, *arguments):
+        return molt(self.molt, *arguments, environment=self.environment)
+
     def apply(self, what, tree, output, functions, row):
         pids = what.pids()
         everyone = sum((["-p", str(pid)] for pid in pids), [])
@@ -185,14 +190,14 @@ class Field:
                         entries.append((pid, base + address, memory_of(pid, base + address, 8)))
         with packages.Load(what.ask) as load:
             began = time.monotonic()
-            done = molt(self.molt, "apply", str(output), *everyone, "--json")
+            done = self.ask("apply", str(output), *everyone, "--json")
             row["apply_ms"] = round((time.monotonic() - began) * 1000, 1)
             if done.returncode != 0:
                 row["verdict"] = "refused" if done.returncode == 5 else "failed"
                 row["why"] = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit {done.returncode}"
                 return
             for pid in pids:
-                status = json.loads(molt(self.molt, "status", "-p", str(pid), "--json").stdout)
+                status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
                 patch = status["patches"][0]
                 name = patch["name"]
                 if not patch.get("enabled", True) or patch.get("transition", False):
@@ -203,13 +208,13 @@ class Field:
                 row["verdict"], row["why"] = "wrong", f"{len(unchanged)} of {len(entries)} entries are as before"
                 return
             failed = what.test(tree)
-            done = molt(self.molt, "revert", name, *everyone)
+            done = self.ask("revert", name, *everyone)
             if done.returncode != 0:
                 row["why"] = f"revert: {done.stderr.strip()}"
                 return
             changed = [address for pid, address, before in entries if memory_of(pid, address, 8) != before]
             for pid in pids:
-                status = json.loads(molt(self.molt, "status", "-p", str(pid), "--json").stdout)
+                status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
                 if status["patches"] or changed:
                     row["why"] = f"left behind: {status['patches'] or changed}"
                     return

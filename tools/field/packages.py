@@ -97,7 +97,7 @@ class Package:
         wait_until_open(self.port, self.process)
 
     def environment(self):
-        return dict(os.environ)
+        return dict(os.environ, MOLT_DIRECTORY=str(self.scratch.parents[1] / "control"))
 
     def pids(self):
         return [self.process.pid]
@@ -370,7 +370,7 @@ class Curl(Package):
         self.lock = threading.Lock()
         self.process = subprocess.Popen(
             ["./host"], cwd=self.scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env=dict(os.environ, LD_LIBRARY_PATH=str(library)),
+            env=dict(self.environment(), LD_LIBRARY_PATH=str(library)),
         )  # fmt: skip
         if self.process.stdout.readline() != "ready\n":
             raise RuntimeError("the host program does not start")

@@ -36,6 +36,8 @@ def build_environment(folder):
         LC_ALL="C.UTF-8",
     )
     environment.pop("CC", None)
+    # Control sockets of these processes, and of no others on this machine.
+    environment["MOLT_DIRECTORY"] = str(folder / "control")
     # A repository around build/field is not the package's.
     environment["GIT_CEILING_DIRECTORIES"] = str(folder)
     return environment
