@@ -260,6 +260,9 @@ Result<arch::Entry> analyse(const ObjectSymbols& in, const Site& site) {
     query.after = unowned_after(in.symbols, site.address + site.size, segment);
   }
   query.live = memory(site.address - query.before, site.address + site.size + query.after);
+  const auto in_file =
+      elf::bytes_in_file(in.object, site.address - query.before, query.live.size());
+  if (in_file) query.expected = {in_file->data(), in_file->size()};
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : site.parts) {
     parts.push_back({part.begin, memory(part.begin, part.end)});

@@ -705,7 +705,7 @@ const std::map<std::string, Scenario::Step> Scenario::steps = {
     {"userstate", {0, &Scenario::user_state}},
     {"user", {2, &Scenario::user}},  // MODULE VERB, on a thread of its own
     {"joinusers", {0, &Scenario::join_users}},
-    {"hold", {0, &Scenario::hold}},      // a thread waits in a function of the program
+    {"hold", {0, &Scenario::hold}},  // a thread waits in a function of the program
     {"letgo", {0, &Scenario::let_go}},
     {"offerpoke", {0, &Scenario::offer_poke}},
     {"stopcont", {0, &Scenario::stop_and_continue}},
