@@ -3,6 +3,7 @@
 #include "cli/agent.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
+#include "cli/svg.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
 #include "cli/witness.hpp"
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 
 namespace molt::cli {
@@ -196,11 +198,23 @@ Runner declare_revert(CLI::App& verb) {
   };
 }
 
-Runner declare_status(CLI::App&) {
-  return [](const Options& options) {
-    return run_on_targets(
-        options, "status",
-        {[](Session& session) { return session.call(wire::method::patches); }, show_status});
+Runner declare_status(CLI::App& verb) {
+  auto svg = std::make_shared<std::string>();
+  verb.add_option("--svg", *svg, "Draw the transition, or the last one, into this file")
+      ->type_name("FILE");
+  return [svg](const Options& options) {
+    const auto ask = [svg](Session& session) {
+      Json reply = session.call(wire::method::patches);
+      if (svg->empty()) return reply;
+      if (reply.value("history", Json()).is_null()) {
+        fail(ErrorClass::failed, ENOENT, "no patch has been applied there: nothing to draw");
+      }
+      std::ofstream file(*svg, std::ios::trunc);
+      file << transition_svg(reply.at("history"));
+      if (!file.flush()) fail(ErrorClass::failed, errno, "cannot write {}", *svg);
+      return reply;
+    };
+    return run_on_targets(options, "status", {ask, show_status});
   };
 }
 

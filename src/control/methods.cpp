@@ -402,6 +402,16 @@ Json transition_json() {
           {"tries", t->tries},   {"age_ms", t->age_ms}};
 }
 
+Json history_json() {
+  const livepatch::History history = livepatch::history();
+  if (history.patch.empty()) return nullptr;
+  Json moments = Json::array();
+  for (const livepatch::Moment& m : history.moments) {
+    moments.push_back({m.us, m.unpatched, m.pending, m.patched});
+  }
+  return {{"patch", history.patch}, {"over", history.over}, {"moments", std::move(moments)}};
+}
+
 Reply patches(Arguments& arguments, const Caller&) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
   Json all = Json::array();
@@ -412,6 +422,7 @@ Reply patches(Arguments& arguments, const Caller&) {
   }
   return Json{{"patches", std::move(all)},
               {"transition", transition_json()},
+              {"history", history_json()},
               {"pinned", std::move(pinned)}};
 }
 

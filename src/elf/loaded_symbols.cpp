@@ -400,4 +400,38 @@ Result<Symbols> read_symbols(const NamedObject& object, const SymbolOptions& opt
   return symbols;
 }
 
+namespace {
+bool relocates_code(const NamedObject& object) {
+  bool found = false;
+  for (const Elf64_Phdr& segment : object.segments) {
+    if (segment.p_type != PT_DYNAMIC) continue;
+    const bool is_there = visit_objects([&](const dl_phdr_info& info, bool) {
+      if (!is_same(info, object)) return false;
+      const auto* entry = reinterpret_cast<const Elf64_Dyn*>(object.bias + segment.p_vaddr);
+      for (; entry->d_tag != DT_NULL; ++entry) {
+        found = found || entry->d_tag == DT_TEXTREL ||
+                (entry->d_tag == DT_FLAGS && (entry->d_un.d_val & DF_TEXTREL) != 0);
+      }
+      return true;
+    });
+    if (!is_there) return true;
+  }
+  return found;
+}
+}  // namespace
+
+std::optional<Bytes> bytes_in_file(const NamedObject& object, std::uintptr_t begin,
+                                   std::size_t bytes) {
+  for (const Elf64_Phdr& segment : object.segments) {
+    const std::uintptr_t offset = begin - (object.bias + segment.p_vaddr);
+    if (segment.p_type != PT_LOAD || offset >= segment.p_filesz) continue;
+    if (bytes > segment.p_filesz - offset || relocates_code(object)) return std::nullopt;
+    const auto file = open_running_file(object);
+    if (!file) return std::nullopt;
+    auto read = file->input.read(segment.p_offset + offset, bytes);
+    return read ? std::optional<Bytes>(std::move(*read)) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
 }  // namespace molt::elf

@@ -22,6 +22,7 @@
 
 #include <link.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,5 +61,11 @@ struct LoadCount {
 // nothing more can be had: see Symbols::complete() and shortcomings(). ESTALE if the object has gone.
 [[nodiscard]] Result<Symbols> read_symbols(const NamedObject& object,
                                            const SymbolOptions& options = {});
+
+// What the object's file has for [begin, begin + bytes) of its code in memory. Nothing where the file
+// cannot be read or is another since, the bytes are not all in one segment of the file, or the loader
+// relocates code (DT_TEXTREL).
+[[nodiscard]] std::optional<Bytes> bytes_in_file(const NamedObject& object, std::uintptr_t begin,
+                                                 std::size_t bytes);
 
 }  // namespace molt::elf

@@ -62,8 +62,13 @@ Result<arch::Entry> analyse(const elf::NamedObject& object, const elf::Symbols& 
   query.size = seat.size;
   find_padding(symbols, segment, query);
   query.live = memory(seat.address - query.before, seat.address + seat.size + query.after);
-  // What is there is what belongs there, a jump or int3 at the entry too.
-  if (verified) query.expected = query.live;
+  const auto in_file = elf::bytes_in_file(object, seat.address - query.before, query.live.size());
+  if (verified) {
+    // What is there is what belongs there, a jump or int3 at the entry too.
+    query.expected = query.live;
+  } else if (in_file) {
+    query.expected = {in_file->data(), in_file->size()};
+  }
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : seat.parts) {
     parts.push_back({part.begin, memory(part.begin, part.end)});

@@ -95,6 +95,20 @@ struct TransitionInfo {
 };
 std::optional<TransitionInfo> transition();
 
+// How the transition under way went so far, or the last one that is over: at each try.
+struct Moment {
+  std::int64_t us = 0;  // since it began
+  // On the side without the patch, between the sides (running, or not understood: it changes over by
+  // itself, or is looked at again), and on the side with it.
+  unsigned unpatched = 0, pending = 0, patched = 0;
+};
+struct History {
+  std::string patch;  // "": there was none
+  bool over = false;
+  std::vector<Moment> moments;
+};
+History history();
+
 // A thread that holds the transition up.
 struct Blocker {
   int tid = 0;

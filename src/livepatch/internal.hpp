@@ -67,6 +67,7 @@ struct Engine {
   std::map<std::string, bool, std::less<>> marked;         // of these, which are livepatches
   const Observer* observer = nullptr;
   void (*poke)(int tid) = nullptr;
+  History history;      // of this transition, or the last one
   std::string cut_off;  // why nothing can be done any more (fork)
   bool worker = false;
   bool worker_shall_end = false;

@@ -95,6 +95,11 @@ std::optional<TransitionInfo> transition() {
   return info;
 }
 
+History history() {
+  Lock lock(engine().mutex);
+  return engine().history;
+}
+
 std::string function_at(std::uintptr_t address) {
   for (const Site* site : patched_sites()) {
     for (const Func* version : site->stack) {

@@ -191,6 +191,31 @@ const char* direction(gate::Side side) {
 
 bool is_gated(const Transition& t) { return t.generation != 0; }
 
+// --- for show.cpp -------------------------------------------------------------------------------------
+
+constexpr std::size_t most_moments = 256;
+
+// Under the lock. `blocked`: of those that are left, asleep in code that is old.
+void note_moment(const Transition& t, unsigned blocked, unsigned left, unsigned done) {
+  auto& moments = engine().history.moments;
+  // A long one is told less closely.
+  if (moments.size() == most_moments) {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < moments.size(); i += 2) moments[kept++] = moments[i];
+    moments.resize(kept);
+  }
+  Moment moment{(now_ns() - t.began_ns) / 1000, done, left - blocked, blocked};
+  if (t.patching()) std::swap(moment.unpatched, moment.patched);
+  moments.push_back(moment);
+}
+
+unsigned blocked_of(const std::vector<threads::Finding>& holders) {
+  return static_cast<unsigned>(
+      std::count_if(holders.begin(), holders.end(), [](const threads::Finding& f) {
+        return f.verdict == threads::Verdict::inside && f.activity == threads::Activity::sleeping;
+      }));
+}
+
 // --- putting things in place ---------------------------------------------------------------------------
 
 // Brings all entries to what will be in force once `removed` have gone, and takes those out of the
@@ -303,6 +328,8 @@ bool complete() {
   say("'%s': %s complete", patch->name.c_str(), direction(t.target));
   {
     Lock lock(e.mutex);
+    if (!e.history.moments.empty()) note_moment(t, 0, 0, t.threads);
+    e.history.over = true;
     t = Transition{};
     e.finishing = true;
   }
@@ -357,6 +384,7 @@ void init_transition(const PatchPtr& patch, gate::Side target) {
     e.transition.patch = patch;
     e.transition.target = target;
     e.transition.began_ns = now_ns();
+    e.history = {patch->name, false, {}};
   }
   if (!patch->immediate) {
     const std::uint32_t generation = gate::begin(gate::other(target));
@@ -663,6 +691,13 @@ bool try_complete(bool may_sample) {
     t.threads = a.threads;
     t.left = a.left;
     t.holders = std::move(a.holders);
+    if (is_first) {
+      // As it began: nobody had been looked at.
+      auto& moments = e.history.moments;
+      moments.assign(1, Moment{0, t.threads, 0, 0});
+      if (!t.patching()) std::swap(moments[0].unpatched, moments[0].patched);
+    }
+    note_moment(t, blocked_of(t.holders), t.left, t.threads - t.left);
   }
   gate::await_self_checks(t.left, hurry_worker);
   announce();

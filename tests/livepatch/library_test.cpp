@@ -192,6 +192,28 @@ TEST(Library, WithoutInitialisersStaysLoadedWhilePatched) {
   taken();
 }
 
+// Who knows the symbols knows that nothing lies behind a short function. In a stripped library one without
+// a name may, and then its bytes are nobody's to write.
+TEST(Library, BytesBesideAFunctionOfAStrippedLibraryAreLeftAlone) {
+  {
+    Plugin tiny("liblp_tiny.so");
+    EXPECT_EQ(apply("lp_library", "object=liblp_tiny.so"), "");
+    EXPECT_EQ(tiny.answer(), 2);
+    EXPECT_EQ(revert("lp_library"), "");
+    EXPECT_EQ(tiny.answer(), 1);
+  }
+  void* handle = dlopen(path_of("liblp_tiny_stripped.so").c_str(), RTLD_NOW);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  const auto* code = static_cast<const unsigned char*>(dlsym(handle, "lp_plugin_answer"));
+  constexpr std::size_t around = 16;
+  const std::string before(code - around, code + around);
+  EXPECT_EQ(load_patch("lp_library", "object=liblp_tiny_stripped.so"), -ENOTSUP);
+  EXPECT_NE(std::string(molt_last_error()).find("padding"), std::string::npos) << molt_last_error();
+  EXPECT_EQ(std::string(code - around, code + around), before);
+  dlclose(handle);
+  taken();
+}
+
 // L5: a thread that sleeps in a constructor holds the dynamic loader's lock, and no operation needs it.
 TEST(Library, OperationsGoOnWhileAConstructorSleeps) {
   // Modules are loaded by dlopen() too: only what needs no load is done meanwhile.

@@ -11,6 +11,11 @@ int lp_answer(int argument) {
   return argument + 1;
 }
 
+int lp_untouched(int argument) {
+  asm volatile("" : "+r"(argument));
+  return argument * 5 - 4;
+}
+
 __attribute__((patchable_function_entry(7, 5))) int lp_prepared() {
   asm volatile("");
   return 1;

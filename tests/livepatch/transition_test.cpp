@@ -1,9 +1,12 @@
 // Patches applied, stacked, reversed, replaced and forced, with threads asleep and busy.
 
+#include <fcntl.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <fstream>
 #include <vector>
 
@@ -282,6 +285,59 @@ TEST(Transition, APreparedEntryBecomesOneJump) {
     EXPECT_EQ(lp_prepared(), 1);
     EXPECT_EQ(entry(), before);
   }
+}
+
+// Writes into the program's code, as another tool does.
+void write_code(void* at, const void* bytes, std::size_t count) {
+  const int mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(pwrite(mem, bytes, count, reinterpret_cast<off_t>(at)), static_cast<ssize_t>(count));
+  close(mem);
+}
+
+// Nothing about these bytes looks like another tool's, but that the file has others.
+TEST(Entry, ThatIsNotAsInItsFileIsRefused) {
+  auto* code = reinterpret_cast<unsigned char*>(&lp_untouched);
+  unsigned char own[5], nops[5] = {0x90, 0x90, 0x90, 0x90, 0x90};
+  std::memcpy(own, code, sizeof own);
+  write_code(code, nops, sizeof nops);
+  EXPECT_EQ(load_patch("lp_two", "untouched=1"), -EBUSY);
+  EXPECT_NE(std::string(molt_last_error()).find("not what its file says"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(std::memcmp(code, nops, sizeof nops), 0);
+  write_code(code, own, sizeof own);
+  EXPECT_EQ(apply("lp_two", "untouched=1"), "");
+  EXPECT_EQ(lp_untouched(1), 2);
+  EXPECT_EQ(revert("lp_two"), "");
+  EXPECT_EQ(std::memcmp(code, own, sizeof own), 0);
+}
+
+// One jump can be changed by an int3 only: a thread that blocks SIGTRAP is told, and nothing happens.
+TEST(Entry, ThatIsOneJumpNeedsThreadsThatTakeTraps) {
+  const auto entry = [] {
+    return __atomic_load_n(reinterpret_cast<const unsigned char*>(&lp_prepared), __ATOMIC_RELAXED);
+  };
+  ASSERT_EQ(apply("lp_two", "prepared=1 answer=0"), "");
+  ASSERT_TRUE(eventually([&] { return entry() == 0xe9; }));
+  std::atomic<int> blocks{0};
+  std::thread blocker([&] {
+    sigset_t trap;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    pthread_sigmask(SIG_BLOCK, &trap, nullptr);
+    blocks = 1;
+    while (blocks == 1) std::this_thread::yield();
+  });
+  while (blocks == 0) std::this_thread::yield();
+  EXPECT_EQ(load_patch("lp_three", "prepared=1 answer=0"), -EBUSY);
+  EXPECT_NE(std::string(molt_last_error()).find("blocks SIGTRAP"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(lp_prepared(), 2);
+  blocks = 2;
+  blocker.join();
+  EXPECT_EQ(apply("lp_three", "prepared=1 answer=0"), "");
+  EXPECT_EQ(lp_prepared(), 3);
+  EXPECT_EQ(revert("lp_three"), "");
+  EXPECT_EQ(revert("lp_two"), "");
 }
 
 TEST(Transition, BusyThreadsSeeOneVersionPerActivation) {

@@ -25,7 +25,7 @@ spin -a "$@" "$here/$model.pml" >spin.log 2>&1 || {
 # COLLAPSE: a third of the memory.
 optimise=-O0
 if [ "$expected" = holds ]; then optimise=-O2; fi
-"${CC:-cc}" $optimise -w -DSAFETY -DCOLLAPSE -DVECTORSZ=512 -DMEMLIM=2048 -o pan pan.c
+"${CC:-cc}" $optimise -w -DSAFETY -DCOLLAPSE -DVECTORSZ=512 -DMEMLIM="${MOLT_MODEL_MB:-2048}" -o pan pan.c
 ./pan -n -m5000 -w22 >pan.log || true
 
 # Cut short by depth or memory: what was not visited was not shown.

@@ -1,5 +1,5 @@
-/* gate.pml - threads that call functions in transition, and the agent that changes them over, back,
- * or is gone after a fork.
+/* gate.pml - a transition: threads that call functions, and the agent that takes the
+ * census, changes them over and back, or is gone after a fork.
  *
  * The thread's steps are those of a trampoline and of gate::settle() (src/livepatch/gate.cpp), the
  * agent's those of gate::try_switch() and of the transition (src/livepatch/transition.cpp). Words are
@@ -14,21 +14,25 @@
  *
  * A thread may fall asleep anywhere, behind the decision of a trampoline too: a signal handler does.
  * With -DBIRTH a second thread is born at any moment. With -DTURN the transition is reversed once, at
- * any moment between two tries.
+ * any moment between two tries. With -DLEFTOVER a thread is in the other version from the beginning, as
+ * force leaves one.
  *
  * Mutations, each of which must be found:
  *   NO_GATE          the agent looks without SWITCHING
  *   LATE_GATE        it looks first
  *   NO_TRAMPOLINE    a thread that has decided and not yet entered counts as outside
  *   NO_SELF_CHECK    PENDING is followed without a look at the stack
- *   NO_RECHECK       (BIRTH) a newcomer does not look again whether the transition was closed *
+ *   NO_RECHECK       (BIRTH) a newcomer does not look again whether the transition was closed
  *   UNDO_ALWAYS      it begins anew whenever the rule has changed, old code on its stack or not
  *   NO_CLOSE         (BIRTH) the transition is over without a last look at the words
  *   EARLY_SEAL       the census is complete before it is taken
- *   KEEP_PENDING     (TURN) what was pending before the reversal stays so *
- *   OLD_CHECK        (TURN) a self-check made for one direction is used for the other *
- *   NO_FORK          (AGENT_DIES) nobody undoes the look of an agent that is gone *
- * Those with a star, and that the model holds with BIRTH, have not been searched to the end yet.
+ *   BLIND_CENSUS     it takes everybody for out of the old code
+ *   EARLY_LOOK       it looks before the gates are in place
+ *   TURN_UNMARKED    (TURN, LEFTOVER) a reversal leaves those without a mark as they are
+ *   OLD_CHECK        (TURN) a self-check made for one direction is used for the other
+ *   NO_FORK          (AGENT_DIES) nobody undoes the look of an agent that is gone
+ * That a reversal takes PENDING away is for speed alone: without it nothing is found, since a check made
+ * for the other direction counts for nothing (OLD_CHECK).
  */
 #ifdef BIRTH
 #define THREADS 2
@@ -72,6 +76,12 @@ proctype Thread(byte t) {
   byte aim;
   bool ok, called;
 
+#ifdef LEFTOVER
+  if
+  :: t == 0 -> level = 1; v = 1; called = true
+  :: else
+  fi;
+#endif
 body:
   nap(t);
   if
@@ -180,16 +190,20 @@ done:
 #define is_out(t) (asleep[t] && IN(t, 1 - target) == 0 && decided[t] != 2 - target)
 #endif
 
+#ifdef AGENT_DIES
+#define may_die if :: true :: agent_gone = true; goto gone fi
+#else
+#define may_die skip
+#endif
+
 /* One try for one thread; `left` says whether it is still on the other side. */
 inline try_switch(t) {
   w = word[t];
   if
   :: !of_this(w) || w == GEN + target
   :: of_this(w) && w != GEN + target && side_of(w) == target ->
-#ifndef KEEP_PENDING
      word[t] = word[t] & ~(PENDING | SWITCHING);
      left = left || (word[t] != GEN + target)
-#endif
   :: of_this(w) && side_of(w) != target ->
 #ifdef LATE_GATE
      out = is_out(t);
@@ -197,6 +211,7 @@ inline try_switch(t) {
 #ifndef NO_GATE
      atomic { word[t] = word[t] | SWITCHING; w = word[t] }
 #endif
+     may_die;
      if
      :: side_of(w) == target -> word[t] = word[t] & ~(PENDING | SWITCHING)
      :: else ->
@@ -216,18 +231,15 @@ inline try_switch(t) {
   fi
 }
 
-#ifdef AGENT_DIES
-#define may_die if :: true :: agent_gone = true; goto gone fi
-#else
-#define may_die skip
-#endif
-
 proctype Agent() {
   byte w, i;
-  bool left, out, listed[THREADS], turned;
+  bool left, out, listed[THREADS], seen_out[THREADS], turned;
 
   target = 1;
   control = GEN;
+#ifdef EARLY_LOOK
+  atomic { i = 0; do :: i < THREADS -> seen_out[i] = born[i] && is_out(i); i++ :: else -> break od }
+#endif
   gated = true;
 #ifdef EARLY_SEAL
   control = GEN + 1;
@@ -236,7 +248,17 @@ proctype Agent() {
   i = 0;
   do
   :: i < THREADS && listed[i] ->
-     atomic { if :: !of_this(word[i]) -> word[i] = GEN :: else fi };
+#ifdef BLIND_CENSUS
+     seen_out[i] = true;
+#endif
+#ifdef LEFTOVER
+     seen_out[i] = seen_out[i] || is_out(i) || (IN(i, 1) > 0 && IN(i, 0) == 0);
+#else
+#ifndef EARLY_LOOK
+     seen_out[i] = seen_out[i] || is_out(i);
+#endif
+#endif
+     atomic { if :: !seen_out[i] && !of_this(word[i]) -> word[i] = GEN :: else fi };
      i++
   :: i < THREADS && !listed[i] -> i++
   :: else -> break
@@ -248,6 +270,17 @@ again:
   if
   :: !turned ->
      turned = true;
+#ifndef TURN_UNMARKED
+     atomic { i = 0; do :: i < THREADS -> listed[i] = born[i]; i++ :: else -> break od }
+     i = 0;
+     do
+     :: i < THREADS && listed[i] ->
+        atomic { if :: !of_this(word[i]) -> word[i] = GEN + 1 :: else fi };
+        i++
+     :: i < THREADS && !listed[i] -> i++
+     :: else -> break
+     od;
+#endif
      target = 0;
      control = GEN
   :: true
@@ -306,6 +339,9 @@ gone:
 init {
   atomic {
     born[0] = true;
+#ifdef LEFTOVER
+    IN(0, 1) = 1;
+#endif
     run Thread(0);
     run Agent()
   }

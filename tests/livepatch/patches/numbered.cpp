@@ -4,6 +4,7 @@
 #include "../targets.hpp"
 
 MOLT_PARAM(bool, answer, true, "replace lp_answer", 0)
+MOLT_PARAM(bool, untouched, false, "replace lp_untouched", 0)
 MOLT_PARAM(bool, nested, false, "replace lp_outer and lp_inner", 0)
 MOLT_PARAM(bool, sleeper, false, "replace lp_sleeper", 0)
 MOLT_PARAM(bool, libc, false, "replace getpid of the C library", 0)
@@ -15,6 +16,7 @@ MOLT_PARAM(int, init_ret, 0, "what init answers once the patch is enabled", 0)
 
 extern "C" {
 static int new_answer(int argument) { return argument + LP_VERSION; }
+static int new_untouched(int) { return LP_VERSION; }
 static int new_prepared() { return LP_VERSION; }
 static int new_inner() { return LP_VERSION; }
 static int new_outer(int depth) {
@@ -35,13 +37,14 @@ MOLT_MODULE(LP_NAME, "1.0", "Apache-2.0", "answers another number")
 MOLT_LIVEPATCH_MODULE
 
 static int start() {
-  static molt_patch_func funcs[6] = {};
+  static molt_patch_func funcs[7] = {};
   int n = 0;
   if (answer) funcs[n++] = molt::replacement("lp_answer", new_answer);
   if (nested) {
     funcs[n++] = molt::replacement("lp_outer", new_outer);
     funcs[n++] = molt::replacement("lp_inner", new_inner);
   }
+  if (untouched) funcs[n++] = molt::replacement("lp_untouched", new_untouched);
   if (prepared) funcs[n++] = molt::replacement("lp_prepared", new_prepared);
   if (sleeper) {
     funcs[n++] = molt::replacement("lp_sleeper", new_sleeper, 0,

@@ -460,10 +460,14 @@ bool is_patch_mapped() {
 
 int main(int argc, char** argv) {
   double seconds = 3;
+  std::uint64_t calls = 0;  // until so many were made; 0: for so many seconds
   g_seed = static_cast<std::uint64_t>(time(nullptr));
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) {
       seconds = std::atof(argv[++i]);
+    } else if (std::strcmp(argv[i], "--calls") == 0 && i + 1 < argc) {
+      calls = static_cast<std::uint64_t>(std::atof(argv[++i]));  // 1e9
+      seconds = 1e9;
     } else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
       g_seed = std::strtoull(argv[++i], nullptr, 0);
     } else if (std::strcmp(argv[i], "--modules") == 0 && i + 1 < argc) {
@@ -474,7 +478,7 @@ int main(int argc, char** argv) {
       g_verbose = true;
     } else {
       std::fprintf(stderr,
-                   "usage: molt-livepatch-torture [--seconds N] [--seed N] [--modules DIR] "
+                   "usage: molt-livepatch-torture [--seconds N | --calls N] [--seed N] [--modules DIR] "
                    "[--signal-us N] [--verbose]\n");
       return 2;
     }
@@ -516,6 +520,11 @@ int main(int argc, char** argv) {
       clock_gettime(CLOCK_MONOTONIC, &now);
       if (static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9 > end + 0.5)
         break;
+      std::uint64_t made = g_calls.load(std::memory_order_relaxed);
+      for (const Thread& worker : workers) {
+        made += __atomic_load_n(&worker.calls, __ATOMIC_RELAXED);
+      }
+      if (calls != 0 && made >= calls) break;
       sleep_us(20000);
     }
     g_stop.store(true, std::memory_order_release);
