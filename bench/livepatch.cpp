@@ -1,6 +1,7 @@
 // livepatch.*: what a live patch costs those who call, those who sleep, and those who wait for it.
 //
-//     call.*        a call of a patched function beside one that is not: after the transition, and while
+//     call.*        a call of a patched function beside one that is not, of the same object or (plt)
+//                   through its PLT: after the transition, and while
 //                   one is held up, of a thread that has changed over and of one that has not
 //     pause.N       the longest gap of a thread that does nothing but read the clock, in a process of N
 //                   sleeping threads, while a patch is applied and reverted; beside the longest one in as
@@ -34,6 +35,7 @@ asm(R"(
         .pushsection .text.molt_bench_livepatch, "ax", @progbits
         .macro bench_lp_leaf_ name
         .globl \name
+        .hidden \name
         .type \name, @function
 \name:  lea 1(%rdi), %rax
         ret
@@ -45,6 +47,7 @@ asm(R"(
         .skip 59, 0x90
         .byte 0x90, 0x90, 0x90, 0x90, 0x90
         .globl \name
+        .hidden \name
         .type \name, @function
 \name:  nop
         nop
@@ -56,6 +59,20 @@ asm(R"(
         .p2align 6
         bench_lp_leaf_ bench_lp_leaf
         bench_lp_leaf_ bench_lp_leaf_plain
+        .globl bench_lp_exported, bench_lp_exported_plain
+        .type bench_lp_exported, @function
+        .type bench_lp_exported_plain, @function
+        .p2align 6
+bench_lp_exported:
+        lea 1(%rdi), %rax
+        ret
+        .size bench_lp_exported, . - bench_lp_exported
+        .p2align 6
+bench_lp_exported_plain:
+        lea 1(%rdi), %rax
+        ret
+        .size bench_lp_exported_plain, . - bench_lp_exported_plain
+        .p2align 6
         bench_lp_prepared_ bench_lp_prepared
         bench_lp_prepared_ bench_lp_prepared_plain
         .p2align 12
@@ -74,16 +91,19 @@ asm(R"(
         ret
         .size \name, . - \name
         .endm
-        bench_lp_loop bench_lp_call_leaf bench_lp_leaf@plt
-        bench_lp_loop bench_lp_call_leaf_plain bench_lp_leaf_plain@plt
-        bench_lp_loop bench_lp_call_prepared bench_lp_prepared@plt
-        bench_lp_loop bench_lp_call_prepared_plain bench_lp_prepared_plain@plt
+        bench_lp_loop bench_lp_call_leaf bench_lp_leaf
+        bench_lp_loop bench_lp_call_leaf_plain bench_lp_leaf_plain
+        bench_lp_loop bench_lp_call_prepared bench_lp_prepared
+        bench_lp_loop bench_lp_call_prepared_plain bench_lp_prepared_plain
+        bench_lp_loop bench_lp_call_plt bench_lp_exported@plt
+        bench_lp_loop bench_lp_call_plt_plain bench_lp_exported_plain@plt
         .popsection
 )");
 
 extern "C" {
 void bench_lp_call_leaf(std::uint64_t), bench_lp_call_leaf_plain(std::uint64_t),
-    bench_lp_call_prepared(std::uint64_t), bench_lp_call_prepared_plain(std::uint64_t);
+    bench_lp_call_prepared(std::uint64_t), bench_lp_call_prepared_plain(std::uint64_t),
+    bench_lp_call_plt(std::uint64_t), bench_lp_call_plt_plain(std::uint64_t);
 [[gnu::noipa, gnu::used]] void bench_lp_sleeper();
 [[gnu::noipa, gnu::used]] long bench_lp_busy(long n);
 }
@@ -148,6 +168,10 @@ Compared steady_prepared(int rounds) {
   return steady(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
 }
 
+Compared steady_plt(int rounds) {
+  return steady(rounds, bench_lp_call_plt, bench_lp_call_plt_plain);
+}
+
 // While a thread sleeps in an old version.
 Compared in_transition(int rounds, Calls ours, Calls rival) {
   g_held.store(1);
@@ -170,15 +194,18 @@ Compared transition_prepared(int rounds) {
   return in_transition(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
 }
 
-void figure(const char* name, double limit, const Options& options, Report& report) {
+void figure(const char* name, Goal goal, const Options& options, Report& report) {
   const Compared c = measure_in_processes(name, options);
-  report.add({name, c.ours, "ns", "unpatched", c.rival, c.ratio, Goal::ratio_at_most(limit)});
+  report.add({name, c.ours, "ns", "unpatched", c.rival, c.ratio, goal});
 }
 void calls(const Options& options, Report& report) {
-  figure("livepatch.call.unprepared", 1.05, options, report);
-  figure("livepatch.call.prepared", 1.05, options, report);
-  figure("livepatch.call.unprepared.transition", 1.3, options, report);
-  figure("livepatch.call.prepared.transition", 1.3, options, report);
+  const Goal steady = Goal::ratio_at_most(1.05), moving = Goal::ratio_at_most(1.3);
+  figure("livepatch.call.unprepared", steady, options, report);
+  figure("livepatch.call.prepared", steady, options, report);
+  // One more taken branch where there were four already: fetching them is what the loop waits for.
+  figure("livepatch.call.plt", Goal::info(), options, report);
+  figure("livepatch.call.unprepared.transition", moving, options, report);
+  figure("livepatch.call.prepared.transition", moving, options, report);
 }
 
 // --- threads that sleep ---------------------------------------------------------------------------------
@@ -397,6 +424,7 @@ void completions(const Options& options, Report& report) {
 std::vector<Figure> livepatch_figures() {
   return {{"livepatch.call.unprepared", steady_leaf},
           {"livepatch.call.prepared", steady_prepared},
+          {"livepatch.call.plt", steady_plt},
           {"livepatch.call.unprepared.transition", transition_leaf},
           {"livepatch.call.prepared.transition", transition_prepared}};
 }

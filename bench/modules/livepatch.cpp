@@ -26,11 +26,12 @@ MOLT_PARAM(bool, sleeper, false, "patch what a thread sleeps in", 0)
 MOLT_PARAM(bool, busy, false, "patch what busy threads call", 0)
 
 static int start() {
-  static molt_patch_func funcs[5] = {};
+  static molt_patch_func funcs[6] = {};
   int n = 0;
   if (calls) {
     funcs[n++] = molt::replacement("bench_lp_prepared", bench_lp_new);
     funcs[n++] = molt::replacement("bench_lp_leaf", bench_lp_new);
+    funcs[n++] = molt::replacement("bench_lp_exported", bench_lp_new);
   }
   if (sleeper) funcs[n++] = molt::replacement("bench_lp_sleeper", new_sleeper);
   if (busy) funcs[n++] = molt::replacement("bench_lp_busy", new_busy);

@@ -54,7 +54,7 @@ void find_padding(const elf::Symbols& symbols, const arch::CodeRange& segment,
 }
 
 Result<arch::Entry> analyse(const elf::NamedObject& object, const elf::Symbols& symbols,
-                            const Seat& seat) {
+                            const Seat& seat, bool verified) {
   const arch::CodeRange segment = segment_of(object, seat.address);
   if (segment.empty()) return fail(ENOTSUP, "it lies in no code of its object");
   arch::EntryQuery query;
@@ -62,6 +62,8 @@ Result<arch::Entry> analyse(const elf::NamedObject& object, const elf::Symbols& 
   query.size = seat.size;
   find_padding(symbols, segment, query);
   query.live = memory(seat.address - query.before, seat.address + seat.size + query.after);
+  // What is there is what belongs there, a jump or int3 at the entry too.
+  if (verified) query.expected = query.live;
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : seat.parts) {
     parts.push_back({part.begin, memory(part.begin, part.end)});
@@ -138,30 +140,36 @@ arch::CodeRange segment_of(const elf::NamedObject& object, std::uintptr_t addres
 Result<Seat*> seat_of(const elf::NamedObject& object, const elf::Symbols& symbols,
                       const elf::FoundSymbol& function, bool dry_run) {
   const std::string name(function.name);
+  Place place{name, function.address, function.size, parts_of(symbols, name)};
+  return seat_of(object, symbols, std::move(place), dry_run);
+}
+
+Result<Seat*> seat_of(const elf::NamedObject& object, const elf::Symbols& symbols, Place place,
+                      bool dry_run) {
   // Linked into the program, the runtime cannot be told from it.
   const auto mine = elf::object_at(reinterpret_cast<const void*>(&cannot));
-  if (mine && mine->extent.contains(function.address) && !object.is_program) {
-    return fail(EINVAL, "function '%s' is the runtime's own", name.c_str());
+  if (mine && mine->extent.contains(place.address) && !object.is_program) {
+    return fail(EINVAL, "function '%s' is the runtime's own", place.name.c_str());
   }
   const std::string path = object.is_program ? "" : object.path;
   Lock lock(table().mutex);
   for (const auto& known : table().all) {
-    if (known->address != function.address || known->is_gone) continue;
+    if (known->address != place.address || known->is_gone) continue;
     const bool is_there = known->redirect.form != arch::RedirectForm::absent;
     if (known->object == path && (is_there || arch::intact(known->redirect))) return known.get();
     known->is_gone = true;  // another object took its place, and nobody was told
   }
   auto seat = std::make_unique<Seat>();
   seat->object = path;
-  seat->address = function.address;
-  seat->size = function.size;
-  seat->parts = parts_of(symbols, name);
-  auto entry = analyse(object, symbols, *seat);
-  if (!entry) return cannot(name, entry.error());
+  seat->address = place.address;
+  seat->size = place.size;
+  seat->parts = std::move(place.parts);
+  auto entry = analyse(object, symbols, *seat, place.verified);
+  if (!entry) return cannot(place.name, entry.error());
   if (dry_run) return nullptr;
   arch::TextWriter writer = arch::TextWriter::open();
   if (Status ok = arch::prepare(table().pool, writer, *entry, seat->redirect); !ok) {
-    return cannot(name, ok.error());
+    return cannot(place.name, ok.error());
   }
   table().all.push_back(std::move(seat));
   return table().all.back().get();
@@ -224,6 +232,24 @@ Status add_way(arch::TextWriter& writer, Seat& seat, arch::CodeAddress* way) {
     __atomic_store_n(each, seat.in_force(), __ATOMIC_RELEASE);
   }
   return {};
+}
+
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy) {
+  const auto put = [&](std::uintptr_t at, std::span<const std::byte> bytes) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (at + i >= address && at + i - address < copy.size()) copy[at + i - address] = bytes[i];
+    }
+  };
+  Lock lock(table().mutex);
+  for (const auto& seat : table().all) {
+    const arch::Redirect& redirect = seat->redirect;
+    const arch::Entry& entry = redirect.entry;
+    if (seat->is_gone) continue;
+    if (redirect.form != arch::RedirectForm::absent) {
+      put(entry.site, std::span(entry.original).first(entry.original_size));
+    }
+    if (redirect.padding_written) put(entry.padding, entry.padding_original);
+  }
 }
 
 Status straighten(arch::TextWriter& writer, Seat& seat, arch::Witness& witness) {

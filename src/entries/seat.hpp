@@ -75,9 +75,18 @@ std::vector<arch::CodeRange> parts_of(const elf::Symbols& symbols, const std::st
 // The executable segment that an address is in; empty: none.
 arch::CodeRange segment_of(const elf::NamedObject& object, std::uintptr_t address);
 
+struct Place {
+  std::string name;
+  std::uintptr_t address = 0;
+  std::uint64_t size = 0;
+  std::vector<arch::CodeRange> parts;
+  bool verified = false;  // its bytes were compared with the file's
+};
 // The seat of a function, known or new: then it has been analysed, and the displaced copy made; nothing
 // of the function is changed. `dry_run`: null where it is not known.
 // EINVAL: the runtime's own; ENOTSUP, EBUSY: it cannot be redirected.
+Result<Seat*> seat_of(const elf::NamedObject& object, const elf::Symbols& symbols, Place place,
+                      bool dry_run = false);
 Result<Seat*> seat_of(const elf::NamedObject& object, const elf::Symbols& symbols,
                       const elf::FoundSymbol& function, bool dry_run = false);
 
@@ -95,6 +104,9 @@ Status commit(arch::TextWriter& writer, std::span<const Wish> wishes, arch::Witn
 
 // A word that leads on to what is in force, from now on; for ever. Makes `onward` if need be.
 Status add_way(arch::TextWriter& writer, Seat& seat, arch::CodeAddress* way);
+
+// Takes what hooks and livepatches have put into code back from a copy of it.
+void undo_in_copy(std::uintptr_t address, std::span<std::byte> copy);
 
 // One jump at the entry instead of three, where something is there and that can be had.
 Status straighten(arch::TextWriter& writer, Seat& seat, arch::Witness& witness);

@@ -37,7 +37,7 @@ bool blocks_sigtrap(int tid) {
 }
 
 // A sleeping thread is asked once, and then only how often it has run.
-bool blocks_sigtrap(threads::Thread& thread) {
+bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
   const auto runs = [&] {
     std::uint64_t count = 0;
     return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
@@ -47,7 +47,8 @@ bool blocks_sigtrap(threads::Thread& thread) {
   const bool is_asleep =
       before != 0 && thread.syscall &&
       threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
-  if (blocks_sigtrap(thread.tid)) return true;
+  if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
+  if (thread.blocks_traps) return true;
   if (is_asleep && runs() == before) thread.traps_open_at = before;
   return false;
 }
@@ -57,7 +58,7 @@ Status list_blocking(std::vector<int>& tids) {
   Status asked = threads::inspect([&](threads::Census& census) {
     if (verdict = census.refresh(); !verdict) return;
     for (threads::Thread* thread : census.threads()) {
-      if (!census.is_worker(*thread) && blocks_sigtrap(*thread)) tids.push_back(thread->tid);
+      if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
     }
   });
   return asked ? verdict : asked;
@@ -86,7 +87,7 @@ Status ThreadWitness::no_thread_blocks_sigtrap() {
       {EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
       "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs would kill "
       "it; `molt` opens it where it may trace the process; else let it unblock SIGTRAP, or "
-      "build with -fpatchable-function-entry=7,5",
+      "build with -fpatchable-function-entry=8,6",
       blocking.front(), threads::thread_name(blocking.front()).c_str());
 }
 

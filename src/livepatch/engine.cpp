@@ -8,10 +8,12 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
+#include <utility>
 
 #include "base/last_error.hpp"
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
+#include "livepatch/loader_watch.hpp"
 
 namespace molt::livepatch {
 
@@ -47,7 +49,13 @@ bool Patch::has_immediate() const {
          });
 }
 
+bool Patch::has_libraries() const {
+  return std::any_of(objects.begin(), objects.end(),
+                     [](const auto& object) { return !object->is_program(); });
+}
+
 Patch::~Patch() {
+  if (!watched.empty()) watch_no_more(*this);
   if (holds_module) molt_module_put(module);
 }
 
@@ -57,7 +65,7 @@ Token::Token(const void* own_frame) {
   Engine& e = engine();
   Lock lock(e.mutex);
   while (e.token != 0) {
-    if (e.token == gettid()) {
+    if (e.token == gettid() || e.guest == gettid()) {
       status_ = fail(EDEADLK, "an operation on patches cannot be started from a patch's callback");
       return;
     }
@@ -99,27 +107,91 @@ Token::~Token() {
   announce();
 }
 
+Guest::Guest(const void* own_frame) {
+  Engine& e = engine();
+  const int self = gettid();
+  Lock lock(e.mutex);
+  for (;;) {
+    if (!e.cut_off.empty()) return;
+    if (e.token == 0) {
+      e.token = self;
+      has_token_ = true;
+      break;
+    }
+    const bool may_work_beside = e.in_callback && (e.guest == 0 || e.guest == self);
+    if (may_work_beside || e.guest == self) break;
+    if (e.token == self) return;  // L5 is broken: rather nothing than a deadlock
+    const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
+    lock.unlock();
+    futex_wait(e.changes, seen);
+    lock.lock();
+  }
+  if (!has_token_) guest_before_ = std::exchange(e.guest, self);
+  lock.unlock();
+  e.step.lock();
+  frame_before_ = std::exchange(e.own_frame, own_frame);
+  held_ = true;
+}
+
+Guest::~Guest() {
+  if (!held_) return;
+  Engine& e = engine();
+  e.own_frame = frame_before_;
+  e.step.unlock();
+  {
+    Lock lock(e.mutex);
+    if (has_token_) {
+      e.token = 0;
+    } else {
+      e.guest = guest_before_;
+    }
+  }
+  announce();
+}
+
 // --- callbacks ------------------------------------------------------------------------------------------
 
 namespace {
 
-// L2: fork, and operations that ask, go on meanwhile.
+// L2: fork, operations that ask, and guests go on meanwhile.
 class CallbackScope {
  public:
   CallbackScope() {
+    Engine& e = engine();
     {
-      Lock lock(engine().mutex);
-      engine().in_callback = true;
+      Lock lock(e.mutex);
+      is_guests_ = e.guest == gettid();
+      if (is_guests_) {
+        ++e.guest_callbacks;
+      } else {
+        e.in_callback = true;
+      }
     }
-    engine().step.unlock();
+    e.step.unlock();
+    announce();
   }
   ~CallbackScope() {
-    engine().step.lock();
-    Lock lock(engine().mutex);
-    engine().in_callback = false;
+    Engine& e = engine();
+    Lock lock(e.mutex);
+    if (is_guests_) {
+      --e.guest_callbacks;
+    } else {
+      while (e.guest != 0) {
+        const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
+        lock.unlock();
+        futex_wait(e.changes, seen);
+        lock.lock();
+      }
+      e.in_callback = false;
+    }
+    lock.unlock();
+    e.step.lock();
   }
   CallbackScope(const CallbackScope&) = delete;
   CallbackScope& operator=(const CallbackScope&) = delete;
+
+ private:
+  bool is_guests_;
 };
 
 molt_patch_target target_of(const Object& object) {
@@ -139,12 +211,17 @@ void call(Object& object, Callback callback) {
 
 int call_pre_patch(Object& object) {
   int result = 0;
+  const unsigned life = object.life;
   if (auto callback = object.callbacks.pre_patch) {
     const molt_patch_target target = target_of(object);
     CallbackScope scope;
     result = callback(&target);
   }
-  object.post_unpatch_due = result == 0;
+  if (object.life == life) {
+    object.post_unpatch_due = result == 0;
+  } else if (result == 0) {  // what it was called for went meanwhile
+    call(object, object.callbacks.post_unpatch);
+  }
   return result;
 }
 void call_post_patch(Object& object) { call(object, object.callbacks.post_patch); }
@@ -194,7 +271,7 @@ Status set_enabled(std::string_view name, bool enabled) {
                 enabled ? "enabled" : "disabled");
   }
   if (t.patch == patch) {
-    reverse_transition();
+    if (Status ok = reverse_transition(); !ok) return ok;
   } else if (enabled) {
     return fail(EINVAL, "patch %s is disabled; unload its module and load it again",
                 patch->name.c_str());
@@ -300,6 +377,26 @@ namespace {
 // Of the thread that forks.
 thread_local bool t_took_step = false;
 thread_local bool t_has_token = false;
+thread_local bool t_is_guest = false;
+
+// In the child: whose callbacks, or steps not begun yet, has it not got?
+void forget_other_threads(Engine& e) {
+  bool cut = e.token != 0 && !t_has_token && e.in_callback;
+  if (e.token != 0) e.token = t_has_token ? gettid() : 0;
+  if (!t_has_token) e.in_callback = false;
+  if (e.guest != 0 && t_is_guest) {
+    e.guest = gettid();
+  } else if (e.guest != 0) {
+    cut = cut || e.guest_callbacks != 0;
+    e.guest = 0;
+    e.guest_callbacks = 0;
+  }
+  if (cut) {
+    e.cut_off =
+        "a fork cut off an operation on patches, in a callback of another thread; this "
+        "process keeps its patches as they are";
+  }
+}
 }  // namespace
 
 void before_fork() {
@@ -307,6 +404,7 @@ void before_fork() {
   {
     Lock lock(e.mutex);
     t_has_token = e.token != 0 && e.token == gettid();
+    t_is_guest = e.guest != 0 && e.guest == gettid();
   }
   // Who has the token is in a callback: nothing else of the engine forks. It does not hold the step.
   e.step.lock();
@@ -322,17 +420,7 @@ void after_fork(bool child) {
     gate::after_fork_child();
     e.worker = false;
     e.worker_tid = 0;
-    if (e.token != 0 && t_has_token) {
-      e.token = gettid();
-    } else if (e.token != 0 && !e.in_callback) {
-      e.token = 0;  // between operations, or before one's first step
-    } else if (e.token != 0) {
-      e.cut_off =
-          "a fork cut off an operation on patches, in a callback of another thread; this "
-          "process keeps its patches as they are";
-      e.token = 0;
-      e.in_callback = false;
-    }
+    forget_other_threads(e);
   }
   e.mutex.unlock();
   if (t_took_step) e.step.unlock();

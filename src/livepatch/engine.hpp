@@ -6,6 +6,7 @@
 //     enable.cpp        from a module's lists to a patch in transition
 //     transition.cpp    from the first thread that changes over to the last
 //     objects.cpp       libraries and modules that come and go under a patch
+//     loader_watch.hpp  how the program's own dlopen and dlclose are noticed
 //     show.cpp          what others see of it
 //     states.cpp, shadow.cpp
 //
@@ -18,6 +19,8 @@
 //            L4 A patch holds a reference on its module while it is installed, and after that until
 //               nothing of it can be in use: at once where its transition proved that, else
 //               (forced, immediate) when a later proof does.
+//            L5 Nobody waits for the dynamic loader's lock (dlopen, dlclose, dlsym, dladdr) while it
+//               works: with the token, outside of callbacks. Who has that lock may wait for the work.
 // Order      KERNEL.md P2 to P9. The patch becomes visible (observer) after its checks and before its
 //            first callback, and vanishes after its last.
 // Progress   An operation waits for others, never for the threads that a transition waits for.
@@ -33,6 +36,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,12 +45,20 @@
 #include "base/result.hpp"
 #include "threads/ranges.hpp"
 
+namespace molt::linker {
+class Linked;
+}
+
 namespace molt::livepatch {
 
 using Cancelled = std::function<bool()>;
 
 // molt_patch_enable(). `marked`: the owner's file says that it is a livepatch.
 Status enable(molt_module* owner, const molt_patch* patch);
+// The same of a patch file that was linked into the process; it lives as long as its module.
+Status enable(molt_module* owner, const linker::Linked& linked);
+// What is in the process's code but for what patches have put there. The memory is mapped.
+void original_bytes(std::uintptr_t address, std::span<std::byte> bytes);
 Status set_enabled(std::string_view name, bool enabled);
 Status force(std::string_view name);
 // Until no transition is under way. ETIMEDOUT, ECANCELED; the text says who holds it up.
@@ -95,6 +107,7 @@ struct Blocker {
   std::string reason;
   std::string syscall;  // what it sleeps in
   std::int64_t asleep_ms = 0;
+  std::uint64_t serial = 0;  // threads::Finding::serial
 };
 // Looks anew.
 std::vector<Blocker> blocking();
@@ -130,9 +143,6 @@ void module_going(molt_module* module, threads::RangeSet& ways_in);
 // waiting for threads up to the deadline. What cannot be is forced out and pinned.
 void owner_failed(molt_module* module, Deadline deadline);
 
-// Plain libraries that were loaded or unloaded since the last call (objects.cpp).
-void libraries_changed();
-
 // Whether functions can be redirected; switched off, a patch is refused with EBUSY. EBUSY as well:
 // something is patched.
 Status set_redirecting(bool on);
@@ -140,6 +150,9 @@ bool redirecting();
 
 // Debug: holds patches that are over back for 1x to 4x of this long before they put their module.
 void set_delay_release_ms(int ms);
+
+// Follows dlopen and dlclose no longer. No patch is installed.
+void stop_watching();
 
 // Ends the thread that goes on trying, and waits for it. What it has not freed stays. No operation is
 // under way, and no patch is installed.

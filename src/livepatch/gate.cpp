@@ -136,18 +136,55 @@ void end() { g_control.store(0, std::memory_order_seq_cst); }
 
 std::uint32_t generation() { return generation_of(g_control.load(std::memory_order_acquire)); }
 
-std::uint32_t* word_of(int tid) {
-  if (tid == static_cast<int>(gettid())) return own_word();
+namespace {
+std::uint32_t* word_of(int tid, int self) {
+  if (tid == self) return own_word();
   void* head = robust_list_of(tid);
   if (head == nullptr) return nullptr;
   return reinterpret_cast<std::uint32_t*>(static_cast<char*>(head) + g_from_robust_list);
 }
+}  // namespace
+
+std::uint32_t* word_of(int tid) { return word_of(tid, gettid()); }
 
 bool exists(int tid) { return syscall(SYS_tgkill, getpid(), tid, 0) == 0 || errno != ESRCH; }
 
 bool read_word(const std::uint32_t* word, std::uint32_t& value) {
   iovec to{&value, sizeof value}, from{const_cast<std::uint32_t*>(word), sizeof value};
   return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == sizeof value;
+}
+
+void read_words(std::span<ThreadWord> words) {
+  constexpr std::size_t at_once = 512;  // IOV_MAX is 1024
+  iovec from[at_once];
+  std::uint32_t values[at_once];
+  std::size_t of[at_once];
+  const int self = gettid();
+  for (std::size_t begin = 0; begin < words.size();) {
+    std::size_t count = 0, next = begin;
+    for (; next < words.size() && count < at_once; ++next) {
+      std::uint32_t* word = word_of(words[next].tid, self);
+      if (word == nullptr) {
+        words[next].state = exists(words[next].tid) ? ThreadWord::unreachable : ThreadWord::gone;
+        continue;
+      }
+      words[next].state = ThreadWord::gone;
+      from[count] = {word, sizeof *word};
+      of[count++] = next;
+    }
+    // It ends at the first word whose memory has gone with its thread.
+    for (std::size_t done = 0; done < count; ++done) {
+      const iovec to{values, (count - done) * sizeof *values};
+      const ssize_t bytes = process_vm_readv(getpid(), &to, 1, from + done, count - done, 0);
+      const std::size_t got = bytes > 0 ? static_cast<std::size_t>(bytes) / sizeof *values : 0;
+      for (std::size_t i = 0; i < got; ++i) {
+        words[of[done + i]].state = ThreadWord::read;
+        words[of[done + i]].value = values[i];
+      }
+      done += got;
+    }
+    begin = next;
+  }
 }
 
 bool set_bits(std::uint32_t* word, std::uint32_t bits) {
@@ -185,13 +222,6 @@ void leave_self(std::uint32_t generation, Side target) {
 
 Turned force(int tid, std::uint32_t generation, Side target) {
   return try_switch(tid, generation, target, [] { return true; });
-}
-
-bool is_held(int tid, std::uint32_t generation, Side target) {
-  std::uint32_t* word = word_of(tid);
-  std::uint32_t value = 0;
-  return word != nullptr && read_word(word, value) && generation_of(value) == generation &&
-         value != decided(generation, target);
 }
 
 int side_now(int tid, std::uint32_t generation) {

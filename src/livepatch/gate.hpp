@@ -22,7 +22,11 @@
 //               there before, with old code on its stack - unless the transition is closed: then it
 //               was born since, and begins anew.
 //            G6 A transition is over only if, after it was closed, no word is on the other side.
-//            G5 The agent marks a thread of another generation only before the census is complete.
+//            G5 The agent marks a thread of another generation only with what newcomers write down
+//               themselves at that moment: before the census is complete, or before a reversal.
+//            G7 Who is not marked when the census is complete was seen out of all old code after the
+//               gates were in place, and has passed none of them since: else it has a word. So it is
+//               as good as born since. A reversal makes other code the old one: first all get a mark.
 // Order      settle(): word written (locked), then `control` read again. close(): `control` written,
 //            heavy_barrier(), then the words read. Forbidden: the thread sees the transition open and
 //            the agent misses its word. Model: tests/models/gate.pml.
@@ -47,6 +51,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/result.hpp"
 
@@ -119,9 +124,25 @@ void end();
 // Of the transition that is under way; 0: none.
 std::uint32_t generation();
 
+// Many threads' words, by few system calls.
+struct ThreadWord {
+  int tid = 0;
+  enum State : std::uint8_t { read, gone, unreachable } state = gone;
+  std::uint32_t value = 0;
+
+  bool is_of(std::uint32_t generation) const {
+    return state == read && generation_of(value) == generation;
+  }
+  // Of the thread itself or the agent, and not decided for the target.
+  bool is_held(std::uint32_t generation, Side target) const {
+    return is_of(generation) && value != decided(generation, target);
+  }
+};
+void read_words(std::span<ThreadWord> words);
+
 enum class Mark { marked, young, gone };
-// Census: puts a thread on the side that the transition starts from, unless it has a word of this
-// generation. young: it is not yet far enough to have called anything.
+// Census: puts a thread on the side that newcomers take now, unless it has a word of this generation
+// (G5). young: it is not yet far enough to have called anything, or has no robust list.
 Mark mark(int tid, std::uint32_t generation, Side from);
 
 enum class Turned {
@@ -144,8 +165,6 @@ bool is_held_self(std::uint32_t generation, Side target);
 // force: whatever its stack holds.
 Turned force(int tid, std::uint32_t generation, Side target);
 
-// Whether it has a word of this generation that is not decided for the target.
-bool is_held(int tid, std::uint32_t generation, Side target);
 // Its side in this generation, or -1 (word of another generation, or gone).
 int side_now(int tid, std::uint32_t generation);
 
@@ -186,7 +205,7 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return read_word(word, value) && value == decided(generation, target) ? Turned::done
                                                                           : Turned::held;
   }
-  MOLT_TORTURE_STEP(30);
+  MOLT_TORTURE_STEP(300);
 #ifndef MOLT_MUTATE_NO_GATE
   if (!set_bits(word, switching_bit)) return Turned::gone;  // G2
 #endif
@@ -205,7 +224,7 @@ Turned try_switch(int tid, std::uint32_t generation, Side target, MayLeave&& may
     return Turned::done;
   }
   if (may_leave()) {
-    MOLT_TORTURE_STEP(30);
+    MOLT_TORTURE_STEP(300);
     const bool ok =
         target == Side::patched ? set_bits(word, side_bit) : clear_bits_and_wake(word, side_bit);
     if (!ok) return Turned::gone;

@@ -29,6 +29,7 @@ struct Transition {
   bool sealed = false;       // the census is complete
   bool nobody_left = false;  // it was turned back before that: all threads are where it aims
   bool forced = false;
+  bool completing = false;  // all threads are there: what is left are its last callbacks
   std::int64_t began_ns = 0;
   unsigned tries = 0;
   unsigned threads = 0, left = 0;
@@ -55,6 +56,8 @@ struct Engine {
   int token = 0;                    // thread that has it; 0: free
   const void* own_frame = nullptr;  // of the token's holder: where the runtime was entered
   bool in_callback = false;         // of the token's holder
+  int guest = 0;                    // thread that works beside the token's holder; 0: none
+  unsigned guest_callbacks = 0;     // of its own that it is in
   std::list<PatchPtr> patches;      // in the order of enabling
   Transition transition;
   std::vector<Pinned> pinned;
@@ -97,6 +100,24 @@ class Token {
   bool held_ = false;
   Status status_;
 };
+
+// The same right for a thread that the dynamic loader has called, with the loader's lock held. The token's
+// holder may be in a callback that waits for that lock, so the token is not waited for there (L5): while a
+// callback is under way a guest works beside its holder, who goes on when the guest has left.
+class Guest {
+ public:
+  explicit Guest(const void* own_frame);
+  ~Guest();
+  Guest(const Guest&) = delete;
+  Guest& operator=(const Guest&) = delete;
+  explicit operator bool() const { return held_; }
+
+ private:
+  bool held_ = false;
+  bool has_token_ = false;
+  int guest_before_ = 0;
+  const void* frame_before_ = nullptr;
+};
 void announce();
 void say(const char* format, ...) __attribute__((format(printf, 1, 2)));  // "livepatch: ..."
 
@@ -121,12 +142,14 @@ void init_transition(const PatchPtr& patch, gate::Side target);
 Status patch_object(Object& object);
 // Takes them out at once: the caller knows that no thread is in them, or does not care.
 Status unpatch_object(Object& object);
+// Of an object whose memory has gone.
+void drop_object(Object& object);
 // Census, first try. The patch is enabled from here on, or not.
 void start_transition();
 // The calling thread, if it is on the other side and in none of the old functions.
 void change_over_self();
 void cancel_transition();
-void reverse_transition();
+Status reverse_transition();
 // One try; whether the transition is over.
 bool try_complete(bool may_sample);
 void ensure_worker();

@@ -1,13 +1,15 @@
 // objects.cpp - what is patched comes and goes (KERNEL.md P9).
 //
 // A Molt module: the module layer says so, before its init and after its exit. A plain library: the
-// dynamic loader says so, see loader_watch.cpp.
+// dynamic loader says so, before its constructors and after its destructors (loader_watch.hpp); it
+// cannot be refused, and is loaded unpatched where a module would be refused.
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "livepatch/internal.hpp"
+#include "livepatch/loader_watch.hpp"
 
 namespace molt::livepatch {
 namespace {
@@ -59,6 +61,7 @@ Status apply(Patch& patch, Object& object, const char* what) {
     unbind(object);
     return ok;
   }
+  object.post_patch_due = in_transition;
   if (!in_transition) call_post_patch(object);
   return {};
 }
@@ -78,7 +81,10 @@ void revert(Patch& patch, Object& object) {
 
 void bind(Object& object) {
   Binding binding;
-  if (object.is_program()) {
+  if (object.known) {
+    binding.loaded = true;
+    binding.extent = object.known->extent;
+  } else if (object.is_program()) {
     if (auto program = elf::find_loaded("")) {
       binding.loaded = true;
       binding.extent = program->extent;
@@ -98,6 +104,7 @@ void bind(Object& object) {
       if (auto library = elf::find_loaded(object.name)) {
         binding.loaded = true;
         binding.extent = library->extent;
+        watch_library(*library);
       }
     }
   }
@@ -108,7 +115,9 @@ void bind(Object& object) {
 void unbind(Object& object) {
   Lock lock(engine().mutex);
   object.binding = Binding{};
+  ++object.life;
   object.patched = false;
+  object.post_patch_due = false;
   for (const auto& func : object.funcs) {
     func->site = nullptr;
     func->patched = func->transition = false;
@@ -117,7 +126,8 @@ void unbind(Object& object) {
 
 Status resolve(Object& object) {
   Result<elf::NamedObject> loaded =
-      object.is_program()
+      object.known ? Result<elf::NamedObject>(*object.known)
+      : object.is_program()
           ? elf::find_loaded("")
           : elf::find_loaded_at(object.binding.descriptor != nullptr
                                     ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
@@ -126,7 +136,9 @@ Status resolve(Object& object) {
   auto in = symbols_of(*loaded);
   if (!in) return pass(in);
   for (const auto& func : object.funcs) {
-    auto site = site_of(*in, func->name, func->position);
+    auto site = func->placed ? site_at(*in, func->name, func->placed->address, func->placed->size,
+                                       func->placed->parts, true)
+                             : site_of(*in, func->name, func->position);
     if (!site) {
       log_lookup(object, *func, *in, site.error());
       // What cannot be found is a mistake of the patch, whatever the reason.
@@ -201,6 +213,65 @@ void module_going(molt_module* module, threads::RangeSet& ways_in) {
   if (!collect()) ensure_worker();
 }
 
-void libraries_changed() {}
+// --- plain libraries ------------------------------------------------------------------------------------
+
+namespace {
+
+// Whether a library that comes now is still to get this patch.
+bool takes_libraries(const Patch& patch) {
+  const Transition& t = engine().transition;
+  if (t.patch.get() != &patch) return patch.enabled;
+  return t.patching() || !t.completing;
+}
+
+bool is_bound_to(const Object& object, const elf::Range& extent) {
+  return object.binding.loaded && object.binding.descriptor == nullptr && !object.is_program() &&
+         object.binding.extent.begin == extent.begin;
+}
+
+}  // namespace
+
+void library_coming(const elf::Range& extent) {
+  for (const PatchPtr& patch : installed()) {
+    for (const auto& object : patch->objects) {
+      if (object->is_program() || object->binding.loaded || !takes_libraries(*patch)) continue;
+      auto named = elf::find_loaded(object->name);
+      if (!named || named->extent.begin != extent.begin) continue;
+      if (Status ok = apply(*patch, *object, "library"); !ok) {
+        say("patch '%s' failed for library '%s', which is loaded without it: %s",
+            patch->name.c_str(), object->name.c_str(), ok.error().detail);
+      }
+    }
+  }
+}
+
+void library_going(const elf::Range& extent) {
+  for (const PatchPtr& patch : installed()) {
+    for (const auto& object : patch->objects) {
+      if (is_bound_to(*object, extent)) revert(*patch, *object);
+    }
+  }
+  threads::RangeSet ignored;
+  forget_sites(extent, ignored);
+  if (!collect()) ensure_worker();
+}
+
+void forget_vanished() {
+  for (const PatchPtr& patch : installed()) {
+    for (const auto& object : patch->objects) {
+      const elf::Range extent = object->binding.extent;
+      if (!is_bound_to(*object, extent)) continue;
+      auto there = elf::find_loaded_at(extent.begin);
+      if (there && there->extent.begin == extent.begin) continue;
+      say("library '%s' was unmapped without its destructors; patch '%s' forgets it",
+          object->name.c_str(), patch->name.c_str());
+      drop_object(*object);
+      threads::RangeSet ignored;
+      forget_sites(extent, ignored);
+      call_post_unpatch(*object);
+      unbind(*object);
+    }
+  }
+}
 
 }  // namespace molt::livepatch

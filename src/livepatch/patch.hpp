@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,19 @@ namespace molt::livepatch {
 struct Object;
 struct Patch;
 
+// An original function that is known by its address, not by its name.
+struct Placed {
+  std::uintptr_t address = 0;
+  std::uint64_t size = 0;
+  std::vector<arch::CodeRange> parts;
+};
+
 struct Func {
   std::string name;
   unsigned long position = 0;         // as given; 0 and 1 are the same function
   std::uintptr_t address = 0;         // of the new function; 0 for a nop
   std::vector<arch::CodeRange> code;  // of the new function
+  std::optional<Placed> placed;       // of a patch file: where the original is
   bool immediate = false;
   bool nop = false;  // of an atomic replacement: puts the original back
   Object* object = nullptr;
@@ -57,9 +66,12 @@ struct Object {
   std::vector<std::unique_ptr<Func>> funcs;
   molt_patch_callbacks callbacks{};
   Patch* patch = nullptr;
-  bool dynamic = false;  // only nops
+  std::optional<elf::NamedObject> known;  // of a patch file: which object it is
+  bool dynamic = false;                   // only nops
   Binding binding;
+  unsigned life = 0;  // counts the bindings that have ended
   bool patched = false;
+  bool post_patch_due = false;    // of the transition that is being completed
   bool post_unpatch_due = false;  // pre_patch has succeeded since the last post_unpatch
 
   bool is_program() const { return name.empty(); }
@@ -82,8 +94,10 @@ struct Patch {
   bool enabled = false;
   bool forced = false;  // parts of it may be in use: no proof was asked for
   bool on_list = false;
+  std::vector<std::string> watched;  // libraries that may come and go (loader_watch.hpp)
 
   bool has_immediate() const;
+  bool has_libraries() const;  // objects beside the program
 };
 using PatchPtr = std::shared_ptr<Patch>;
 

@@ -40,6 +40,7 @@ Blocker describe(const threads::Finding& f) {
   b.tid = f.tid;
   b.thread = f.name[0] != '\0' ? f.name : threads::thread_name(f.tid);
   b.reason = f.reason;
+  b.serial = f.serial;
   b.asleep_ms = f.asleep_ns / 1'000'000;
   if (f.syscall >= 0) b.syscall = threads::syscall_name(f.syscall);
   if (f.verdict == threads::Verdict::inside) {

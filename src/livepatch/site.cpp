@@ -77,11 +77,10 @@ entries::ThreadWitness witness_of(int patience_ms) {
 
 // --- the gate's slow path ------------------------------------------------------------------------------
 
-arch::GateVerdict resolve_at_gate(arch::GateRecord* record) {
+arch::GateVerdict resolve_at_gate(arch::GateRecord* record, std::uintptr_t stack) {
   const int saved = errno;
   auto* gate = reinterpret_cast<SiteGate*>(record);
-  const auto sp = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-  const gate::Settled settled = gate::settle(gate->generation, sp);
+  const gate::Settled settled = gate::settle(gate->generation, stack);
   errno = saved;
   switch (settled) {
     case gate::Settled::decided:
@@ -184,23 +183,30 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
                 found->is_indirect() ? "an indirect function, resolved when the program was loaded"
                                      : "no function");
   }
+  return site_at(in, name, found->address, found->size, entries::parts_of(in.symbols, name), false);
+}
+
+Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
+                      std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified) {
+  set_up();
   for (const auto& known : sites().all) {
-    if (known->address == found->address) return known.get();
+    if (known->address == address) return known.get();
   }
-  if (is_used_in_gates(found->address)) {
+  if (is_used_in_gates(address)) {
     return fail(EINVAL,
                 "function '%s' is one that the runtime itself calls while it changes functions",
                 name.c_str());
   }
-  if (found->size == 0) {
+  if (size == 0) {
     return fail(ENOENT, "function '%s' in object '%s' has no known size", name.c_str(),
                 std::string(in.object.name()).c_str());
   }
   auto site = std::make_unique<Site>();
   site->name = name;
-  site->address = found->address;
-  site->size = found->size;
-  auto seat = entries::seat_of(in.object, in.symbols, *found);
+  site->address = address;
+  site->size = size;
+  auto seat =
+      entries::seat_of(in.object, in.symbols, {name, address, size, std::move(parts), verified});
   if (!seat) return pass(seat);
   site->seat = *seat;
   site->parts = site->seat->parts;
@@ -346,6 +352,14 @@ bool collect() {
   }
   retired = std::move(stay);
   return true;
+}
+
+bool collect_later() {
+  constexpr std::size_t much = 256;
+  if (sites().retired.size() >= much) return collect();
+  const bool is_clean = sites().retired.empty();
+  note_uncollected(!is_clean);
+  return is_clean;
 }
 
 bool has_short_jumps() {

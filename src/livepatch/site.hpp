@@ -73,6 +73,10 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object);
 // The site of a function, known or new; a new one has been analysed and prepared, nothing is changed.
 // EINVAL: not found, in the kernel's words; ENOTSUP or EBUSY: its entry cannot be redirected.
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position);
+// The same of one whose place is known; `parts`: its .cold and the like; `verified`: its bytes were
+// compared with the file's.
+Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
+                      std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified);
 // The code of the function that begins at an address: itself and its parts. Without a symbol that says
 // how long it is, the whole segment. Empty: there is no code.
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address);
@@ -102,6 +106,8 @@ void retire_gates();
 // Frees what no thread can be in any more. Cheap if there is nothing. False: something is left, and
 // shall be tried again (Engine::uncollected says so too).
 bool collect();
+// Leaves that to the thread that goes on trying, unless much has come together. False: so it is.
+bool collect_later();
 // Prepared entries are redirected by a short jump, which needs no int3, but costs two jumps more. Makes
 // them one jump, where that can be done now. False: some are left.
 bool straighten();

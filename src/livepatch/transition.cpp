@@ -31,10 +31,11 @@ constexpr int prologue_patience_ms = 3000;
 constexpr std::int64_t first_retry_ms = 1;
 constexpr std::int64_t longest_retry_ms = 100;
 constexpr std::int64_t slow_retry_ms = 1000;  // of what is only to be freed
-constexpr std::int64_t straighten_after_ms = 10;
+constexpr std::int64_t finish_after_ms = 10;  // straighten, collect
 constexpr unsigned most_straighten_tries = 5;
 constexpr std::int64_t sample_ns = 2'000'000;
 constexpr unsigned tries_before_sampling = 3;
+constexpr int most_listings = 64;
 constexpr std::int64_t poke_every_ns = 15'000'000'000;  // KERNEL.md P4.6
 
 // --- what a thread compares its own stack with --------------------------------------------------------
@@ -253,6 +254,7 @@ bool complete() {
     t.obstacle = placed.error().detail;
     return false;
   }
+  t.completing = true;
   retire_gates();
   gate::end();
   arm(nullptr);
@@ -281,8 +283,17 @@ bool complete() {
     }
     if (observer != nullptr) observer->changed(patch->name);
   }
-  for (const auto& object : patch->objects) {
-    if (!object->binding.loaded) continue;
+  // Libraries may come and go during the callbacks; each object's is called once.
+  for (const auto& object : patch->objects) object->post_patch_due = object->binding.loaded;
+  const auto next_due = [&]() -> Object* {
+    for (const auto& object : patch->objects) {
+      const bool due = patching ? object->post_patch_due : object->post_unpatch_due;
+      if (due && object->binding.loaded) return object.get();
+    }
+    return nullptr;
+  };
+  while (Object* object = next_due()) {
+    object->post_patch_due = false;
     if (patching) {
       call_post_patch(*object);
     } else {
@@ -312,7 +323,8 @@ bool complete() {
     Lock lock(e.mutex);
     patch->forced = false;  // KERNEL.md P5.8: nothing of this patch was left behind
   }
-  const bool is_clean = collect();
+  // Nobody waits for what comes now.
+  const bool is_clean = collect_later();
   if (const bool has_short = has_short_jumps(); has_short || !is_clean) {
     {
       Lock lock(e.mutex);
@@ -420,6 +432,17 @@ Status unpatch_object(Object& object) {
   return {};
 }
 
+void drop_object(Object& object) {
+  Lock lock(engine().mutex);
+  for (const auto& func : object.funcs) {
+    if (func->site != nullptr) std::erase(func->site->stack, func.get());
+  }
+  std::erase_if(engine().transition.changes, [&](const Change& c) {
+    return c.patched != nullptr && c.patched->object == &object;
+  });
+  object.patched = false;
+}
+
 void start_transition() {
   Engine& e = engine();
   Transition& t = e.transition;
@@ -433,42 +456,109 @@ void start_transition() {
 
 namespace {
 
-// G4, G5: who was there before the gates is marked; who comes later is on the aim's side.
-Status take_census(Transition& t) {
-  Status verdict;
-  Status asked = threads::inspect([&](threads::Census& census) {
-    if (verdict = census.refresh(); !verdict) return;
-    for (threads::Thread* thread : census.threads()) {
-      if (census.is_worker(*thread)) continue;
-      gate::mark(thread->tid, t.generation, gate::other(t.target));
-    }
-  });
-  if (!asked) return asked;
-  if (!verdict) return verdict;
-  MOLT_TORTURE_STEP(2000);
-  gate::seal(t.target);
-  Lock lock(engine().mutex);
-  t.sealed = true;
-  return {};
-}
-
 struct Attempt {
   unsigned threads = 0, left = 0;
   std::vector<threads::Finding> holders;
 };
 
+// The runtime's own two threads are in no old code that matters to anybody.
+bool is_own_thread(const threads::Thread& thread) {
+  return thread.tid == engine().worker_tid.load(std::memory_order_relaxed);
+}
+void take_own_threads_along(const Transition& t) {
+  gate::force(gettid(), t.generation, t.target);
+  if (const int worker = engine().worker_tid) gate::force(worker, t.generation, t.target);
+}
+
+// G4, G5, G7, with the gates in place: everybody is looked at. Who is out takes the side aimed at as if
+// it were born later; the others are marked as being on the side that is left, and are `left` over.
+Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
+  const bool asker_is_out = threads::own_frames_are_out(ranges);
+  const int asker = gettid();
+  [[maybe_unused]] const void* own_frame = engine().own_frame;
+  Status verdict = fail(EAGAIN, "threads come and go faster than they can be looked at");
+  Status asked = threads::inspect([&](threads::Census& census) {
+    std::uint64_t looked_at = 0;  // serials up to here
+    std::vector<threads::Thread*> fresh;
+    std::vector<threads::Finding> findings;
+    for (int i = 0; i < most_listings; ++i) {
+      const std::uint64_t before = census.changes();
+      if (Status ok = census.list(); !ok) {
+        verdict = ok;
+        return;
+      }
+      // Two equal listings, both begun since the gates are in place (threads/census.hpp).
+      if (i > 0 && census.changes() == before) {
+        verdict = {};
+        break;
+      }
+      fresh.clear();
+      std::uint64_t newest = looked_at;
+      for (threads::Thread* thread : census.threads()) {
+        newest = std::max(newest, thread->serial);
+        if (thread->serial <= looked_at || is_own_thread(*thread)) continue;
+        if (asker_is_out && thread->tid == asker) continue;
+        fresh.push_back(thread);
+      }
+      looked_at = newest;
+      findings.resize(fresh.size());
+#ifndef MOLT_MUTATE_BLIND_CENSUS
+      threads::look_at_each(census, fresh, ranges, asker, own_frame, findings.data());
+#else
+      for (threads::Finding& f : findings) f.verdict = threads::Verdict::out;
+#endif
+      for (std::size_t k = 0; k < fresh.size(); ++k) {
+        if (findings[k].verdict == threads::Verdict::out) continue;
+        gate::mark(fresh[k]->tid, t.generation, gate::other(t.target));
+        ++a.left;
+      }
+    }
+    a.threads = static_cast<unsigned>(census.threads().size());
+    if (!verdict) return;
+    MOLT_TORTURE_STEP(2000);
+    gate::seal(t.target);
+    take_own_threads_along(t);
+  });
+  if (!asked) return asked;
+  if (!verdict) return verdict;
+  Lock lock(engine().mutex);
+  t.sealed = true;
+  return {};
+}
+
+std::vector<gate::ThreadWord> words_of(threads::Census& census) {
+  std::vector<gate::ThreadWord> words;
+  words.reserve(census.threads().size());
+  for (threads::Thread* thread : census.threads()) words.push_back({thread->tid});
+  gate::read_words(words);
+  return words;
+}
+
+// G5, G7, before a reversal: those without a mark are on the side that was aimed at so far.
+Status mark_all([[maybe_unused]] const Transition& t) {
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    if (verdict = census.refresh(); !verdict) return;
+#ifndef MOLT_MUTATE_TURN_UNMARKED
+    for (const gate::ThreadWord& word : words_of(census)) {
+      if (!word.is_of(t.generation)) gate::mark(word.tid, t.generation, t.target);
+    }
+#endif
+  });
+  return asked ? verdict : asked;
+}
+
 Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_sample,
                 const void* own_frame, int asker, threads::Census& census) {
   Attempt a;
-  // The runtime's own two threads are in no old code that matters to anybody.
-  gate::force(gettid(), t.generation, t.target);
+  take_own_threads_along(t);
+  const std::vector<gate::ThreadWord> words = words_of(census);
+  std::size_t next = 0;
   for (threads::Thread* thread : census.threads()) {
-    if (census.is_worker(*thread)) continue;
-    if (thread->tid == engine().worker_tid) {
-      gate::force(thread->tid, t.generation, t.target);
-      continue;
-    }
+    const gate::ThreadWord& word = words[next++];
+    if (is_own_thread(*thread)) continue;
     ++a.threads;
+    if (word.state == gate::ThreadWord::read && !word.is_held(t.generation, t.target)) continue;
     threads::Finding finding;
     finding.tid = thread->tid;
     const auto may_leave = [&] {
@@ -507,8 +597,8 @@ bool close_transition(const Transition& t) {
   Status verdict;
   Status asked = threads::inspect([&](threads::Census& census) {
     if (verdict = census.refresh(); !verdict) return;
-    for (threads::Thread* thread : census.threads()) {
-      is_held = is_held || gate::is_held(thread->tid, t.generation, t.target);
+    for (const gate::ThreadWord& word : words_of(census)) {
+      is_held = is_held || word.is_held(t.generation, t.target);
     }
   });
   if (asked && verdict && !is_held) return true;
@@ -530,7 +620,9 @@ bool try_complete(bool may_sample) {
   Engine& e = engine();
   Transition& t = e.transition;
   if (!is_gated(t) || t.nobody_left) return complete();
-  if (!t.sealed) {
+  Attempt a;
+  const bool is_first = !t.sealed;
+  if (is_first) {
     // In the unpatching direction the gates may not have been put in place.
     if (!t.patching()) {
       std::vector<Lead> missing;
@@ -545,23 +637,25 @@ bool try_complete(bool may_sample) {
       }
     }
     MOLT_TORTURE_STEP(3000);
-    if (Status ok = take_census(t); !ok) {
+    if (Status ok = take_census(t, old_code(t), a); !ok) {
       Lock lock(e.mutex);
       t.obstacle = ok.error().detail;
       return false;
     }
     publish_old_code(t);
   }
-  const threads::RangeSet ranges = old_code(t);
-  change_over_self();
-  const void* own_frame = e.own_frame;
-  const int asker = gettid();
-  Attempt a;
-  Status verdict;
-  Status asked = threads::inspect([&](threads::Census& census) {
-    if (verdict = census.refresh(); !verdict) return;
-    a = attempt(t, ranges, may_sample, own_frame, asker, census);
-  });
+  Status asked, verdict;
+  // Nobody is left over of a census that found everybody out.
+  if (!is_first || a.left != 0) {
+    const threads::RangeSet ranges = old_code(t);
+    change_over_self();
+    const void* own_frame = e.own_frame;
+    const int asker = gettid();
+    asked = threads::inspect([&](threads::Census& census) {
+      if (verdict = census.refresh(); !verdict) return;
+      a = attempt(t, ranges, may_sample, own_frame, asker, census);
+    });
+  }
   {
     Lock lock(e.mutex);
     ++t.tries;
@@ -617,9 +711,12 @@ void cancel_transition() {
   if (!complete()) ensure_worker();
 }
 
-void reverse_transition() {
+Status reverse_transition() {
   Engine& e = engine();
   Transition& t = e.transition;
+  if (t.sealed) {
+    if (Status ok = mark_all(t); !ok) return ok;
+  }
   say("'%s': reversing transition from %s to %s", t.patch->name.c_str(), direction(t.target),
       direction(gate::other(t.target)));
   {
@@ -635,6 +732,7 @@ void reverse_transition() {
     publish_old_code(t);
   }
   start_transition();
+  return {};
 }
 
 // --- the thread that goes on trying ---------------------------------------------------------------------
@@ -678,7 +776,7 @@ void* work(void*) {
     Lock lock(e.mutex);
     e.worker_tid = gettid();
   }
-  std::int64_t pause_ms = first_retry_ms, working_on = 0;
+  std::int64_t pause_ms = first_retry_ms, working_on = -1;
   for (;;) {
     Deadline until = Deadline::in_ms(pause_ms);
     // Until it is time, somebody is in a hurry, or there is another transition.
@@ -697,9 +795,7 @@ void* work(void*) {
         }
         const std::int64_t began_ns = is_active ? e.transition.began_ns : 0;
         if (std::exchange(working_on, began_ns) != began_ns) {
-          pause_ms = is_active                 ? first_retry_ms
-                     : e.straighten_tries != 0 ? straighten_after_ms
-                                               : slow_retry_ms;
+          pause_ms = is_active ? first_retry_ms : finish_after_ms;
           until = Deadline::in_ms(pause_ms);
         }
       }
@@ -722,7 +818,7 @@ void* work(void*) {
       if (token) collect_pinned();
     }
     poke_holders();
-    pause_ms = working_on != 0 ? std::min(pause_ms * 2, longest_retry_ms) : slow_retry_ms;
+    pause_ms = working_on > 0 ? std::min(pause_ms * 2, longest_retry_ms) : slow_retry_ms;
   }
 }
 

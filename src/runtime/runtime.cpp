@@ -68,7 +68,8 @@ void after_fork_child() {
 constexpr int take_back_ms = 2000;
 constexpr module::PatchHooks patch_hooks = {
     livepatch::module_coming, livepatch::module_going,
-    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); },
+    livepatch::enable, livepatch::original_bytes};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
@@ -82,6 +83,7 @@ __attribute__((constructor(101))) void set_up() {
   // In this order: the first asks the second.
   control::on_leave([] {
     livepatch::stop_worker();
+    livepatch::stop_watching();
     threads::stop_census();
   });
 }

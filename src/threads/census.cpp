@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -32,10 +34,11 @@ constexpr std::uint64_t worker_flags = 0x10 | 0x4000;  // PF_IO_WORKER, PF_USER_
 // Where the thread was that forked; 0 in a process that no fork of ours has seen.
 std::uintptr_t g_forked_at = 0;
 
-bool read_word(std::uintptr_t address, std::uintptr_t& word) {
-  iovec local{&word, sizeof word};
-  iovec remote{reinterpret_cast<void*>(address), sizeof word};
-  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == sizeof word;
+bool read_words(std::uintptr_t address, std::span<std::uintptr_t> words) {
+  iovec local{words.data(), words.size_bytes()};
+  iovec remote{reinterpret_cast<void*>(address), words.size_bytes()};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) ==
+         static_cast<ssize_t>(words.size_bytes());
 }
 
 std::uintptr_t robust_list_of(int tid) {
@@ -146,8 +149,27 @@ Thread* Census::find(int tid) const {
   return nullptr;
 }
 
+bool Census::is_alive(const Thread& thread) const {
+  std::uint64_t runs;
+  return !thread.schedstat || read_run_count(thread.schedstat.get(), runs);
+}
+
+std::size_t Census::last_known(const std::vector<Thread*>& old) const {
+  for (std::size_t i = tids_.size(); i > 0; --i) {
+    const auto known = std::find_if(old.rbegin(), old.rend(),
+                                    [&](const Thread* t) { return t->tid == tids_[i - 1]; });
+    if (known == old.rend() || (*known)->is_gone || !(*known)->schedstat) continue;
+    if (is_alive(**known)) return i;
+  }
+  return 0;
+}
+
 // The list becomes tids_. Both are mostly in the order of birth, so that the known thread is the
 // next in the old list.
+//
+// A number may have gone to another thread. That one is the kernel's last then: in front of a thread
+// that is the one that we know, whoever was known was born before it, and is the one that we know too.
+// So the descriptors are asked from the end, until one answers.
 void Census::adopt() {
   maps_.forget();
   std::vector<Thread*> old;
@@ -156,7 +178,9 @@ void Census::adopt() {
   std::size_t next = 0;
   std::vector<bool> found(old.size(), false), kept(old.size(), false);
   std::vector<Thread*> born;
-  for (int tid : tids_) {
+  const std::size_t trusted = last_known(old);
+  for (std::size_t i = 0; i < tids_.size(); ++i) {
+    const int tid = tids_[i];
     if (tid == own_tid_) continue;
     std::size_t at = next;
     while (at < old.size() && old[at]->tid != tid) ++at;
@@ -167,11 +191,7 @@ void Census::adopt() {
     if (at < old.size() && !found[at]) {
       found[at] = true;
       next = at + 1;
-      // The number may have gone to another thread by now.
-      std::uint64_t runs;
-      const bool alive =
-          old[at]->is_gone ? false
-                           : !old[at]->schedstat || read_run_count(old[at]->schedstat.get(), runs);
+      const bool alive = !old[at]->is_gone && (i < trusted || is_alive(*old[at]));
       if (alive && old[at]->open_error == 0) {
         kept[at] = true;
         list_.push_back(old[at]);
@@ -265,21 +285,29 @@ void Census::find_stack(Thread& thread) {
   if (head == 0) return;
   // glibc's descriptor points at itself, twice. It lies at the upper end of the stack.
   const std::uintptr_t pointer = head - robust_offset_;
-  std::uintptr_t first, second;
-  if (!read_word(pointer, first) || first != pointer) return;
-  if (!read_word(pointer + 16, second) || second != pointer) return;
+  std::uintptr_t words[3];
+  if (!read_words(pointer, words) || words[0] != pointer || words[2] != pointer) return;
   const Extent around = maps_.writable_around(pointer - 8);
   if (around) thread.stack = {around.begin, pointer};
 }
 
 bool Census::is_worker(Thread& thread) {
-  if (!thread.was_asked) {
-    char path[64];
-    std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread.tid);
-    thread.is_worker = (read_stat_field(path, 9) & worker_flags) != 0;
-    thread.was_asked = true;
-  }
+  if (!thread.was_asked) read_flags(thread);
   return thread.is_worker;
+}
+
+bool Census::read_flags(Thread& thread) {
+  constexpr int flags_field = 9, blocked_field = 32;
+  constexpr std::uint64_t sigtrap = std::uint64_t{1} << (SIGTRAP - 1);
+  char path[40];
+  std::snprintf(path, sizeof path, "%d/stat", thread.tid);
+  const Fd fd(openat(directory_.get(), path, O_RDONLY | O_CLOEXEC));
+  std::uint64_t fields[blocked_field + 1] = {};
+  if (!fd || !read_stat_fields(fd.get(), fields)) return false;
+  thread.is_worker = (fields[flags_field] & worker_flags) != 0;
+  thread.blocks_traps = (fields[blocked_field] & sigtrap) != 0;
+  thread.was_asked = true;
+  return true;
 }
 
 void Census::wipe() {

@@ -39,6 +39,7 @@
 // Checked by tests/threads/census_test.cpp
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -51,16 +52,29 @@
 
 namespace molt::threads {
 
+// What somebody who can unwind says of a sleeping thread's stack (residency.hpp, testify()).
+struct Testimony {
+  std::uint64_t runs = 0;             // the thread's run count, before the walk and after
+  std::uintptr_t from = 0, to = 0;    // the words here are decided
+  std::vector<std::uintptr_t> slots;  // where live frames' return addresses lie, ascending
+
+  // No frame returns by the word at this address.
+  bool is_stale(std::uintptr_t at) const {
+    return at >= from && at < to && !std::binary_search(slots.begin(), slots.end(), at);
+  }
+};
+
 // What is known of one thread. The census thread's alone.
 struct Thread {
   int tid = 0;
-  std::uint64_t serial = 0;  // unique in the life of the process
-  std::size_t slot = 0;      // dense; reused once the thread is gone
-  bool is_worker = false;    // the kernel's own (io_uring, vhost): never runs user code
-  bool is_gone = false;      // its descriptors have answered ESRCH
-  bool is_spare = false;     // opened for one look at a time: the table is full
-  bool was_asked = false;    // whether is_worker is known
-  int open_error = 0;        // why its files could not be opened; 0: they are
+  std::uint64_t serial = 0;   // unique in the life of the process
+  std::size_t slot = 0;       // dense; reused once the thread is gone
+  bool is_worker = false;     // the kernel's own (io_uring, vhost): never runs user code
+  bool is_gone = false;       // its descriptors have answered ESRCH
+  bool is_spare = false;      // opened for one look at a time: the table is full
+  bool was_asked = false;     // whether is_worker is known
+  bool blocks_traps = false;  // SIGTRAP, when it was asked last
+  int open_error = 0;         // why its files could not be opened; 0: they are
   Fd schedstat;
   Fd syscall;
 
@@ -76,6 +90,12 @@ struct Thread {
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
   std::uint64_t traps_open_at = 0;
+
+  // Worth something while `runs` is what it was.
+  Testimony testimony;
+  const Testimony* valid_testimony() const {
+    return runs != 0 && testimony.runs == runs ? &testimony : nullptr;
+  }
 };
 
 class Census {
@@ -101,6 +121,8 @@ class Census {
   void find_stack(Thread& thread);
   // Whether it is one of the kernel's own; asked once.
   bool is_worker(Thread& thread);
+  // Asks for that and for blocks_traps. False: it has gone.
+  bool read_flags(Thread& thread);
 
   Maps& maps() { return maps_; }
   // Bytes of other threads' memory are copied to here. Wiped by wipe(): a copy of a code address
@@ -120,6 +142,9 @@ class Census {
   [[nodiscard]] Status set_up();
   [[nodiscard]] Status read_directory();
   void adopt();
+  // How many of tids_, from the front, are threads that are known, or too new to be.
+  std::size_t last_known(const std::vector<Thread*>& old) const;
+  bool is_alive(const Thread& thread) const;
   void drop(Thread& thread);
   bool read_first(Thread& thread);
 

@@ -131,23 +131,29 @@ bool read_switch_count(int tid, std::uint64_t& count) {
   return true;
 }
 
-std::uint64_t read_stat_field(const char* path, int field) {
-  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return 0;
+bool read_stat_fields(int fd, std::span<std::uint64_t> fields) {
   char text[1024];
-  const ssize_t n = read(fd.get(), text, sizeof text - 1);
-  if (n <= 0) return 0;
+  const ssize_t n = read_front(fd, text, sizeof text - 1);
+  if (n <= 0) return false;
   text[n] = '\0';
   // The name is in parentheses, and may have some of its own.
   const char* at = strrchr(text, ')');
-  if (at == nullptr) return 0;
-  for (int i = 2; i < field; ++i) {
+  for (std::size_t i = 3; i < fields.size() && at != nullptr; ++i) {
     at = strchr(at + 1, ' ');
-    if (at == nullptr) return 0;
+    if (at == nullptr) break;
+    Text t{at, text + n};
+    t.decimal(fields[i]);  // the third is a letter, and some are negative: 0
   }
-  Text t{at, text + n};
-  std::uint64_t value = 0;
-  return t.decimal(value) ? value : 0;
+  return at != nullptr;
+}
+
+std::uint64_t read_stat_field(const char* path, int field) {
+  constexpr int most_fields = 53;
+  std::uint64_t fields[most_fields] = {};
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd || field >= most_fields) return 0;
+  const auto wanted = static_cast<std::size_t>(field);
+  return read_stat_fields(fd.get(), {fields, wanted + 1}) ? fields[wanted] : 0;
 }
 
 std::string thread_name(int tid) {

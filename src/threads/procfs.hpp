@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace molt::threads {
@@ -43,5 +44,7 @@ std::string thread_name(int tid);
 
 // The N-th field (from 1, as in proc(5)) of a stat file; 0 if it cannot be read.
 std::uint64_t read_stat_field(const char* path, int field);
+// Those from the third to the last that there is room for, fields[N] being the N-th, by one read.
+bool read_stat_fields(int fd, std::span<std::uint64_t> fields);
 
 }  // namespace molt::threads

@@ -44,6 +44,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/futex.hpp"
@@ -64,7 +65,8 @@ enum class Activity : std::uint8_t { sleeping, running, gone };
 // What one look at one thread has found. Trivially copyable.
 struct Finding {
   int tid = 0;
-  char name[16] = {};  // empty for `out`
+  std::uint64_t serial = 0;  // of the thread in the census; 0: not known
+  char name[16] = {};        // empty for `out`
   Verdict verdict = Verdict::unknown;
   Activity activity = Activity::sleeping;
   // inside: its program counter is in the ranges, or the word is where only a live return address
@@ -91,6 +93,11 @@ struct Finding {
 Finding look(Census& census, Thread& thread, const RangeSet& ranges,
              const void* own_frame = nullptr);
 
+// The same for many at once, which takes fewer system calls: findings[i] of threads[i]. `asker` is the
+// thread that waits for this, if it is among them, and own_frame its.
+void look_at_each(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
+                  int asker, const void* own_frame, Finding* findings);
+
 // A running thread, on the census thread: waits up to `wait_ns` for a sample of it (perf_event:
 // registers and stack, no signal). `unknown` with a reason where the system does not allow it, the
 // stack is deeper than a sample (64 KiB), or the thread did not run in user mode in time.
@@ -99,6 +106,12 @@ Finding sample(Census& census, Thread& thread, const RangeSet& ranges, std::int6
 // The same from any thread, by number: the thread is looked at once, sampled if it runs and
 // `wait_ns` > 0. ESRCH: there is no such thread.
 [[nodiscard]] Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns = 0);
+
+// What the tools' side has found by unwinding a thread that a stale word holds back (unwind/walk.hpp).
+// Looks believe it until the thread runs. `serial` comes from a Finding that was made before the walk
+// began, so that the number cannot have passed to another thread meanwhile. ESRCH: that thread is
+// gone. EAGAIN: it has run since. EOPNOTSUPP: the system does not count how often threads run.
+[[nodiscard]] Status testify(int tid, std::uint64_t serial, Testimony testimony);
 
 // What may be done to a thread that keeps running and of which no sample can be had.
 enum class LastMeans : std::uint8_t {

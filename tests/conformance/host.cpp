@@ -17,7 +17,9 @@
 #include <molt/host.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -41,6 +43,25 @@ using nlohmann::json;
 using Words = std::vector<std::string>;
 
 static molt::hook<control_point> on_control;
+
+extern "C" {
+__attribute__((visibility("default"))) extern std::atomic<int> conformance_host_holds;
+__attribute__((noipa, used, visibility("default"))) int conformance_host_waits();
+}
+
+namespace {
+std::atomic<int> g_waiting{0};
+std::mutex g_let_go_mutex;
+std::condition_variable g_let_go;
+}  // namespace
+
+std::atomic<int> conformance_host_holds{0};
+int conformance_host_waits() {
+  std::unique_lock lock(g_let_go_mutex);
+  g_waiting = 1;
+  while (conformance_host_holds != 0) g_let_go.wait_for(lock, std::chrono::milliseconds(50));
+  return 1;
+}
 
 namespace {
 
@@ -68,7 +89,11 @@ class Descriptors {
     auto* all = static_cast<Descriptors*>(self->context);
     std::lock_guard lock(all->mutex_);
     if (event == MOLT_MODULE_STATE_COMING) all->known_[module->name] = module;
-    if (event == MOLT_MODULE_STATE_GOING) all->known_.erase(module->name);
+    if (event == MOLT_MODULE_STATE_GOING) {
+      // Freed memory keeps what was in it; a leftover on a stack that points there makes it look used.
+      all->known_[module->name] = nullptr;
+      all->known_.erase(module->name);
+    }
     return MOLT_NOTIFY_OK;
   }
   std::mutex mutex_;
@@ -474,6 +499,17 @@ class Scenario {
     for (std::thread& user : users_) user.join();
     users_.clear();
   }
+  // What is loaded from now on patches what that thread waits in (modules/ok_patch.cpp).
+  void hold(const Words&) {
+    conformance_host_holds = 1;
+    users_.emplace_back([] { conformance_host_waits(); });
+    while (g_waiting == 0) std::this_thread::yield();
+  }
+  void let_go(const Words& words) {
+    conformance_host_holds = 0;
+    g_let_go.notify_all();
+    join_users(words);
+  }
   // What wakes this host's threads up, where the kernel would.
   static void poke_thread(int tid) { tgkill(getpid(), tid, SIGUSR1); }
   void offer_poke(const Words&) {
@@ -669,6 +705,8 @@ const std::map<std::string, Scenario::Step> Scenario::steps = {
     {"userstate", {0, &Scenario::user_state}},
     {"user", {2, &Scenario::user}},  // MODULE VERB, on a thread of its own
     {"joinusers", {0, &Scenario::join_users}},
+    {"hold", {0, &Scenario::hold}},  // a thread waits in a function of the program
+    {"letgo", {0, &Scenario::let_go}},
     {"offerpoke", {0, &Scenario::offer_poke}},
     {"stopcont", {0, &Scenario::stop_and_continue}},
     {"forget", {0, &Scenario::forget}},      // the events so far

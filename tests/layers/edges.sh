@@ -16,15 +16,18 @@ declare -A sees=(
   [threads]="threads arch elf base"
   [audit]="audit threads arch elf base"
   [hook]="hook abi threads arch elf base"
+  [patchfile]="patchfile abi elf base"
+  [linker]="linker patchfile abi arch elf base"
   [entries]="entries threads arch elf base"
   [interpose]="interpose entries hook abi threads arch elf base"
-  [module]="module interpose entries hook abi audit threads arch elf base"
-  [livepatch]="livepatch entries abi threads arch elf base"
-  [control]="control module livepatch interpose entries hook abi audit threads arch elf base"
-  [runtime]="runtime control module livepatch interpose entries hook abi audit threads arch elf base"
+  [module]="module interpose entries hook linker patchfile abi audit threads arch elf base"
+  [livepatch]="livepatch entries linker patchfile abi threads arch elf base"
+  [control]="control module livepatch interpose entries hook linker patchfile abi audit threads arch elf base"
+  [runtime]="runtime control module livepatch interpose entries hook linker patchfile abi audit threads arch elf base"
   [unwind]="unwind base"
   [attach]="attach abi arch base elf"
-  [cli]="cli attach unwind abi arch base elf"
+  [builder]="builder patchfile abi arch base elf"
+  [cli]="cli attach builder patchfile unwind abi arch base elf"
 )
 
 # include FROM HEADER...: what the preprocessor says to a file of layer FROM; an edge is its business.

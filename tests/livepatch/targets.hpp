@@ -15,7 +15,7 @@ struct Shared {
 extern "C" __attribute__((visibility("default"))) Shared lp_shared;
 
 LP_TARGET int lp_answer(int argument);
-// Built with room for a jump: -fpatchable-function-entry=7,5.
+// Built with room for a jump: -fpatchable-function-entry=8,6.
 LP_TARGET int lp_prepared();
 // Calls lp_inner twice with time in between: all three must be of one version.
 LP_TARGET int lp_outer(int depth);

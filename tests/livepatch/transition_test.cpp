@@ -25,6 +25,8 @@ class Sleeper {
     EXPECT_TRUE(eventually([] { return lp_shared.inside == 1; }));
   }
   ~Sleeper() { let_go(); }
+  Sleeper(const Sleeper&) = delete;
+  Sleeper& operator=(const Sleeper&) = delete;
   void let_go() {
     if (!thread_.joinable()) return;
     lp_shared.hold = 0;
@@ -134,6 +136,33 @@ TEST(Transition, IsReversedTwice) {
   EXPECT_EQ(in_new.result, 3);
   EXPECT_EQ(revert("lp_three"), "");
   EXPECT_EQ(revert("lp_two"), "");
+}
+
+// G7: who was out of the old code when the census was taken has no mark. A reversal makes other code the
+// old one, and then must not take it for a thread that was born since.
+TEST(Transition, AReversalHoldsWhoIsInTheOtherVersion) {
+  Sleeper in_original;
+  ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+  ASSERT_EQ(molt_patch_force("lp_two"), 0) << molt_last_error();
+  ASSERT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  lp_shared.inside = 0;
+  Sleeper in_new;
+  // Out of the version that is left now; the other one holds it up.
+  ASSERT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
+  EXPECT_EQ(molt_patch_thread_state(in_new.tid()), 1);
+  EXPECT_EQ(molt_patch_thread_state(in_original.tid()), 0);
+  ASSERT_EQ(molt_patch_set_enabled("lp_two", 1), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
+  EXPECT_EQ(molt_patch_thread_state(in_original.tid()), 0);
+  in_original.let_go();
+  in_new.let_go();
+  EXPECT_EQ(in_original.result, 1);
+  EXPECT_EQ(in_original.second, 2);
+  EXPECT_EQ(in_new.result, 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_two"), "");
+  lp_shared.inside = 0;
 }
 
 TEST(Transition, ReplacesAtomically) {

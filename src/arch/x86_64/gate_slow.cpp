@@ -3,7 +3,7 @@
 //     8(%rsp)   return address of the patched function's caller
 //      (%rsp)   GateRecord*
 //
-// to record->resolve(record) and on to one of the record's exits, with every register as it was.
+// to record->resolve(record, %rsp + 8) and on to one of the record's exits, with every register as it was.
 // %rbx and %r12 to %r15 are the callee's to keep and stay where they are.
 //
 // Frame, from %rbp:   8 record, later the exit   0 old %rbp   -8 ... -72 rax rcx rdx rsi rdi r8 r9 r10
@@ -47,6 +47,7 @@ molt_gate_slow:
         pushq %r11
 )" MOLT_SAVE_VECTORS R"(
         movq 8(%rbp), %rdi
+        leaq 16(%rbp), %rsi
         call *(%rdi)
         movl %eax, %eax
         movq 8(%rbp), %rdi

@@ -1,5 +1,6 @@
 // One source for all ok_ patches: what one replaces and how it misbehaves is decided when it is built
 // (OK_...) and by its parameters. Tells of its callbacks in the words of the recorded logs.
+#include <dlfcn.h>
 #include <molt/livepatch.hpp>
 
 #include <string>
@@ -79,11 +80,13 @@ const molt_patch_func target_funcs[] = {
     molt::replacement("ok_uslow", new_uslow),
 #endif
     {nullptr, 0, nullptr, 0, 0}};
-const molt_patch_func program_funcs[] = {
+molt_patch_func program_funcs[] = {
 #ifdef OK_BADVM
     molt::replacement("ok_no_such_vm_fn", new_fn_a),
 #endif
+    {nullptr, 0, nullptr, 0, 0},
     {nullptr, 0, nullptr, 0, 0}};
+int new_waits() { return 2; }
 
 #ifdef OK_STATES
 molt_patch_state states[] = {OK_STATES{0, 0, nullptr}};
@@ -101,6 +104,11 @@ int start() {
                                               {nullptr, nullptr, {}}};
   static molt_patch patch = {sizeof(molt_patch), 0, objects, states};
   patch.flags = replace * MOLT_PATCH_REPLACE;
+  // A thread of the host waits in a function of its own, and shall hold this transition up (K26).
+  const auto* holds = static_cast<const int*>(dlsym(RTLD_DEFAULT, "conformance_host_holds"));
+  if (holds != nullptr && *holds != 0) {
+    program_funcs[0] = molt::replacement("conformance_host_waits", new_waits);
+  }
   const int result = molt_patch_enable(&molt_this_module, &patch);
   molt_log(&molt_this_module, "klp_enable_patch=%d", result);
   return result;

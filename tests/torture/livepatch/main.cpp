@@ -68,7 +68,7 @@ struct Phase {
     return number << 16 | kind << 12 | static_cast<std::uint64_t>(from) << 6 |
            static_cast<std::uint64_t>(to);
   }
-  explicit Phase(std::uint64_t word) : word(word) {}
+  explicit Phase(std::uint64_t packed) : word(packed) {}
   Kind kind() const { return static_cast<Kind>(word >> 12 & 15); }
   int from() const { return static_cast<int>(word >> 6 & 63); }
   int to() const { return static_cast<int>(word & 63); }

@@ -1,0 +1,275 @@
+// Libraries that the program loads and unloads by plain dlopen() and dlclose() while patches name them.
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <mutex>
+#include <vector>
+
+#include "patching.hpp"
+#include "plugin.hpp"
+#include "targets.hpp"
+
+namespace {
+
+using Transcript = std::vector<std::string>;
+std::mutex g_mutex;
+Transcript g_transcript;
+std::atomic<std::uint32_t> g_constructor_waits{0}, g_in_constructor{0};
+
+}  // namespace
+
+void lp_note(const char* what, int value) {
+  std::lock_guard lock(g_mutex);
+  g_transcript.push_back(value == 0 ? what : std::string(what) + " " + std::to_string(value));
+}
+
+void lp_plugin_wait() {
+  if (g_constructor_waits == 0) return;
+  g_in_constructor = 1;
+  while (g_constructor_waits != 0) {
+    syscall(SYS_futex, &g_constructor_waits, FUTEX_WAIT_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+  g_in_constructor = 0;
+}
+
+namespace {
+
+Transcript taken() {
+  std::lock_guard lock(g_mutex);
+  return std::exchange(g_transcript, {});
+}
+
+std::string path_of(const std::string& file) {
+  return std::string(std::getenv("MOLT_LIB")) + "/livepatch/" + file;
+}
+
+// The library, as the program has it.
+class Plugin {
+ public:
+  explicit Plugin(const std::string& file = "liblp_plugin.so")
+      : handle_(dlopen(path_of(file).c_str(), RTLD_NOW)) {
+    EXPECT_NE(handle_, nullptr) << dlerror();
+  }
+  ~Plugin() {
+    if (handle_ != nullptr) dlclose(handle_);
+  }
+  Plugin(const Plugin&) = delete;
+  Plugin& operator=(const Plugin&) = delete;
+  int answer() const { return reinterpret_cast<int (*)()>(dlsym(handle_, "lp_plugin_answer"))(); }
+
+ private:
+  void* handle_;
+};
+
+bool is_loaded(const std::string& file) {
+  void* handle = dlopen(path_of(file).c_str(), RTLD_NOW | RTLD_NOLOAD);
+  if (handle != nullptr) dlclose(handle);
+  return handle != nullptr;
+}
+
+const Transcript with_patch_waiting = {"pre_patch",    "post_patch",  "constructor 2",
+                                       "destructor 2", "pre_unpatch", "post_unpatch"};
+
+TEST(Library, IsPatchedBeforeItsConstructorsAndBackAfterItsDestructors) {
+  taken();
+  ASSERT_EQ(apply("lp_library"), "");
+  EXPECT_EQ(taken(), Transcript{});
+  for (int round = 0; round < 3; ++round) {
+    {
+      Plugin plugin;
+      EXPECT_EQ(plugin.answer(), 2);
+    }
+    EXPECT_FALSE(is_loaded("liblp_plugin.so"));
+    EXPECT_EQ(taken(), with_patch_waiting);
+  }
+  EXPECT_EQ(revert("lp_library"), "");
+  Plugin plugin;
+  EXPECT_EQ(plugin.answer(), 1);
+  EXPECT_EQ(taken(), Transcript{"constructor 1"});
+}
+
+// What the other tests compare with: a library that is not seen (another namespace) is not patched.
+TEST(Library, InAnotherNamespaceIsNotPatched) {
+  ASSERT_EQ(apply("lp_library", ("object=" + path_of("liblp_bare.so")).c_str()), "");
+  void* handle = dlmopen(LM_ID_NEWLM, path_of("liblp_bare.so").c_str(), RTLD_NOW);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  EXPECT_EQ(reinterpret_cast<int (*)()>(dlsym(handle, "lp_plugin_answer"))(), 1);
+  dlclose(handle);
+  EXPECT_EQ(revert("lp_library"), "");
+  taken();
+}
+
+TEST(Library, ThatWasThereBeforeCanGoAndComeAgain) {
+  taken();
+  {
+    Plugin plugin;
+    ASSERT_EQ(apply("lp_library"), "");
+    EXPECT_EQ(plugin.answer(), 2);
+  }
+  EXPECT_FALSE(is_loaded("liblp_plugin.so"));
+  EXPECT_EQ(taken(), (Transcript{"constructor 1", "pre_patch", "post_patch", "destructor 2",
+                                 "pre_unpatch", "post_unpatch"}));
+  {
+    Plugin plugin;
+    EXPECT_EQ(plugin.answer(), 2);
+    EXPECT_EQ(revert("lp_library"), "");
+    EXPECT_EQ(plugin.answer(), 1);
+  }
+  EXPECT_FALSE(is_loaded("liblp_plugin.so"));
+  EXPECT_EQ(taken(), (Transcript{"pre_patch", "post_patch", "constructor 2", "pre_unpatch",
+                                 "post_unpatch", "destructor 1"}));
+}
+
+// KERNEL.md P7.2: during the transition of the patch post_patch is put off, and pre_unpatch left out.
+TEST(Library, ComesAndGoesDuringTheTransition) {
+  lp_shared.hold = 1;
+  std::thread sleeper([] { lp_sleeper(); });
+  ASSERT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  taken();
+  ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+  { Plugin plugin; }
+  EXPECT_EQ(taken(), (Transcript{"pre_patch", "constructor 2", "destructor 2", "post_unpatch"}));
+  Plugin plugin;
+  EXPECT_EQ(plugin.answer(), 2);
+  EXPECT_EQ(taken(), (Transcript{"pre_patch", "constructor 2"}));
+  lp_shared.hold = 0;
+  syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+  sleeper.join();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(taken(), Transcript{"post_patch"});
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(plugin.answer(), 1);
+  taken();
+}
+
+// A module would be refused; a library cannot be.
+TEST(Library, IsLoadedUnpatchedIfThePatchDoesNotFit) {
+  taken();
+  ASSERT_EQ(apply("lp_library", "missing=1"), "");
+  {
+    Plugin plugin;
+    EXPECT_EQ(plugin.answer(), 1);
+  }
+  EXPECT_EQ(taken(), (Transcript{"constructor 1", "destructor 1"}));
+  EXPECT_EQ(revert("lp_library"), "");
+  ASSERT_EQ(apply("lp_library", "pre_patch_ret=-19"), "");
+  {
+    Plugin plugin;
+    EXPECT_EQ(plugin.answer(), 1);
+  }
+  EXPECT_EQ(taken(), (Transcript{"pre_patch", "constructor 1", "destructor 1"}));
+  EXPECT_EQ(revert("lp_library"), "");
+}
+
+// dlopen() maps it, and then does not find a symbol: neither constructors nor destructors are run.
+TEST(Library, ThatFailsToLoadLeavesNothing) {
+  taken();
+  ASSERT_EQ(apply("lp_library", "object=liblp_broken.so"), "");
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_EQ(dlopen(path_of("liblp_broken.so").c_str(), RTLD_NOW), nullptr);
+  }
+  EXPECT_EQ(taken(), Transcript{});
+  EXPECT_EQ(revert("lp_library"), "");
+}
+
+// Without DT_INIT and DT_FINI nobody would be told: it stays.
+TEST(Library, WithoutInitialisersStaysLoadedWhilePatched) {
+  {
+    Plugin bare("liblp_bare.so");
+    ASSERT_EQ(apply("lp_library", "object=liblp_bare.so"), "");
+    EXPECT_EQ(bare.answer(), 2);
+  }
+  EXPECT_TRUE(is_loaded("liblp_bare.so"));
+  Plugin bare("liblp_bare.so");
+  EXPECT_EQ(bare.answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(bare.answer(), 1);
+  taken();
+}
+
+// L5: a thread that sleeps in a constructor holds the dynamic loader's lock, and no operation needs it.
+TEST(Library, OperationsGoOnWhileAConstructorSleeps) {
+  // Modules are loaded by dlopen() too: only what needs no load is done meanwhile.
+  ASSERT_EQ(apply("lp_library"), "");
+  g_constructor_waits = 1;
+  std::thread loader([] { Plugin plugin; });
+  ASSERT_TRUE(eventually([] { return g_in_constructor == 1; }));
+  EXPECT_EQ(molt_patch_set_enabled("lp_library", 0), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  g_constructor_waits = 0;
+  syscall(SYS_futex, &g_constructor_waits, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  loader.join();
+  EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
+// Patches come and go, and their callbacks load libraries, while two threads load and unload the one
+// that is patched: nothing waits for ever, nothing faults, and constructor and destructor of one life
+// of it see what the callbacks between them say.
+TEST(Library, ComesAndGoesWhilePatchesDo) {
+  std::atomic<bool> stop{false};
+  std::atomic<long> lives{0}, wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        Plugin plugin;
+        const int answer = plugin.answer();
+        if (answer != 1 && answer != 2) ++wrong;
+        ++lives;
+      }
+    });
+  }
+  const std::string loads = "loads=" + path_of("liblp_other.so");
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(1500);
+  int rounds = 0;
+  for (; rounds < 4 || std::chrono::steady_clock::now() < until; ++rounds) {
+    ASSERT_EQ(apply("lp_library", loads.c_str()), "");
+    ASSERT_EQ(revert("lp_library"), "");
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(lives, 3);
+  EXPECT_FALSE(is_loaded("liblp_plugin.so"));
+  const Transcript all = taken();
+  long patched = 0, unpatched = 0;
+  for (const std::string& line : all) {
+    patched += line == "pre_patch";
+    unpatched += line == "post_unpatch";
+  }
+  EXPECT_EQ(patched, unpatched);
+  EXPECT_GT(patched, 0);
+}
+
+TEST(Library, ComesAndGoesInTheChildOfAFork) {
+  ASSERT_EQ(apply("lp_library"), "");
+  {
+    Plugin before;
+    const pid_t child = fork();
+    if (child == 0) {
+      taken();
+      void* handle = dlopen(path_of("liblp_plugin.so").c_str(), RTLD_NOW);
+      bool fine = reinterpret_cast<int (*)()>(dlsym(handle, "lp_plugin_answer"))() == 2;
+      dlclose(handle);
+      dlclose(handle);  // the parent's
+      fine = fine && taken() == Transcript{"destructor 2", "pre_unpatch", "post_unpatch"};
+      { Plugin again; }
+      fine = fine && taken() == with_patch_waiting;
+      _exit(fine ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    EXPECT_EQ(before.answer(), 2);
+  }
+  EXPECT_EQ(revert("lp_library"), "");
+  taken();
+}
+
+}  // namespace
