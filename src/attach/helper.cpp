@@ -12,8 +12,8 @@ namespace molt::attach {
 namespace {
 
 constexpr std::size_t pages_bytes = 16 << 10;
-constexpr std::int64_t nap_ns = 100'000;
-constexpr std::uint32_t patience = 100'000;  // naps, 10 s and more
+constexpr std::uint32_t nap_ns = 100'000;
+constexpr std::uint32_t patience = 10'000'000'000 / 1024;  // 10 s and more
 // Not waited for longer with commands: the helper may be about to end.
 constexpr std::chrono::seconds command_pause{5};
 constexpr std::chrono::milliseconds between_tries{1};
@@ -84,7 +84,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     frame.shared.pthread_self = functions.pthread_self;
     frame.shared.pthread_detach = functions.pthread_detach;
     frame.shared.munmap = functions.munmap;
-    frame.shared.nap[1] = nap_ns;
+    frame.shared.first_nap = nap_ns;
     frame.shared.patience = patience;
 
     bool lent = false;

@@ -65,6 +65,8 @@ molt_stub_helper:
   call *16(%rbx)
 2:
   xor %ebp, %ebp
+  mov 132(%rbx), %eax
+  mov %rax, 120(%rbx)
 3:
   mov 40(%rbx), %eax
   cmp %eax, 44(%rbx)
@@ -73,8 +75,18 @@ molt_stub_helper:
   lea 112(%rbx), %rdi
   xor %esi, %esi
   syscall
-  inc %ebp
-  cmp 128(%rbx), %ebp
+  mov 120(%rbx), %rax
+  add %rax, %rbp             # slept so far
+  mov %rax, %rcx
+  shr $5, %rcx
+  add %rcx, %rax
+  mov $10000000, %ecx
+  cmp %rcx, %rax
+  cmova %rcx, %rax
+  mov %rax, 120(%rbx)
+  mov %rbp, %rcx
+  shr $10, %rcx
+  cmp 128(%rbx), %ecx
   jb 3b
   add $8, %rsp
   pop %rbp
@@ -117,7 +129,7 @@ static_assert(offsetof(Shared, pthread_self) == 8 && offsetof(Shared, pthread_de
               offsetof(Shared, done) == 44 && offsetof(Shared, function) == 48 &&
               offsetof(Shared, arguments) == 56 && offsetof(Shared, result) == 104 &&
               offsetof(Shared, nap) == 112 && offsetof(Shared, patience) == 128 &&
-              offsetof(Shared, munmap) == 136);
+              offsetof(Shared, first_nap) == 132 && offsetof(Shared, munmap) == 136);
 static_assert(sizeof(Frame) <= context_offset &&
               context_offset + offsetof(ucontext_t, uc_stack) == 272 &&
               context_offset + offsetof(ucontext_t, uc_sigmask) + 8 <= vectors_offset);

@@ -29,9 +29,11 @@ struct Shared {
   std::uint64_t function;  // 0: unmap these pages and end
   std::uint64_t arguments[6];
   std::uint64_t result;
-  std::int64_t nap[2];     // timespec: how often the helper looks for a command
-  std::uint32_t patience;  // ends, and leaves the pages, after so many naps without one
-  std::uint32_t unused;
+  // timespec: how long the helper sleeps between two looks for a command. Grows by a 32nd with each that
+  // finds none, to 10 ms: of helpers whose program was killed there may be many.
+  std::int64_t nap[2];
+  std::uint32_t patience;  // ends, and leaves the pages, after so many 1024 ns of sleep without one
+  std::uint32_t first_nap;  // in ns: where it begins again after a command
   std::uint64_t munmap;
 };
 static_assert(sizeof(Shared) == 144);
