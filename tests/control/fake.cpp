@@ -566,6 +566,7 @@ Status wait(Deadline, const Cancelled&) {
 Result<int> thread_state(int) { return -1; }
 std::vector<int> thread_ids() { return {}; }
 std::vector<PinnedInfo> pinned() { return {}; }
+History history() { return {}; }
 Status set_redirecting(bool) { return {}; }
 bool redirecting() { return true; }
 void set_delay_release_ms(int) {}

@@ -477,9 +477,10 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--verbose") == 0) {
       g_verbose = true;
     } else {
-      std::fprintf(stderr,
-                   "usage: molt-livepatch-torture [--seconds N | --calls N] [--seed N] [--modules DIR] "
-                   "[--signal-us N] [--verbose]\n");
+      std::fprintf(
+          stderr,
+          "usage: molt-livepatch-torture [--seconds N | --calls N] [--seed N] [--modules DIR] "
+          "[--signal-us N] [--verbose]\n");
       return 2;
     }
   }
