@@ -136,7 +136,7 @@ void* work(void* given) {
     }
     ++hazard.rounds;
     const timespec moment{0, 50'000};
-    nanosleep(&moment, nullptr);
+    nanosleep(&moment, nullptr);  // tidy: sleep-ok how often is the load, no wait for anything
   }
   return nullptr;
 }
@@ -144,7 +144,7 @@ void* work(void* given) {
 void* feed(void*) {
   while (!stop) {
     const timespec moment{0, 3'000'000};
-    nanosleep(&moment, nullptr);
+    nanosleep(&moment, nullptr);  // tidy: sleep-ok so long hz_blocked shall be blocked
     if (write(in[1], "x", 1) != 1) ++wrong;
   }
   return nullptr;
