@@ -45,7 +45,8 @@ constexpr Verb verbs[] = {
     {"wait", "[NAME]", "Wait for a module, or until no operation is under way", declare_wait},
     {"build", "--diff FILE --target FILE -- COMMAND [ARGUMENT]...",
      "Make a patch file of a diff and a build command", declare_build},
-    {"check", "FILE...", "Tell whether module files can be loaded, and patch files fit", declare_check},
+    {"check", "FILE...", "Tell whether module files can be loaded, and patch files fit",
+     declare_check},
     {"version", "", "Print the version", declare_version},
     {"help", "[VERB]", "Explain a verb; with --all, every one", declare_help},
 };
