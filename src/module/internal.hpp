@@ -128,7 +128,7 @@ struct Flight {
   std::string hash;  // known once the file was read
   std::string name;  // known once the note was read
   std::string args;
-  std::string as;    // the name asked for
+  std::string as;  // the name asked for
   int tid = 0;
   unsigned joined = 0;
   bool done = false;
