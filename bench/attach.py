@@ -6,7 +6,7 @@ attaches   MOLT_ATTACHES (10000) attaches in a row, to targets with 1 to 200 thr
            lock, get signals
 kills      MOLT_KILLS (1000) kills of the attaching program at random moments
 idle       throughput of redis and nginx with an idle agent beside the same server without
-processes  a module into MOLT_PROCESSES (1000) processes, and out again
+processes  a livepatch into MOLT_PROCESSES (1000) processes, and out again
 
 Without an argument, all. Bounded load on the loopback; everything that is started is ended here.
 """
@@ -27,7 +27,7 @@ MOLT = TREE / "build/bin/molt"
 RUNTIME = TREE / "build/lib/libmolt.so.0"
 TARGETS = TREE / "build/release/tests/attach/targets"
 MANY = TREE / "build/bin/attach_many"
-MODULE = TARGETS / "attach_plain.so"
+PATCH = TARGETS / "attach_other_word.so"
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
@@ -197,14 +197,14 @@ def processes():
         for target in all_of_them:
             target.ready()
         begin = time.monotonic()
-        molt("load", "--exe", program, MODULE)
-        loaded = time.monotonic()
-        listed = json.loads(molt("list", "--exe", program, "--json"))
-        assert len(listed) == count and all(answer["modules"] for answer in listed)
-        unload = time.monotonic()
-        molt("unload", "--exe", program, "plain")
-        print(f"processes: attached to and a module loaded into {count} in {loaded - begin:.2f} s (goal for a patch "
-              f"into 1000: 6 s); unloaded with proof in {time.monotonic() - unload:.2f} s", flush=True)
+        molt("apply", "--exe", program, PATCH)
+        applied = time.monotonic()
+        listed = json.loads(molt("status", "--exe", program, "--json"))
+        assert len(listed) == count and all(answer["patches"][0]["enabled"] for answer in listed)
+        revert = time.monotonic()
+        molt("revert", "--exe", program, "other_word")
+        print(f"processes: attached to and a patch applied to {count} in {applied - begin:.2f} s (goal for 1000: 6 s); "
+              f"reverted and unloaded with proof in {time.monotonic() - revert:.2f} s", flush=True)
         for target in all_of_them:
             target.end()
 

@@ -123,7 +123,7 @@ void must(const molt::Status& status) {
 }
 
 thread_local std::uint32_t gate_word [[gnu::tls_model("initial-exec")]] = 0;
-GateVerdict never(GateRecord*) { return GateVerdict::take_new; }
+GateVerdict never(GateRecord*, std::uintptr_t) { return GateVerdict::take_new; }
 
 class Patched {
  public:

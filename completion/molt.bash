@@ -41,7 +41,8 @@ _molt() {
         selection+=("$word" "${COMP_WORDS[++at]}")
         ;;
       --all) selection+=(--all) ;;
-      --timeout | --for | --since | --every) ((++at)) ;;
+      --timeout | --for | --since | --every | --diff | --target | --debug | --source | -o | --output | \
+        --patch-name | --description | --cve | --keep-old | --accept | --callbacks) ((++at)) ;;
       -*) ;;
       *)
         if [ -z "$verb" ]; then
@@ -61,8 +62,8 @@ _molt() {
       ;;
     --name) word=$(_molt_fields comm ps) ;;
     --for) word=$'live\ngone\nfreed\npatched\nunpatched' ;;
-    --timeout | --since | --every) return ;;
-    --exe)
+    --timeout | --since | --every | --patch-name | --description | --cve | --keep-old | --accept) return ;;
+    --exe | --diff | --target | --debug | --source | -o | --output | --callbacks)
       _molt_files "$current"
       return
       ;;
@@ -96,7 +97,7 @@ _molt() {
             ;;
           get | set | tree) word=$(_molt_fields path tree "${selection[@]}") ;;
           doctor) word=$(cd /proc && printf '%s\n' [1-9]*) ;;
-          run)
+          run | build)
             mapfile -t COMPREPLY < <(compgen -c -- "$current")
             return
             ;;

@@ -115,6 +115,28 @@ struct molt_patch {
   struct molt_patch_state* states; /* NULL: none */
 };
 
+/* ---------------------------------------------------------------------------------------------
+ * Additions to a patch that `molt build` makes: `molt build --callbacks FILE.cpp` compiles FILE.cpp
+ * and puts it into the patch file. There is no molt_patch_enable() in it: these sections name what
+ * there is. molt-patch-file(5)
+ * -------------------------------------------------------------------------------------------*/
+
+struct molt_patch_callback {
+  const char* object; /* NULL: the program; else as the patch file calls its target */
+  struct molt_patch_callbacks callbacks;
+};
+#define MOLT_PATCH_ITEM_(name) __attribute__((used, retain, section(name), aligned(8)))
+#define MOLT_PATCH_CAT2_(a, b) a##b
+#define MOLT_PATCH_CAT_(a, b) MOLT_PATCH_CAT2_(a, b)
+/* Once for an object: MOLT_PATCH_CALLBACKS(NULL, prepare, NULL, NULL, restore) */
+#define MOLT_PATCH_CALLBACKS(object, pre_patch, post_patch, pre_unpatch, post_unpatch) \
+  static struct molt_patch_callback MOLT_PATCH_CAT_(molt_patch_callback_, __COUNTER__) \
+      MOLT_PATCH_ITEM_(".molt.callbacks") = {object,                                   \
+                                             {pre_patch, post_patch, pre_unpatch, post_unpatch}};
+#define MOLT_PATCH_STATE(id, version, data)                                      \
+  static struct molt_patch_state MOLT_PATCH_CAT_(molt_patch_state_, __COUNTER__) \
+      MOLT_PATCH_ITEM_(".molt.states") = {id, version, data};
+
 /* Only from the init of `owner`, which must be marked MOLT_LIVEPATCH_MODULE. Returns 0 when the
  * transition has begun; it may be over by then, or go on for as long as a thread sleeps in an old
  * function. If init fails afterwards the patch is taken back.

@@ -23,6 +23,9 @@ inline constexpr const char* directory_variable = "MOLT_DIRECTORY";
 inline constexpr std::string_view folder = "molt";
 inline constexpr std::string_view shared_folder_prefix = "molt-";
 inline constexpr std::string_view socket_name = "control";
+// Where no DIRECTORY will do: an abstract socket whose name is this, the process's id in its own pid
+// namespace, a slash and something random. Who connects compares the peer's process id.
+inline constexpr std::string_view abstract_prefix = "molt/";
 
 namespace method {
 inline constexpr std::string_view get_info = "molt.GetInfo";
@@ -42,6 +45,7 @@ inline constexpr std::string_view close = "molt.Close";
 inline constexpr std::string_view events = "molt.Events";
 inline constexpr std::string_view gc = "molt.Gc";
 inline constexpr std::string_view blocking = "molt.Blocking";
+inline constexpr std::string_view testify = "molt.Testify";
 inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
 inline constexpr std::string_view patches = "molt.Patches";

@@ -4,17 +4,23 @@
 #include "attach/obstacles.hpp"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/openat2.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 
 namespace molt::attach {
 
@@ -72,6 +78,7 @@ Result<Place> look(const Target& target) {
       {"dlerror", &place.functions.dlerror},
       {"memfd_create", &place.functions.memfd_create},
       {"close", &place.functions.close},
+      {"syscall", &place.functions.syscall},
   };
   for (auto [name, at] : wanted) {
     *at = find(name);
@@ -100,38 +107,70 @@ Result<Place> look(const Target& target) {
   return fail(ENOMEM, "no library of process %d has room for code", target.pid());
 }
 
-// A copy of our file in memory of the target's, for processes that cannot open it by a path.
-Result<std::string> give_in_memory(const Target& target, Helper& helper, const Functions& functions,
-                                   const std::string& path, Clock::time_point deadline) {
+// All of one file into another.
+Status copy_file(const std::string& path, const Fd& to, int pid) {
   const Fd from(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat info;
-  if (!from || fstat(from.get(), &info) != 0)
-    return fail_errno(errno, "cannot read %s", path.c_str());
-  auto number =
-      helper.call(functions.memfd_create, {helper.put("libmolt.so"), MFD_CLOEXEC}, deadline);
-  if (!number) return pass(number);
-  const int remote = static_cast<int>(*number);
-  if (remote < 0) return fail(EMFILE, "process %d has no descriptor left", target.pid());
-  const std::string name = "/proc/self/fd/" + std::to_string(remote);
-  const Fd to(::open(target.proc("fd/" + std::to_string(remote)).c_str(), O_WRONLY | O_CLOEXEC));
-  if (!to)
-    return fail_errno(errno, "cannot open descriptor %d of process %d", remote, target.pid());
+  if (!from) return fail_errno(errno, "cannot read %s", path.c_str());
   std::vector<char> buffer(1 << 20);
   for (;;) {
     const ssize_t got = ::read(from.get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail_errno(errno, "cannot read %s", path.c_str());
-    if (got == 0) return name;
+    if (got == 0) return {};
     for (ssize_t done = 0; done < got;) {
       const ssize_t put =
           ::write(to.get(), buffer.data() + done, static_cast<std::size_t>(got - done));
       if (put < 0 && errno == EINTR) continue;
-      if (put < 0)
-        return fail_errno(errno, "cannot copy the runtime into process %d", target.pid());
+      if (put < 0) return fail_errno(errno, "cannot copy the runtime to process %d", pid);
       done += put;
     }
   }
 }
+
+// Our file in a folder of the target's root, for as long as it takes to be loaded: where the target has
+// neither our path nor a /proc by which it could name a memfd.
+class FileInRoot {
+ public:
+  FileInRoot(const Target& target, const char* folder) : folder_(folder) {
+    const Fd root(::open(target.proc("root").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    open_how how{};
+    how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+    how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    // Nothing in there is followed out of it, whoever may write to it.
+    at_.reset(static_cast<int>(::syscall(SYS_openat2, root.get(), folder, &how, sizeof how)));
+    std::uint64_t random = 0;
+    if (!at_ || getrandom(&random, sizeof random, 0) != sizeof random) return;
+    char name[40];
+    std::snprintf(name, sizeof name, ".libmolt-%016llx.so",
+                  static_cast<unsigned long long>(random));
+    name_ = name;
+    file_.reset(
+        openat(at_.get(), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0500));
+    if (file_) fchmod(file_.get(), 0555);  // the umask is no business of this
+  }
+  ~FileInRoot() {
+    if (is_made_) unlinkat(at_.get(), name_.c_str(), 0);
+  }
+  FileInRoot(const FileInRoot&) = delete;
+  FileInRoot& operator=(const FileInRoot&) = delete;
+
+  // False: it cannot be made there.
+  bool fill(const std::string& path, int pid) {
+    if (!file_) return false;
+    is_made_ = true;
+    const bool done = copy_file(path, file_, pid).has_value();
+    file_.reset();  // what is open for writing is not executed
+    return done;
+  }
+  std::string path() const { return folder_ + (folder_ == "/" ? "" : "/") + name_; }
+
+ private:
+  const std::string folder_;
+  std::string name_;
+  Fd at_, file_;
+  bool is_made_ = false;
+};
+constexpr const char* folders_in_root[] = {"/tmp", "/var/tmp", "/dev/shm", "/run", "/"};
 
 class Attaching {
  public:
@@ -143,18 +182,26 @@ class Attaching {
     if (!place) return pass(place);
     functions_ = place->functions;
     Report report;
-    {
+    // A helper that has left the descriptor table must start nothing: what it starts would be without
+    // the host's descriptors as well. Another one does that then.
+    bool is_first = true;
+    for (;;) {
       auto helper = Helper::start(target_, functions_, place->code, deadline_);
       if (!helper) return pass(helper);
-      report.stopped_us = helper->loan().stopped_us;
+      report.stopped_us = std::max(report.stopped_us, helper->loan().stopped_us);
       auto handle = load(*helper, report);
       if (!handle) return pass(handle);
-      auto started = start(*helper, *handle, report);
-      if (!started) return pass(started);
+      if (has_left_table_) {
+        has_left_table_ = false;
+        if (!std::exchange(is_first, false)) return fail(EMFILE, "%s", complaint_.c_str());
+        continue;
+      }
+      // T2: when it ends the helper unmaps its pages, from a place outside the stub, and the borrowed
+      // thread had passed the last instruction but two.
+      if (auto started = start(*helper, *handle, report); !started) return pass(started);
+      if (!is_first) report.found = Found::nothing;
+      return report;
     }
-    // T2: the helper has unmapped its pages, from a place outside the stub, and the borrowed thread
-    // had passed the last instruction but two.
-    return report;
   }
 
  private:
@@ -179,24 +226,91 @@ class Attaching {
     }
     handle = open(helper, options_.runtime, rtld_now);
     if (!handle || *handle != 0) return handle;
-    const std::string first = complaint(helper);
+    complaint_ = complaint(helper);
+    if (complaint_.find(strerror(EMFILE)) != complaint_.npos) {
+      // The file is opened for a moment only: for that any table will do, and an empty one has room.
+      if (auto left = leave_table(helper); !left) return pass(left);
+      handle = open(helper, options_.runtime, rtld_now);
+      if (!handle || *handle != 0) return handle;
+      complaint_ = complaint(helper);
+    }
     // Another root, no permission, a file system without programs: through memory.
-    auto path = give_in_memory(target_, helper, functions_, options_.runtime, deadline_);
-    if (!path) {
-      return fail(path.error().code, "process %d cannot load the runtime (%s), nor by memory: %s",
-                  target_.pid(), first.c_str(), path.error().detail);
-    }
-    report.by_memfd = true;
-    handle = open(helper, *path, rtld_now);
-    const std::string second = handle && *handle == 0 ? complaint(helper) : "";
-    const int number = std::atoi(path->substr(path->rfind('/') + 1).c_str());
-    auto closed = helper.call(functions_.close, {static_cast<std::uint64_t>(number)}, deadline_);
+    handle = load_from_memory(helper);
     if (!handle) return handle;
-    if (!closed) return closed;
-    if (*handle == 0) {
-      return fail(ENOEXEC, "process %d cannot load the runtime: %s", target_.pid(), second.c_str());
+    if (*handle != 0) {
+      report.by_memfd = true;
+      return handle;
     }
-    return handle;
+    const std::string by_memory = complaint_;
+    for (const char* folder : folders_in_root) {
+      FileInRoot file(target_, folder);
+      if (!file.fill(options_.runtime, target_.pid())) continue;
+      handle = open(helper, file.path(), rtld_now);
+      if (!handle || *handle != 0) return handle;
+      complaint_ = complaint(helper);
+    }
+    return fail(ENOEXEC, "process %d cannot load the runtime: %s; nor from a memfd: %s",
+                target_.pid(), complaint_.c_str(), by_memory.c_str());
+  }
+
+  Result<std::uint64_t> system_call(Helper& helper, std::initializer_list<std::uint64_t> words) {
+    return helper.call(functions_.syscall, words, deadline_);
+  }
+
+  // The helper's own, which is empty; nobody else's changes.
+  Status leave_table(Helper& helper) {
+    auto left = system_call(helper, {SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE});
+    if (!left) return pass(left);
+    if (static_cast<int>(*left) != 0) {
+      return fail(
+          EMFILE,
+          "process %d has no descriptor left, and its kernel knows no close_range(); raise its "
+          "limit (prlimit --nofile)",
+          target_.pid());
+    }
+    has_left_table_ = true;
+    return {};
+  }
+
+  // The helper may have a table of its own, and its number there is not the one that it has here.
+  Fd open_memfd(int number) const {
+    for (const pid_t tid : target_.threads()) {
+      const std::string path =
+          target_.proc("task/" + std::to_string(tid) + "/fd/" + std::to_string(number));
+      char name[64] = {};
+      if (readlink(path.c_str(), name, sizeof name - 1) > 0 &&
+          std::string_view(name).starts_with("/memfd:libmolt.so")) {
+        return Fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+      }
+    }
+    errno = ENOENT;
+    return {};
+  }
+
+  // A copy of our file in memory of the target's. 0: it could not be loaded from there, and
+  // complaint_ says why.
+  Result<std::uint64_t> load_from_memory(Helper& helper) {
+    auto number =
+        helper.call(functions_.memfd_create, {helper.put("libmolt.so"), MFD_CLOEXEC}, deadline_);
+    if (!number) return number;
+    const int remote = static_cast<int>(*number);
+    if (remote < 0) {
+      complaint_ = "no descriptor is left there, or no memory";
+      return 0;
+    }
+    const Fd to = open_memfd(remote);
+    const Status copied =
+        to ? copy_file(options_.runtime, to, target_.pid())
+           : fail_errno(errno, "cannot open descriptor %d of process %d", remote, target_.pid());
+    Result<std::uint64_t> handle = 0;
+    if (copied) {
+      handle = open(helper, "/proc/thread-self/fd/" + std::to_string(remote), rtld_now);
+      if (handle && *handle == 0) complaint_ = complaint(helper);
+    } else {
+      complaint_ = copied.error().detail;
+    }
+    auto closed = helper.call(functions_.close, {static_cast<std::uint64_t>(remote)}, deadline_);
+    return closed ? handle : closed;
   }
 
   Result<std::uint64_t> symbol(Helper& helper, std::uint64_t handle, const char* name) {
@@ -224,6 +338,8 @@ class Attaching {
   const Options& options_;
   Clock::time_point deadline_;
   Functions functions_;
+  bool has_left_table_ = false;
+  std::string complaint_;  // the loader's last
 };
 
 }  // namespace

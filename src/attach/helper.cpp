@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -24,6 +25,20 @@ std::span<const std::byte> bytes_of(const T& value) {
 }
 
 void nap(std::chrono::microseconds time) { std::this_thread::sleep_for(time); }
+
+// Between looks at what takes a millisecond, or ten where many are attached to: each look costs this
+// program as much as the waiting is worth.
+class Pace {
+ public:
+  void wait() {
+    nap(time_);
+    time_ = std::min(time_ * 3 / 2, longest);
+  }
+
+ private:
+  static constexpr std::chrono::microseconds longest{500};
+  std::chrono::microseconds time_{50};
+};
 
 }  // namespace
 
@@ -103,6 +118,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     // The stub is on its way and nobody can call it back: it is waited for, whatever the deadline.
     const Clock::time_point give_up = Clock::now() + std::chrono::seconds(10);
     Shared shared = {};
+    Pace pace;
     while (!target.read(*pages, std::as_writable_bytes(std::span(&shared, 1))) ||
            shared.created == 0) {
       if (Clock::now() > give_up) {
@@ -110,7 +126,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
                     target.pid());
       }
       if (target.threads().empty()) return fail(ESRCH, "process %d has ended", target.pid());
-      nap(std::chrono::microseconds(20));
+      pace.wait();
     }
     helper.pages_ = *pages;
     helper.last_ = Clock::now();
@@ -134,9 +150,11 @@ Helper::~Helper() {
     return;
   }
   Shared shared;
-  for (int i = 0;
-       i < 50'000 && target_->read(pages_, std::as_writable_bytes(std::span(&shared, 1))); ++i) {
-    nap(std::chrono::microseconds(20));
+  Pace pace;
+  constexpr int looks = 5'000;
+  for (int i = 0; i < looks && target_->read(pages_, std::as_writable_bytes(std::span(&shared, 1)));
+       ++i) {
+    pace.wait();
   }
 }
 
@@ -158,6 +176,7 @@ Result<std::uint64_t> Helper::call(std::uint64_t function,
     return fail(ESRCH, "process %d has ended", target_->pid());
   }
   Shared shared = {};
+  Pace pace;
   for (;;) {
     if (!target_->read(pages_, std::as_writable_bytes(std::span(&shared, 1)))) {
       return fail(ESRCH, "process %d has ended", target_->pid());
@@ -167,7 +186,7 @@ Result<std::uint64_t> Helper::call(std::uint64_t function,
       last_ = {};
       return fail(ETIMEDOUT, "a call in process %d takes too long", target_->pid());
     }
-    nap(std::chrono::microseconds(20));
+    pace.wait();
   }
   last_ = Clock::now();
   return shared.result;

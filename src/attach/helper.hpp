@@ -24,6 +24,7 @@ struct Functions {
   std::uint64_t dlerror = 0;
   std::uint64_t memfd_create = 0;
   std::uint64_t close = 0;
+  std::uint64_t syscall = 0;
 };
 
 // Roles      The tools' thread asks, the helper thread in the target does it (stub.hpp).

@@ -55,16 +55,22 @@ void check_program(const Process& process, std::vector<Obstacle>& all) {
   }
   auto segments = input->read(ehdr.e_phoff, std::uint64_t{ehdr.e_phnum} * sizeof(Elf64_Phdr));
   bool has_loader = false;
-  bool is_loader = true;
+  std::string loader;
   for (std::uint64_t at = 0; segments; at += sizeof(Elf64_Phdr)) {
     auto segment = elf::read<Elf64_Phdr>(*segments, at);
     if (!segment) break;
-    if (segment->p_type == PT_INTERP) has_loader = true;
-    if (segment->p_type == PT_DYNAMIC) continue;
+    if (segment->p_type != PT_INTERP) continue;
+    has_loader = true;
+    constexpr std::uint64_t most = 4096;
+    if (auto name = input->read(segment->p_offset, std::min(segment->p_filesz, most))) {
+      loader.assign(reinterpret_cast<const char*>(name->data()), name->size());
+    }
   }
   const std::string maps = read_text(process.proc("maps"));
-  is_loader = maps.find("/ld-linux-x86-64.so") != maps.npos || maps.find("/ld-2.") != maps.npos;
-  if (maps.find("/ld-musl-") != maps.npos) {
+  const bool is_loader =
+      maps.find("/ld-linux-x86-64.so") != maps.npos || maps.find("/ld-2.") != maps.npos;
+  // What is mapped may have another name: the loader is the C library there.
+  if (loader.find("/ld-musl-") != loader.npos || maps.find("/ld-musl-") != maps.npos) {
     all.push_back(
         {ENOEXEC,
          "its C library is musl, whose threads and loader are not what the runtime needs; "

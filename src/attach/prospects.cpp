@@ -3,10 +3,14 @@
 #include "attach/target.hpp"
 #include "elf/symbols.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 
 namespace molt::attach {
 
@@ -45,7 +49,7 @@ std::string link_of(const std::string& path) {
 }
 
 Prospect own_functions(const Target& target, const std::string& program) {
-  Prospect prospect{"hooks on functions of the program", true, ""};
+  Prospect prospect{"hooks and patches of the program", true, ""};
   const Mapping* text = text_of(target, program.substr(program.rfind('/') + 1));
   if (text != nullptr && !has_near_memory(target, *text)) {
     return {prospect.what, false, "no 64 KiB are free within 2 GiB of its code"};
@@ -61,11 +65,75 @@ Prospect own_functions(const Target& target, const std::string& program) {
 }
 
 Prospect library_functions(const Target& target) {
-  Prospect prospect{"hooks on functions of libraries", true, ""};
+  Prospect prospect{"hooks and patches of libraries", true, ""};
   const Mapping* text = text_of(target, "libc.so.");
   if (text == nullptr) text = text_of(target, "libc-2.");
   if (text == nullptr || has_near_memory(target, *text)) return prospect;
   return {prospect.what, false, "no 64 KiB are free within 2 GiB of the C library"};
+}
+
+void add(std::string& text, const std::string& more) { text += (text.empty() ? "" : "; ") + more; }
+
+// Its threads and its memory map are looked at by what it sees of /proc.
+bool has_proc(const Target& target) {
+  constexpr long proc_magic = 0x9fa0;
+  struct statfs info {};
+  return ::statfs(target.proc("root/proc").c_str(), &info) == 0 && info.f_type == proc_magic;
+}
+
+struct Descriptors {
+  unsigned long used = 0, soft = ~0ul, hard = ~0ul;
+};
+Descriptors descriptors(const Target& target) {
+  Descriptors found;
+  const std::string limits = read_text(target.proc("limits"));
+  if (const std::size_t at = limits.find("Max open files"); at != limits.npos) {
+    // "unlimited" stays what it is.
+    std::sscanf(limits.c_str() + at, "Max open files %lu %lu", &found.soft, &found.hard);
+  }
+  if (DIR* folder = ::opendir(target.proc("fd").c_str())) {
+    while (const dirent* entry = ::readdir(folder)) found.used += entry->d_name[0] != '.';
+    ::closedir(folder);
+  }
+  return found;
+}
+
+bool may_raise_limits(const Target& target) {
+  constexpr int sys_resource = 24;  // CAP_SYS_RESOURCE
+  return (std::strtoull(target.status("CapEff").c_str(), nullptr, 16) >> sys_resource & 1) != 0;
+}
+
+Prospect modules(const Target& target) {
+  Prospect prospect{"modules", true, ""};
+  std::string spaces;
+  for (const char* space : {"mnt", "pid", "user", "net"}) {
+    const std::string theirs = link_of(target.proc(std::string("ns/") + space));
+    if (theirs.empty() || theirs == link_of(std::string("/proc/self/ns/") + space)) continue;
+    spaces += (spaces.empty() ? "in a namespace of its own: " : ", ") +
+              std::string(space == std::string("mnt") ? "mount" : space);
+  }
+  if (!spaces.empty()) add(prospect.text, spaces);
+  if (link_of(target.proc("root")) != "/") add(prospect.text, "in a root of its own");
+  if (!prospect.text.empty()) add(prospect.text, "what it cannot open is handed to it");
+  if (!has_proc(target)) {
+    add(prospect.text,
+        "there is no /proc in its root, so what is unloaded stays in memory: nobody can tell that "
+        "no "
+        "thread is inside; mount one there");
+  }
+  // As base/descriptor_room.hpp does it.
+  constexpr unsigned long wanted = 16;
+  if (const Descriptors has = descriptors(target); has.used + wanted > has.soft) {
+    if (has.soft < has.hard || may_raise_limits(target)) {
+      add(prospect.text, "its limit of descriptors, which are used up, is raised for moments");
+    } else {
+      prospect.possible = false;
+      add(prospect.text,
+          "all descriptors that it may have are in use; raise its limit: prlimit --pid " +
+              std::to_string(target.pid()) + " --nofile");
+    }
+  }
+  return prospect;
 }
 
 }  // namespace
@@ -73,21 +141,17 @@ Prospect library_functions(const Target& target) {
 Result<std::vector<Prospect>> prospects(int pid) {
   auto target = Target::open(pid);
   if (!target) return pass(target);
-  std::vector<Prospect> all;
-  Prospect modules{"modules", true, ""};
-  for (const char* space : {"mnt", "pid", "user"}) {
-    const std::string theirs = link_of(target->proc(std::string("ns/") + space));
-    if (theirs.empty() || theirs == link_of(std::string("/proc/self/ns/") + space)) continue;
-    modules.text += (modules.text.empty() ? "in a namespace of its own: " : ", ") +
-                    std::string(space == std::string("mnt") ? "mount" : space);
+  std::vector<Prospect> all{modules(*target), library_functions(*target),
+                            own_functions(*target, link_of(target->proc("exe")))};
+  const bool can_load = all.front().possible;
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    if (!can_load) {
+      all[i] = {all[i].what, false, "they come in modules"};
+    } else if (!has_proc(*target)) {
+      all[i] = {all[i].what, false,
+                "there is no /proc in its root: nobody can tell where its threads are"};
+    }
   }
-  if (link_of(target->proc("root")) != "/") {
-    modules.text += std::string(modules.text.empty() ? "" : "; ") + "in a root of its own";
-  }
-  if (!modules.text.empty()) modules.text += "; what it cannot open is handed to it as memory";
-  all.push_back(modules);
-  all.push_back(library_functions(*target));
-  all.push_back(own_functions(*target, link_of(target->proc("exe"))));
   return all;
 }
 

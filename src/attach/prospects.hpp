@@ -9,7 +9,7 @@
 namespace molt::attach {
 
 struct Prospect {
-  std::string what;  // "modules", "hooks on functions of the program", ...
+  std::string what;  // "modules", "hooks and patches of the program", ...
   bool possible;
   std::string text;  // why not, or what is to be known of it; "" for a plain yes
 };

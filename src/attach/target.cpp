@@ -1,6 +1,7 @@
 #include "attach/target.hpp"
 
 #include "elf/image.hpp"
+#include "elf/symbols.hpp"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -15,12 +16,27 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 namespace molt::attach {
+
+struct Library {
+  std::vector<std::byte> first_page;
+  std::vector<Elf64_Phdr> segments;
+  elf::Symbols symbols;
+};
 
 namespace {
 
 constexpr std::uint64_t page_bytes = 4096;
+
+// By what tells one state of a file from all others; what cannot be read is not kept.
+using FileId = std::array<std::int64_t, 5>;
+struct Libraries {
+  std::mutex mutex;
+  std::map<FileId, std::shared_ptr<const Library>> known;
+};
 
 bool parse_mapping(const char* line, Mapping& mapping) {
   char permissions[5] = {};
@@ -55,6 +71,29 @@ std::optional<std::vector<std::byte>> read_file(const Fd& fd) {
   return bytes;
 }
 
+// Null: it is no shared object that can be read.
+std::shared_ptr<const Library> library_of(const Fd& fd, std::string_view name) {
+  static Libraries libraries;
+  struct stat info;
+  if (!fd || fstat(fd.get(), &info) != 0) return nullptr;
+  const FileId id{static_cast<std::int64_t>(info.st_dev), static_cast<std::int64_t>(info.st_ino),
+                  info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
+  std::lock_guard lock(libraries.mutex);
+  auto& known = libraries.known[id];
+  if (known) return known;
+  const auto bytes = read_file(fd);
+  if (!bytes) return nullptr;
+  auto image = elf::Image::parse(*bytes, elf::Purpose::examine);
+  auto symbols = elf::read_symbols(*bytes, name);
+  if (!image || !symbols) return nullptr;
+  auto library = std::make_shared<Library>();
+  library->first_page.assign(
+      bytes->begin(), bytes->begin() + std::min<std::ptrdiff_t>(std::ssize(*bytes), page_bytes));
+  library->segments = image->segments();
+  library->symbols = std::move(*symbols);
+  return known = library;
+}
+
 }  // namespace
 
 std::string read_text(const std::string& path) {
@@ -71,13 +110,13 @@ std::string read_text(const std::string& path) {
 }
 
 std::uint64_t Object::function(std::string_view name) const {
-  auto found = symbols_.find(name);
+  auto found = library_->symbols.find(name);
   if (!found || !found->is_function() || found->is_indirect()) return 0;
   return found->address + bias_;
 }
 
 std::optional<std::uint64_t> Object::room_for_code(std::size_t bytes) const {
-  for (const Elf64_Phdr& segment : segments_) {
+  for (const Elf64_Phdr& segment : library_->segments) {
     if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0) continue;
     const std::uint64_t end = bias_ + segment.p_vaddr + std::max(segment.p_filesz, segment.p_memsz);
     const std::uint64_t begin = (end + 15) & ~std::uint64_t{15};
@@ -136,28 +175,22 @@ std::optional<Object> Target::object(std::string_view file_name_start) const {
                   mapping.end);
     for (const std::string& path : {proc(range), proc("root") + mapping.path}) {
       const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-      const auto bytes = read_file(fd);
-      if (!bytes) continue;
+      auto library = library_of(fd, mapping.file_name());
+      if (!library) continue;
       // Another file of that name would differ in its first page, where the build-id is.
       std::array<std::byte, page_bytes> first;
-      const std::size_t length = std::min(bytes->size(), first.size());
+      const std::size_t length = library->first_page.size();
       if (!read(mapping.begin, std::span(first).first(length)) ||
-          std::memcmp(first.data(), bytes->data(), length) != 0) {
+          std::memcmp(first.data(), library->first_page.data(), length) != 0) {
         continue;
       }
-      auto image = elf::Image::parse(*bytes, elf::Purpose::examine);
-      auto symbols = elf::read_symbols(*bytes, mapping.file_name());
-      if (!image || !symbols) continue;
       Object object;
-      object.path_ = mapping.path;
-      object.soname_ = image->soname();
-      object.segments_ = image->segments();
-      object.symbols_ = std::move(*symbols);
-      for (const Elf64_Phdr& segment : object.segments_) {
+      for (const Elf64_Phdr& segment : library->segments) {
         if (segment.p_type != PT_LOAD) continue;
         object.bias_ = mapping.begin - (segment.p_vaddr & ~(page_bytes - 1));
         break;
       }
+      object.library_ = std::move(library);
       return object;
     }
   }

@@ -3,11 +3,11 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
-#include "elf/symbols.hpp"
 
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -36,12 +36,12 @@ struct Mapping {
   }
 };
 
-// A shared object or program of the target, with its file's bytes. Its file is the mapped one, not what
-// may have replaced it.
+// What the file of a shared object says. Read once for all processes that have mapped it.
+struct Library;
+
+// A shared object of the target. Its file is the mapped one, not what may have replaced it.
 class Object {
  public:
-  const std::string& path() const { return path_; }
-  const std::string& soname() const { return soname_; }
   // The address of what it exports; 0 if it does not. Functions only, and no indirect ones.
   std::uint64_t function(std::string_view name) const;
   // Room in its code for `bytes` that nothing uses: zeros behind the end of its text.
@@ -49,11 +49,8 @@ class Object {
 
  private:
   friend class Target;
-  std::string path_;
-  std::string soname_;
+  std::shared_ptr<const Library> library_;
   std::uint64_t bias_ = 0;
-  std::vector<Elf64_Phdr> segments_;
-  elf::Symbols symbols_;
 };
 
 class Target {

@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -15,7 +16,25 @@
 namespace molt::attach {
 
 namespace {
+
 constexpr double longest_us = 10e6;
+
+enum class Waited { stopped, ended, running };
+
+// For the next stop of a traced thread.
+Waited wait_for_stop(pid_t tid, int& status, double begin_us, double patience_us) {
+  while (now_us() - begin_us < patience_us) {
+    const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+    if (got == 0 || (got < 0 && errno == EINTR)) {
+      const timespec nap{0, 10'000};
+      nanosleep(&nap, nullptr);
+      continue;
+    }
+    return got > 0 && WIFSTOPPED(status) ? Waited::stopped : Waited::ended;
+  }
+  return Waited::running;
+}
+
 }  // namespace
 
 double now_us() {
@@ -25,22 +44,27 @@ double now_us() {
 }
 
 bool in_tracing_process(const std::function<void()>& work) {
-  const pid_t child = fork();
-  if (child < 0) return false;
-  if (child == 0) {
+  constexpr std::size_t stack_bytes = 256 << 10;
+  void* stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+  if (stack == MAP_FAILED) return false;
+  const auto trace = [](void* given) -> int {
     setsid();
     prctl(PR_SET_NAME, "molt-tracer");
     // Nobody comes between while a victim is stopped, where that may be asked for.
     const sched_param first{1};
     sched_setscheduler(0, SCHED_FIFO, &first);
-    work();
+    (*static_cast<const std::function<void()>*>(given))();
     _exit(0);
-  }
+  };
+  const pid_t child =
+      clone(trace, static_cast<char*>(stack) + stack_bytes, CLONE_VM | CLONE_VFORK | SIGCHLD,
+            const_cast<std::function<void()>*>(&work));
   int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return false;
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  bool has_ended = child > 0;
+  while (has_ended && waitpid(child, &status, 0) < 0) has_ended = errno == EINTR;
+  munmap(stack, stack_bytes);
+  return has_ended && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 Status Tracer::seize() {
@@ -54,29 +78,24 @@ Status Tracer::seize() {
 
 Result<bool> Tracer::stop() {
   if (ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return false;
-  for (const double begin = now_us(); now_us() - begin < longest_us;) {
-    int status = 0;
-    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
-    if (got == 0 || (got < 0 && errno == EINTR)) {
-      const timespec nap{0, 10'000};
-      nanosleep(&nap, nullptr);
-      continue;
-    }
-    if (got < 0) return false;
-    if (!WIFSTOPPED(status)) {
+  int status = 0;
+  switch (wait_for_stop(tid_, status, now_us(), longest_us)) {
+    case Waited::running:
+      // The end of the thread that traces lets go of what it could not stop.
+      return fail(EAGAIN, "thread %d does not stop", tid_);
+    case Waited::ended:
       seized_ = false;
       return false;
-    }
-    stopped_ = true;
-    if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
-    // A signal on its way, or a job-control stop: it gets what it was to get.
-    const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
-    ptrace(PTRACE_DETACH, tid_, 0, signal);
-    seized_ = false;
-    return false;
+    case Waited::stopped:
+      break;
   }
-  // The end of the thread that traces lets go of what it could not stop.
-  return fail(EAGAIN, "thread %d does not stop", tid_);
+  stopped_ = true;
+  if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) == SIGTRAP) return true;
+  // A signal on its way, or a job-control stop: it gets what it was to get.
+  const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+  ptrace(PTRACE_DETACH, tid_, 0, signal);
+  seized_ = false;
+  return false;
 }
 
 bool Tracer::run_to_call(double patience_us) {
@@ -88,16 +107,14 @@ bool Tracer::run_to_call(double patience_us) {
       signal = 0;
     }
     int status = 0;
-    const pid_t got = waitpid(tid_, &status, __WALL | WNOHANG);
-    if (got == 0 || (got < 0 && errno == EINTR)) {
-      const timespec nap{0, 10'000};
-      nanosleep(&nap, nullptr);
-      continue;
-    }
-    if (got < 0) return false;
-    if (!WIFSTOPPED(status)) {
-      seized_ = false;
-      return false;
+    switch (wait_for_stop(tid_, status, begin, patience_us)) {
+      case Waited::running:
+        return false;
+      case Waited::ended:
+        seized_ = false;
+        return false;
+      case Waited::stopped:
+        break;
     }
     stopped_ = true;
     if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {

@@ -1,9 +1,12 @@
 // tracer.hpp - one thread of another process, stopped for microseconds.
 //
-// Roles      A process of its own traces, in a session of its own: traced(). It is forked for that, and
-//            ends when it is done.
+// Roles      A process of its own traces, in a session of its own: traced(). It is made for that, in this
+//            program's memory and in the place of the thread that asks, which waits as after a vfork();
+//            to copy the page tables of a program with dozens of threads takes longer than the rest.
+//            It ends when it is done.
 // Invariants E1 Whatever kills this program (a signal to it, or to its process group) does not kill the
-//               tracer, which brings what it began to its end: nobody sees the interruption.
+//               tracer, which brings what it began to its end: nobody sees the interruption. The memory
+//               stays for as long as one of the two is there.
 // Progress   Bounded: what does not stop is let go after 10 s.
 // Death      Of the tracer itself, by a signal that was meant for it: see borrow.hpp, Death.
 // Checked by tests/attach (killed.*)
@@ -11,18 +14,14 @@
 
 #include "base/result.hpp"
 
-#include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <new>
-#include <type_traits>
 
 namespace molt::attach {
 
@@ -31,35 +30,14 @@ double now_us();
 // Runs it in the tracing process and waits; false: no process could be made, or it died.
 [[nodiscard]] bool in_tracing_process(const std::function<void()>& work);
 
-// The result of `work`, which runs in the tracing process: nothing else that it changes is seen here.
+// The result of `work`, which runs in the tracing process.
 template <class T, class Work>
 [[nodiscard]] Result<T> traced(const Work& work) {
-  static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_copyable_v<Error>);
-  struct Slot {
-    std::atomic<bool> is_good{false};
-    T value{};
-    Error error{EAGAIN, "traced", ""};
-  };
-  void* memory =
-      mmap(nullptr, sizeof(Slot), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return fail_errno(errno, "no memory to share with the tracing process");
-  Slot* slot = new (memory) Slot;
-  const bool ran = in_tracing_process([&] {
-    Result<T> result = work();
-    if (result) {
-      slot->value = *result;
-      slot->is_good.store(true, std::memory_order_release);
-    } else {
-      slot->error = result.error();
-    }
-  });
-  const bool is_good = ran && slot->is_good.load(std::memory_order_acquire);
-  const T value = slot->value;
-  const Error error = slot->error;
-  munmap(memory, sizeof(Slot));
-  if (is_good) return value;
-  if (!ran) return fail(EAGAIN, "the process that traces for this one has ended");
-  return tl::unexpected<Error>(error);
+  Result<T> result = fail(EAGAIN, "the process that traces for this one has ended");
+  if (!in_tracing_process([&] { result = work(); })) {
+    return fail(EAGAIN, "the process that traces for this one has ended");
+  }
+  return result;
 }
 
 inline constexpr std::size_t most_vectors = 16 << 10;

@@ -11,7 +11,7 @@
 #include <atomic>
 #include <cstdio>
 
-#include "arch/x86_64/word_scan.hpp"
+#include "arch/x86_64/scan.hpp"
 #include "audit/copy.hpp"
 #include "audit/judge.hpp"
 #include "audit/kernel.hpp"
@@ -263,10 +263,10 @@ class Search {
 
   void look_at(std::uintptr_t at, std::size_t bytes) {
     const std::uint64_t lo = target_.segments.front().begin;
-    const std::uint64_t length = target_.segments.back().end - lo;
+    const arch::Interval interval{lo, target_.segments.back().end - lo};
     const std::uint64_t* words = copy_.words();
     const std::size_t count = bytes / sizeof *words;
-    for (std::size_t i = 0; (i = scan_.find(words, count, i, lo, length)) != count; ++i) {
+    for (std::size_t i = 0; (i += arch::find_word(words + i, count - i, interval)) < count; ++i) {
       const std::uintptr_t address = at + i * sizeof *words;
       // Where it begins another mapping may end: every table of mappings, ours too, has that address.
       if (words[i] == lo || !is_in_target(words[i]) || is_omitted(address)) continue;
@@ -354,13 +354,14 @@ class Search {
         break;
       }
       const Range envelope = owners.envelope();
+      const arch::Interval interval{envelope.begin, envelope.size()};
       const auto look = [&](std::uintptr_t at, std::size_t bytes) {
         const std::uint64_t* words = copy_.words();
         const std::size_t count = bytes / sizeof *words;
-        for (std::size_t i = 0;
-             (i = scan_.find(words, count, i, envelope.begin, envelope.size())) != count; ++i) {
+        for (std::size_t i = 0; (i += arch::find_word(words + i, count - i, interval)) < count;
+             ++i) {
           const std::uintptr_t address = at + i * sizeof *words;
-          if (!is_omitted(address)) owners.note(address, words[i]);
+          if (envelope.contains(words[i]) && !is_omitted(address)) owners.note(address, words[i]);
         }
       };
       if (Status ok = search_all(Pages::everything, true, look); !ok) return ok;
@@ -404,7 +405,6 @@ class Search {
 
   const Target& target_;
   const Options& options_;
-  const arch::WordScan scan_;
   Copy copy_;
   Pages pages_;
   Manners manners_;

@@ -1,6 +1,7 @@
 // hash.hpp - the identity of a file's content.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -15,5 +16,7 @@ namespace molt {
 // may load any code anyway. Where equal hashes let two loads share one file, the bytes are compared
 // as well: a collision would cost a second copy, never run the wrong code.
 [[nodiscard]] std::string content_hash(std::span<const std::byte> content);
+// The same as 16 bytes.
+[[nodiscard]] std::array<unsigned char, 16> content_digest(std::span<const std::byte> content);
 
 }  // namespace molt

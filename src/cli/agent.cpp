@@ -58,10 +58,10 @@ attach::Report attach_to(const Process& process, const Options& options) {
   }
   const attach::Options how{runtime_path(),
                             options.timeout_s ? options.timeout_ms() : default_timeout_ms};
-  // A helper looks for commands all the time, and this program for its answers: more of them at once
-  // than there are processors only hold each other up.
+  // Most of the time one side waits for the other's next look; but many more of them at once than there
+  // are processors only hold each other up.
   static std::counting_semaphore<> turns(
-      std::max(2, static_cast<int>(std::thread::hardware_concurrency())));
+      4 * std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   turns.acquire();
   auto report = attach::attach(process.pid, how);
   turns.release();

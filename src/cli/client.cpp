@@ -1,7 +1,10 @@
 #include "cli/client.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 
@@ -10,6 +13,7 @@
 #include <climits>
 #include <cstring>
 #include <system_error>
+#include <thread>
 
 namespace molt::cli {
 namespace {
@@ -36,12 +40,12 @@ Json parse_reply(const std::string& text) {
        describe(process), user_name(process.uid));
 }
 
-Fd find_socket(const Process& process) {
+ControlSocket find_socket(const Process& process) {
   SocketFinder finder;
   ControlSocket socket = finder.find(process);
   switch (socket.state) {
     case ControlSocket::found:
-      return std::move(socket.node);
+      return socket;
     case ControlSocket::absent:
       fail(ErrorClass::missing, ENXIO,
            "{} has no control socket: it does not use Molt, or did not call molt_start(); "
@@ -53,6 +57,32 @@ Fd find_socket(const Process& process) {
   }
   fail_not_ours(process, EACCES);
 }
+
+// In the network namespace of a process: there abstract names are looked up that its sockets have. The
+// calling thread comes back to its own with the end of this.
+class NetworkOf {
+ public:
+  explicit NetworkOf(const Process& process) {
+    const Fd theirs(
+        ::open(fmt::format("/proc/{}/ns/net", process.pid).c_str(), O_RDONLY | O_CLOEXEC));
+    Fd own(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    struct stat there {
+    }, here{};
+    if (!theirs || !own || ::fstat(theirs.get(), &there) != 0 || ::fstat(own.get(), &here) != 0 ||
+        (there.st_ino == here.st_ino && there.st_dev == here.st_dev)) {
+      return;
+    }
+    if (::setns(theirs.get(), CLONE_NEWNET) == 0) own_ = std::move(own);
+  }
+  ~NetworkOf() {
+    if (own_) ::setns(own_.get(), CLONE_NEWNET);
+  }
+  NetworkOf(const NetworkOf&) = delete;
+  NetworkOf& operator=(const NetworkOf&) = delete;
+
+ private:
+  Fd own_;
+};
 
 }  // namespace
 
@@ -81,8 +111,47 @@ Connection::Connection(const Process& process, Deadline deadline) : process_(pro
   connect(find_socket(process), deadline);
 }
 
-void Connection::connect(const Fd& node, Deadline deadline) {
-  socket_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+void Connection::connect(const ControlSocket& to, Deadline deadline) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (to.node) {
+    // By way of the open node: a path below /proc/PID/root can be longer than sun_path.
+    fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}",
+                     to.node.get());
+    if (connect_to(address, sizeof address, deadline)) return;
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    ::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    fail(ErrorClass::missing, ENXIO,
+         "{} has no control socket of its own: the one under its name is that of process {}",
+         describe(process_), peer.pid);
+  }
+  const NetworkOf theirs(process_);
+  for (bool is_full = true; is_full;) {
+    is_full = false;
+    for (const std::string& name : to.names) {
+      const std::size_t length = std::min(name.size(), sizeof address.sun_path - 1);
+      std::memcpy(address.sun_path + 1, name.data(), length);
+      const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
+      if (connect_to(address, bytes, deadline)) return;
+      is_full |= errno == EAGAIN;
+    }
+    // Another's queue may be full for ever; the one that is looked for, while its process is stopped.
+    if (is_full && deadline.remaining_ms() == 0) fail_no_answer(deadline);
+    if (is_full) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  fail(ErrorClass::missing, ENXIO,
+       "{} has no control socket: those with its number belong to other processes, or are in a "
+       "network namespace that only root may enter",
+       describe(process_));
+}
+
+// False: it is another process that listens there, or, errno EAGAIN, whoever does takes nobody now: to an
+// abstract name one connects without waiting.
+bool Connection::connect_to(const sockaddr_un& address, socklen_t bytes, Deadline deadline) {
+  const bool is_abstract = address.sun_path[0] == '\0';
+  socket_ =
+      Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (is_abstract ? SOCK_NONBLOCK : 0), 0));
   if (!socket_) fail(ErrorClass::failed, errno, "cannot make a socket: {}", errno_text(errno));
 
   // Connecting waits for room in the listener's queue, which a stopped process never makes.
@@ -91,12 +160,12 @@ void Connection::connect(const Fd& node, Deadline deadline) {
     ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   }
 
-  // By way of the open node: a path below /proc/PID/root can be longer than sun_path.
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}", node.get());
-  if (::connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+  if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), bytes) != 0) {
     const int code = errno;
+    if (is_abstract && (code == ECONNREFUSED || code == EAGAIN)) {
+      errno = code;
+      return false;
+    }
     if (code == EAGAIN) fail_no_answer(deadline);
     if (code == EACCES || code == EPERM) {
       fail_not_ours(process_, code);
@@ -110,14 +179,13 @@ void Connection::connect(const Fd& node, Deadline deadline) {
          errno_text(code));
   }
 
+  if (is_abstract) ::fcntl(socket_.get(), F_SETFL, 0);
   ucred peer{};
   socklen_t size = sizeof peer;
-  if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
-      peer.pid != process_.pid) {
-    fail(ErrorClass::missing, ENXIO,
-         "{} has no control socket of its own: the one under its name is that of process {}",
-         describe(process_), peer.pid);
-  }
+  const bool is_ours = ::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+                       peer.pid == process_.pid;
+  errno = 0;
+  return is_ours;
 }
 
 Json Connection::call(std::string_view method, const Json& parameters, int fd, Deadline deadline) {

@@ -8,6 +8,8 @@
 #include "cli/failure.hpp"
 #include "cli/process.hpp"
 
+#include <sys/un.h>
+
 #include <chrono>
 #include <functional>
 #include <string>
@@ -57,7 +59,8 @@ class Connection {
   bool is_awaiting() const { return is_awaiting_; }
 
  private:
-  void connect(const Fd& node, Deadline deadline);
+  void connect(const ControlSocket& to, Deadline deadline);
+  bool connect_to(const sockaddr_un& address, socklen_t bytes, Deadline deadline);
   void send(const std::string& message, int fd, Deadline deadline);
   Json receive(Deadline deadline);
   std::string receive_message(Deadline deadline);

@@ -1,6 +1,7 @@
 // molt - looks at and changes the modules of running processes. One straight way: declare the
 // options, parse them, run the one verb, say how it went.
 
+#include "builder/capture.hpp"
 #include "cli/help.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
@@ -42,6 +43,8 @@ constexpr Verb verbs[] = {
     {"gc", "", "Free what unloaded modules still hold, where that is possible", declare_gc},
     {"audit", "NAME", "Show which memory of a process points into a module", declare_audit},
     {"wait", "[NAME]", "Wait for a module, or until no operation is under way", declare_wait},
+    {"build", "--diff FILE --target FILE -- COMMAND [ARGUMENT]...",
+     "Make a patch file of a diff and a build command", declare_build},
     {"check", "FILE...", "Tell whether module files can be loaded and unloaded", declare_check},
     {"version", "", "Print the version", declare_version},
     {"help", "[VERB]", "Explain a verb; with --all, every one", declare_help},
@@ -165,6 +168,10 @@ int run(int argc, char** argv) {
 }  // namespace molt::cli
 
 int main(int argc, char** argv) {
+  // In a build that `molt build` runs, every compiler is this program.
+  if (argc > 0 && std::strcmp(argv[0], molt::builder::capture::program_name) == 0) {
+    return molt::builder::run_captured_compiler(argc, argv);
+  }
   int code = molt::cli::exit_failed;
   try {
     code = molt::cli::run(argc, argv);

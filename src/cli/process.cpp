@@ -91,9 +91,12 @@ std::vector<std::string> candidates(const Process& process) {
   return paths;
 }
 
-// Whether PATH ends in molt/PID/control or molt-UID/PID/control.
+// Whether PATH ends in molt/PID/control or molt-UID/PID/control, or is an abstract @molt/PID/RANDOM.
 bool is_socket_of(std::string_view path, const Process& process) {
   const std::string end = fmt::format("/{}/{}", process.inner_pid, wire::socket_name);
+  if (path.starts_with('@')) {
+    return path.starts_with(fmt::format("@{}{}/", wire::abstract_prefix, process.inner_pid));
+  }
   if (!path.starts_with('/') || !path.ends_with(end)) return false;
   path.remove_suffix(end.size());
   const std::string_view folder = path.substr(path.rfind('/') + 1);
@@ -152,6 +155,18 @@ std::string user_name(uid_t uid) {
   return std::to_string(uid);
 }
 
+bool has_inherited(const Process& process) {
+  std::ifstream in(fmt::format("/proc/{}/maps", process.pid));
+  bool has_runtime = false, has_modules = false;
+  for (std::string line; std::getline(in, line);) {
+    const auto has = [&](std::string_view part) { return line.find(part) != std::string::npos; };
+    has_runtime |= has("/libmolt.so") || has("/memfd:libmolt.so");
+    has_modules |= has("/memfd:molt:") || (has("/molt") && has("/store/"));
+    if (has_runtime && has_modules) return true;
+  }
+  return false;
+}
+
 ControlSocket SocketFinder::find(const Process& process) {
   const std::string root_path = fmt::format("/proc/{}/root", process.pid);
   Fd root(::open(root_path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -168,16 +183,22 @@ ControlSocket SocketFinder::find(const Process& process) {
   };
 
   for (const std::string& path : candidates(process)) {
-    if (Fd node = try_open(path)) return {ControlSocket::found, std::move(node)};
+    if (Fd node = try_open(path)) return {ControlSocket::found, std::move(node), {}};
   }
   // Until here a refusal says only that there might be one.
   denied = false;
+  std::vector<std::string> names;
   for (const std::string& path : listening(process)) {
     if (!is_socket_of(path, process)) continue;
-    if (Fd node = try_open(path)) return {ControlSocket::found, std::move(node)};
+    if (path.starts_with('@')) {
+      names.push_back(path.substr(1));
+    } else if (Fd node = try_open(path)) {
+      return {ControlSocket::found, std::move(node), {}};
+    }
   }
-  if (denied) return {ControlSocket::denied, {}};
-  return {may_look ? ControlSocket::absent : ControlSocket::unknown, {}};
+  if (!names.empty()) return {ControlSocket::found, {}, std::move(names)};
+  if (denied) return {ControlSocket::denied, {}, {}};
+  return {may_look ? ControlSocket::absent : ControlSocket::unknown, {}, {}};
 }
 
 const std::vector<std::string>& SocketFinder::listening(const Process& process) {
@@ -188,9 +209,14 @@ const std::vector<std::string>& SocketFinder::listening(const Process& process) 
     std::ifstream in(name.empty() ? "/proc/self/net/unix"
                                   : fmt::format("/proc/{}/net/unix", process.pid));
     const std::string end = fmt::format("/{}", wire::socket_name);
+    const std::string abstract = fmt::format(" @{}", wire::abstract_prefix);
     for (std::string line; std::getline(in, line);) {
       const std::size_t path = line.find('/');
-      if (path != std::string::npos && line.ends_with(end)) at->second.push_back(line.substr(path));
+      if (const std::size_t name = line.find(abstract); name != std::string::npos) {
+        at->second.push_back(line.substr(name + 1));
+      } else if (path != std::string::npos && line.ends_with(end)) {
+        at->second.push_back(line.substr(path));
+      }
     }
   }
   return at->second;

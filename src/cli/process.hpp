@@ -4,8 +4,8 @@
 // namespaces. It is looked for in this order, below /proc/PID/root:
 //   1. $MOLT_DIRECTORY and $XDG_RUNTIME_DIR as in /proc/PID/environ, where that may be read
 //   2. /run, /run/user/UID, /tmp, and this program's own $MOLT_DIRECTORY
-//   3. the names that the kernel lists in /proc/PID/net/unix, which know of any other directory, and
-//      of directories that this user may not open
+//   3. the names that the kernel lists in /proc/PID/net/unix, which know of any other directory, of
+//      directories that this user may not open, and of sockets that have no path
 #pragma once
 
 #include "base/fd.hpp"
@@ -36,14 +36,20 @@ std::string user_name(uid_t uid);
 
 struct ControlSocket {
   enum State {
-    found,    // node is open (O_PATH)
+    found,    // node is open (O_PATH), or there are names
     absent,   // none anywhere
     denied,   // there is one, for others
     unknown,  // this process's files may not be looked at
   };
   State state = absent;
   Fd node;
+  // Of abstract sockets that could be it, in the network namespace of that process.
+  std::vector<std::string> names;
 };
+
+// Without a socket, but with the runtime and modules mapped: the child of a fork, which has its
+// parent's modules and patches in force and no thread that could answer for them.
+bool has_inherited(const Process& process);
 
 // Remembers what it read for the next process.
 class SocketFinder {

@@ -1,5 +1,6 @@
 #include "cli/targets.hpp"
 
+#include "cli/agent.hpp"
 #include "cli/print.hpp"
 
 #include <sys/stat.h>
@@ -68,7 +69,9 @@ std::vector<Seen> see_all() {
     if (!process) continue;
     const ControlSocket socket = finder.find(*process);
     if (socket.state == ControlSocket::found || socket.state == ControlSocket::denied) {
-      all.push_back({*process, socket.state == ControlSocket::denied});
+      all.push_back({*process, socket.state == ControlSocket::denied, false});
+    } else if (socket.state == ControlSocket::absent && has_inherited(*process)) {
+      all.push_back({*process, false, true});
     }
   }
   return all;
@@ -145,6 +148,10 @@ Connection& Session::connection(Deadline deadline) {
   if (process_.inner_pid == 0) {
     fail(ErrorClass::missing, ESRCH, "there is no process {}; `molt ps` lists those with Molt",
          process_.pid);
+  }
+  if (!connection_ && !options_.dry_run &&
+      SocketFinder().find(process_).state == ControlSocket::absent && has_inherited(process_)) {
+    attach_to(process_, options_);
   }
   // What a given-up request is still answered must not be taken for the next one's reply.
   if (!connection_ || connection_->is_awaiting()) connection_.emplace(process_, deadline);

@@ -11,15 +11,17 @@
 
 namespace molt::cli {
 
-// Processes with a control socket, or with one that this user may not use.
+// Processes with a control socket, or with one that this user may not use, or children of a fork of
+// such a process.
 struct Seen {
   Process process;
   bool denied = false;
+  bool inherited = false;  // it will have one once something is asked of it
 };
 std::vector<Seen> see_all();
 
 // The processes that are selected, by pid. A pid that was named is not looked for: whether one can
-// talk to it shows when one does. The others are those with a socket; for verbs that bring Molt with
+// talk to it shows when one does. The others are those that see_all() gives; for verbs that bring Molt with
 // them (`attaches`) --exe, --name and --tree find the others too. Throws when there is none.
 std::vector<Process> choose_targets(const Selection& selection, bool attaches = false);
 

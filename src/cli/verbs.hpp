@@ -59,6 +59,8 @@ Runner declare_events(CLI::App& verb);
 // verbs_blocking.cpp
 // verbs_audit.cpp
 Runner declare_audit(CLI::App& verb);
+// verbs_build.cpp
+Runner declare_build(CLI::App& verb);
 // verbs_file.cpp
 Runner declare_check(CLI::App& verb);
 // `molt info FILE`: from the file alone, without a process.

@@ -108,10 +108,9 @@ Runner declare_doctor(CLI::App& verb) {
       }
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
       Json prospects = Json::array();
-      const auto all = code == 0
-                           ? attach::prospects(pid)
-                           : Result<std::vector<attach::Prospect>>(std::vector<attach::Prospect>());
-      for (const attach::Prospect& prospect : all ? *all : std::vector<attach::Prospect>()) {
+      std::vector<attach::Prospect> verbs;
+      if (code == 0) verbs = attach::prospects(pid).value_or(std::vector<attach::Prospect>());
+      for (const attach::Prospect& prospect : verbs) {
         prospects.push_back(
             {{"what", prospect.what}, {"possible", prospect.possible}, {"text", prospect.text}});
         text +=

@@ -3,38 +3,16 @@
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
-#include "unwind/walk.hpp"
+#include "cli/witness.hpp"
 
 #include <cstdlib>
 #include <memory>
-#include <optional>
 
 namespace molt::cli {
 namespace {
 
-std::uint64_t number_of(const Json& holder, const char* key) {
-  return std::strtoull(holder.value(key, "0").c_str(), nullptr, 16);
-}
-
-// What the process could only suspect from a word on a stack, its unwind tables may decide.
-void unwind_threads(const Process& process, Json& holders) {
-  // Threads have other numbers there than here.
-  if (process.inner_pid != process.pid) return;
-  std::optional<Result<unwind::Process>> objects;
-  for (Json& holder : holders) {
-    if (!holder.contains("tid") || !holder.contains("address") || holder.value("certain", false)) {
-      continue;
-    }
-    const std::uint64_t at = number_of(holder, "stack_address");
-    if (at == 0) continue;
-    if (!objects) objects.emplace(unwind::Process::open(process.pid));
-    if (!*objects) return;
-    const auto walk = (*objects)->walk(holder.at("tid").get<int>());
-    if (!walk) continue;  // it has run since: the next look tells
-    const unwind::Word word = walk->judge(at);
-    holder["word"] = unwind::to_text(word);
-    if (word == unwind::Word::live) holder["certain"] = true;
-  }
+bool is_on_stack(const Json& holder) {
+  return std::strtoull(holder.value("stack_address", "0").c_str(), nullptr, 16) != 0;
 }
 
 std::string show_blocking(const Json& reply, const Options& options) {
@@ -51,7 +29,7 @@ std::string show_blocking(const Json& reply, const Options& options) {
     if (const auto call = holder.value("syscall", std::string()); !call.empty()) {
       line += " in " + call;
     }
-    if (holder.contains("address") && number_of(holder, "stack_address") != 0) {
+    if (holder.contains("address") && is_on_stack(holder)) {
       line += fmt::format(", {} bytes above its stack pointer",
                           holder.value("depth", std::uint64_t{0}));
     }
@@ -80,7 +58,7 @@ Runner declare_blocking(CLI::App& verb) {
       Json request = Json::object();
       if (!name->empty()) request["name"] = *name;
       Json reply = session.call(wire::method::blocking, std::move(request));
-      unwind_threads(session.process(), reply["holders"]);
+      unwind_threads(session.process(), reply["holders"], nullptr);
       return reply;
     };
     const auto show = [&options](const Json& reply) { return show_blocking(reply, options); };

@@ -5,6 +5,7 @@
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
+#include "cli/witness.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -226,6 +227,7 @@ Json unload_one(Session& session, const std::string& name, const UnloadHow& how)
   if (how.ignore_pointers) parameters["ignore_pointers"] = true;
   if (session.options().dry_run) parameters["dry_run"] = true;
   open_traps_for(session, name);
+  const Witness witness(session, name);
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
   note_kept(session, name, reply, "result", how.resident || how.lazy);
   return reply;

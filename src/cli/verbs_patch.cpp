@@ -6,6 +6,7 @@
 #include "cli/svg.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
+#include "cli/witness.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -32,20 +33,24 @@ void set_attribute(Session& session, const std::string& path, const char* value)
 }
 
 Json wait_for(Session& session, const std::string& name, const char* event) {
+  const Witness witness(session, "");
   return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
 }
 
 void unload_module(Session& session, const std::string& name) {
+  const Witness witness(session, name);
   session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
 }
 
 // `molt apply`: load, wait; if threads hold it up for too long, take it back.
-Json apply_one(Session& session, const std::string& file, const std::string& args, bool no_wait) {
+Json apply_one(Session& session, const std::string& file, const std::string& args,
+               const std::string& as, bool no_wait) {
   const Fd fd = open_module_file(file);
   attach_if_absent(session);
   if (!session.options().dry_run) open_traps(session);
   Json request = {{"path", std::filesystem::absolute(file).lexically_normal().string()}};
   if (!args.empty()) request["args"] = args;
+  if (!as.empty()) request["name"] = as;
   if (session.options().dry_run) request["dry_run"] = true;
   Json reply = session.call_waiting(wire::method::load, std::move(request), load_ms, fd.get());
   if (session.options().dry_run || no_wait) return reply;
@@ -146,11 +151,14 @@ std::string show_status(const Json& reply) {
 Runner declare_apply(CLI::App& verb) {
   struct Words {
     std::string file;
+    std::string name;
     std::vector<std::string> parameters;
     bool no_wait = false;
   };
   auto words = std::make_shared<Words>();
-  verb.add_option("FILE", words->file, "The patch: a module that enables one")->required();
+  verb.add_option("FILE", words->file, "The patch: a patch file, or a module that enables one")
+      ->required();
+  verb.add_option("--name", words->name, "Call it so, instead of by the name in the patch file");
   verb.add_option("NAME=VALUE", words->parameters, "Its parameters");
   verb.add_flag("--no-wait", words->no_wait, "Leave threads that hold it up to `molt status`");
   return [words](const Options& options) {
@@ -164,10 +172,12 @@ Runner declare_apply(CLI::App& verb) {
       return fmt::format("{}: {}\n", reply.at("name").get<std::string>(),
                          options.dry_run ? "would be applied" : "applied");
     };
-    return run_on_targets(
-        options, "apply",
-        {[=](Session& session) { return apply_one(session, words->file, args, words->no_wait); },
-         show, false, true});
+    return run_on_targets(options, "apply",
+                          {[=](Session& session) {
+                             return apply_one(session, words->file, args, words->name,
+                                              words->no_wait);
+                           },
+                           show, false, true});
   };
 }
 

@@ -3,6 +3,7 @@
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
+#include "cli/witness.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -21,6 +22,7 @@ struct Row {
   Process process;
   std::variant<Json, Failure> info;
   std::vector<std::string> cells;
+  bool inherited = false;  // nothing is asked: that would start threads in it
 };
 
 // A folder may be left over from a process that had this pid before, or from an earlier program.
@@ -75,6 +77,23 @@ Row ask(const Process& process, double wait_s) {
   return row;
 }
 
+bool is_dormant(const Process& process) {
+  return SocketFinder().find(process).state == ControlSocket::absent && has_inherited(process);
+}
+
+Row dormant(const Process& process) {
+  Row row{process, {}, {}};
+  row.info = Json{{"inherited", true}};
+  row.cells = {std::to_string(process.pid),
+               process.comm,
+               "",
+               "",
+               "",
+               "",
+               fmt::format("forked; any verb with -p {} makes it answer", process.pid)};
+  return row;
+}
+
 Json object_of(const Row& row) {
   Json object = {{"pid", row.process.pid}, {"comm", row.process.comm}};
   if (const Failure* failure = std::get_if<Failure>(&row.info)) {
@@ -88,22 +107,33 @@ Json object_of(const Row& row) {
   return object;
 }
 
-// Without a selection also those that this user may not talk to.
-std::vector<Process> choose_rows(const Selection& selection) {
-  if (!selection.empty()) return choose_targets(selection);
-  std::vector<Process> all;
-  for (const Seen& seen : see_all()) all.push_back(seen.process);
-  return all;
+// Without a selection also those that this user may not talk to, and those that do not answer yet.
+std::vector<Row> choose_rows(const Selection& selection) {
+  std::vector<Row> rows;
+  if (!selection.empty()) {
+    for (const Process& process : choose_targets(selection)) rows.push_back({process, {}, {}});
+    return rows;
+  }
+  for (const Seen& seen : see_all()) {
+    rows.push_back({seen.process, {}, {}});
+    rows.back().inherited = seen.inherited;
+  }
+  return rows;
 }
 
 }  // namespace
 
 Runner declare_ps(CLI::App&) {
   return [](const Options& options) {
-    const std::vector<Process> processes = choose_rows(options.selection);
     const double wait_s = std::min(ps_answer_s, options.timeout_s.value_or(ps_answer_s));
-    std::vector<Row> rows(processes.size());
-    in_parallel(rows.size(), [&](std::size_t i) { rows[i] = ask(processes[i], wait_s); });
+    std::vector<Row> rows = choose_rows(options.selection);
+    in_parallel(rows.size(), [&](std::size_t i) {
+      if (rows[i].inherited || (!options.selection.empty() && is_dormant(rows[i].process))) {
+        rows[i] = dormant(rows[i].process);
+      } else {
+        rows[i] = ask(rows[i].process, wait_s);
+      }
+    });
     std::erase_if(rows, is_stale);
 
     Table table({{"PID", Table::right},
@@ -133,7 +163,7 @@ Runner declare_gc(CLI::App& verb) {
   verb.add_flag("--ignore-pointers", *ignore_pointers,
                 "Free memory although the process still has addresses in it");
   return [ignore_pointers, every_s](const Options& options) {
-    const auto ask_gc = [ignore_pointers, every_s](Session& session) {
+    const auto ask_gc = [ignore_pointers, every_s, &options](Session& session) {
       if (*every_s >= 0 && !session.options().dry_run) {
         session.call(wire::method::set,
                      {{"path", "host/gc_interval_s"}, {"value", std::to_string(*every_s)}});
@@ -141,7 +171,18 @@ Runner declare_gc(CLI::App& verb) {
       Json parameters = Json::object();
       if (*ignore_pointers) parameters["ignore_pointers"] = true;
       if (session.options().dry_run) parameters["dry_run"] = true;
-      return session.call(wire::method::gc, parameters);
+      Json reply = session.call(wire::method::gc, parameters);
+      if (options.dry_run) return reply;
+      // What only a stale word on a stack keeps.
+      int testimonies = 0;
+      for (const Json& kept : reply.at("kept")) {
+        testimonies += testify(session, kept.at("name").get<std::string>());
+      }
+      if (testimonies == 0) return reply;
+      Json again = session.call(wire::method::gc, parameters);
+      for (Json& name : again.at("freed")) reply["freed"].push_back(std::move(name));
+      reply["kept"] = std::move(again["kept"]);
+      return reply;
     };
     const auto show = [&options](const Json& reply) {
       std::string text;

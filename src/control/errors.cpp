@@ -21,6 +21,10 @@ constexpr Rule rules[] = {
     {Asked::load, ENOENT, ErrorClass::refused},
     {Asked::load, ENOEXEC, ErrorClass::refused},
     {Asked::load, EINVAL, ErrorClass::refused},
+    // A patch for another build, or one whose code cannot be placed here.
+    {Asked::load, ESTALE, ErrorClass::refused},
+    {Asked::load, ERANGE, ErrorClass::refused},
+    {Asked::load, ENOTSUP, ErrorClass::refused},
     {Asked::module, ENOENT, ErrorClass::missing},
     {Asked::hook, ENOENT, ErrorClass::missing},
     {Asked::attribute, ENOENT, ErrorClass::missing},

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 
@@ -148,6 +149,7 @@ Reply load(Arguments& arguments, const Caller& caller) {
   request.fd = caller.file;
   request.path = arguments.text("path");
   request.args = arguments.text_or("args", "");
+  request.name = arguments.text_or("name", "");
   request.force = arguments.flag("force");
   request.probe = arguments.flag("probe");
   request.dry_run = arguments.flag("dry_run");
@@ -430,6 +432,7 @@ Json holder_json(const module::Holder& h) {
   if (h.tid != 0) {
     holder["tid"] = h.tid;
     holder["thread"] = h.thread;
+    holder["serial"] = h.serial;
     holder["asleep_ms"] = h.asleep_ms;
     holder["syscall"] = h.syscall;
   }
@@ -451,6 +454,7 @@ module::Holder holder_of(const livepatch::Blocker& b) {
   h.address = b.address;
   h.stack_address = b.stack_address;
   h.depth = b.depth;
+  h.serial = b.serial;
   h.asleep_ms = b.asleep_ms;
   h.syscall = b.syscall;
   h.function = b.function.empty() ? "superseded code" : b.function;
@@ -497,6 +501,37 @@ Reply blocking(Arguments& arguments, const Caller&) {
               {"reason", report->reason},
               {"transition", nullptr},
               {"holders", std::move(holders)}};
+}
+
+// An address as text, as holder_json() writes them.
+bool read_hex(const std::string& text, std::uintptr_t& address) {
+  const char* digits = text.c_str() + (text.compare(0, 2, "0x") == 0 ? 2 : 0);
+  const auto [end, error] = std::from_chars(digits, text.c_str() + text.size(), address, 16);
+  return error == std::errc() && *end == '\0';
+}
+
+Reply testify(Arguments& arguments, const Caller&) {
+  const int tid = static_cast<int>(arguments.number("tid", 1, INT_MAX));
+  const std::int64_t serial = arguments.number("serial", 1, INT64_MAX);
+  threads::Testimony testimony;
+  testimony.runs = static_cast<std::uint64_t>(arguments.number("runs", 1, INT64_MAX));
+  const std::string from = arguments.text("from");
+  const std::string to = arguments.text("to");
+  bool none = false;
+  const std::vector<std::string> slots = arguments.texts("slots", none);
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  bool valid = read_hex(from, testimony.from) && read_hex(to, testimony.to);
+  for (const std::string& slot : slots) {
+    testimony.slots.push_back(0);
+    valid = valid && read_hex(slot, testimony.slots.back());
+  }
+  if (!valid)
+    return refuse(Asked::request, fail(EINVAL, "an address is not in hexadecimal").value());
+  if (Status heard = module::testify(tid, static_cast<std::uint64_t>(serial), std::move(testimony));
+      !heard) {
+    return refuse(Asked::module, heard);
+  }
+  return Json::object();
 }
 
 // --- hooks --------------------------------------------------------------------------------------
@@ -648,6 +683,7 @@ std::span<const Method> methods() {
       {name::events, false, false, events},
       {name::gc, true, false, gc},
       {name::blocking, true, false, blocking},
+      {name::testify, true, false, testify},
       {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
       {name::patches, true, false, patches},

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,10 +18,14 @@
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <tuple>
 
+#include "abi/wire.hpp"
+#include "base/descriptor_room.hpp"
 #include "base/directory.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "control/errors.hpp"
 #include "control/parcel.hpp"
 #include "threads/own_thread.hpp"
@@ -91,10 +96,21 @@ std::string name_of_process(int pid) {
 // Its file is closed before the client knows of the end.
 std::string reply_to(const Job& job) {
   if (job.is_cancelled.load(std::memory_order_relaxed)) return "";
-  const auto file = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
-  if (!file) return error_reply({file.error(), classify(Asked::load, file.error())});
+  const DescriptorRoom room;
+  if (job.has_file && !room.is_there()) {
+    return error_reply(
+        {fail(EMFILE,
+              "all descriptors that process %d may have are in use, and it may not raise "
+              "its limit; raise it: prlimit --pid %d --nofile",
+              getpid(), getpid())
+             .value(),
+         wire::ErrorClass::failed});
+  }
+  auto unpacked = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
+  if (!unpacked) return error_reply({unpacked.error(), classify(Asked::load, unpacked.error())});
+  const OwnFd file(std::move(*unpacked));
   const log::RequesterScope scope(job.requester);
-  return job.call.run({job.requester, file->get(), &job.is_cancelled, job.session.get()});
+  return job.call.run({job.requester, file.get(), &job.is_cancelled, job.session.get()});
 }
 
 std::string usage_error(const tl::unexpected<Error>& error) {
@@ -201,6 +217,17 @@ Status Server::set_up() {
 }
 
 Status Server::listen() {
+  if (Status bound = bind_in_directory(); !bound) {
+    if (Status ok = bind_abstract(); !ok) return bound;
+    log::line("", "molt: %s; the control socket has no path", bound.error().detail);
+  }
+  if (::listen(listener_.get(), backlog) != 0) {
+    return fail_errno(errno, "cannot listen on %s", socket_path_.c_str());
+  }
+  return {};
+}
+
+Status Server::bind_in_directory() {
   auto directory = process_directory(directory_);
   if (!directory) return pass(directory);
   directory_fd_.reset(open(directory->c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
@@ -212,14 +239,37 @@ Status Server::listen() {
   listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener_) return fail_errno(errno, "cannot make a socket");
   unlinkat(directory_fd_.get(), control_socket_name, 0);  // what exec left
-  if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&*address), sizeof *address) != 0) {
+  // The umask is the host's; the directory lets nobody else in meanwhile.
+  if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&*address), sizeof *address) != 0 ||
+      fchmodat(directory_fd_.get(), control_socket_name, 0600, 0) != 0) {
     return fail_errno(errno, "cannot bind %s", socket_path_.c_str());
   }
-  // The umask is the host's; the directory lets nobody else in meanwhile.
-  if (fchmodat(directory_fd_.get(), control_socket_name, 0600, 0) != 0 ||
-      ::listen(listener_.get(), backlog) != 0) {
-    return fail_errno(errno, "cannot listen on %s", socket_path_.c_str());
+  return {};
+}
+
+// Anybody may connect to it, and is looked at in greet(); anybody may have such a name, so clients look
+// at whose it is.
+Status Server::bind_abstract() {
+  directory_fd_.reset();
+  std::uint64_t random = 0;
+  if (getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random) {
+    random = static_cast<std::uint64_t>(now_ns());
   }
+  char name[64];
+  const int length =
+      std::snprintf(name, sizeof name, "%s%d/%016llx", std::string(wire::abstract_prefix).c_str(),
+                    getpid(), static_cast<unsigned long long>(random));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path + 1, name, static_cast<std::size_t>(length));
+  listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listener_) return fail_errno(errno, "cannot make a socket");
+  const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 +
+                                            static_cast<std::size_t>(length));
+  if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0) {
+    return fail_errno(errno, "cannot bind @%s", name);
+  }
+  socket_path_ = std::string("@") + name;
   return {};
 }
 
@@ -233,7 +283,7 @@ void Server::tear_down() {
   }
   connections_.clear();
   flights_.clear();
-  if (listener_) unlinkat(directory_fd_.get(), control_socket_name, 0);
+  if (directory_fd_) unlinkat(directory_fd_.get(), control_socket_name, 0);
   if (bell_thread_ != pthread_t{}) {
     is_bell_stopping_.store(true, std::memory_order_release);
     ring();

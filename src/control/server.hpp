@@ -81,6 +81,8 @@ class Server {
   static void* run_bell(void* self);
   [[nodiscard]] Status set_up();
   [[nodiscard]] Status listen();
+  [[nodiscard]] Status bind_in_directory();
+  [[nodiscard]] Status bind_abstract();
   void serve();
   void tear_down();
 

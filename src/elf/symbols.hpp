@@ -87,6 +87,10 @@ class Symbols {
   // static, with a size before without, the first in the table.
   [[nodiscard]] std::optional<SymbolAt> at(std::uint64_t address) const;
 
+  // By its place in the table, below size(); without its position among those of its name.
+  [[nodiscard]] FoundSymbol operator[](std::size_t index) const {
+    return describe(static_cast<std::uint32_t>(index), 0);
+  }
   std::size_t size() const { return count_; }
   bool empty() const { return count_ == 0; }
   // The best source used. gnu_debugdata stands for it together with .dynsym.

@@ -10,14 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "arch/x86_64/gate.hpp"
-#include "arch/x86_64/pool.hpp"
-#include "arch/x86_64/redirect.hpp"
 #include "arch/x86_64/text.hpp"
 #include "base/log.hpp"
+#include "elf/loaded_symbols.hpp"
+#include "entries/seat.hpp"
+#include "entries/witness.hpp"
 #include "hook/registry.hpp"
 #include "interpose/dispatch.hpp"
-#include "interpose/entries.hpp"
 #include "interpose/signature.hpp"
 
 namespace molt::interpose {
@@ -41,34 +40,70 @@ struct Function {
   std::string signature;
   std::uint64_t fingerprint = 0;
   std::string path;  // of its library; "" for the program
-  std::uintptr_t address = 0;
-  arch::Redirect redirect;
+  entries::Seat* seat = nullptr;
   arch::CodeSlot stub;
   void* library = nullptr;  // N3
   molt_hook_info before_info = {};
   molt_hook_info after_info = {};
 
-  bool is_redirected() const { return redirect.form != arch::RedirectForm::absent; }
+  bool is_hooked() const { return seat->hook == stub.address; }
 };
 
 // Leaked on purpose (N2).
 struct Functions {
   std::mutex mutex;
   std::vector<Function*> all;
-  arch::CodePool pool;
-  int set_up_in = 0;  // the process in which cores can be serialised
 };
 Functions& functions() {
   static auto* f = new Functions;
   return *f;
 }
 
-void set_up_locked() {
-  if (functions().set_up_in == getpid()) return;
-  arch::text_setup();
-  arch::gate_setup();
+struct Located {
+  std::string path;  // "" for the program
+  entries::Seat* seat = nullptr;
+  bool is_exported = false;
+};
+
+// `library`: "" for the program, else a path, soname or file name. Reads symbol tables: milliseconds.
+// ENOENT: no such library or function, with the file that is missing where symbols were stripped.
+Result<Located> locate(std::string_view hook, bool dry_run) {
+  const std::size_t colon = hook.rfind(':');
+  const std::string name(hook.substr(colon + 1));
+  auto object = elf::find_loaded(hook.substr(0, colon));
+  if (!object) return pass(object);
+  auto symbols = elf::read_symbols(*object);
+  if (!symbols) return pass(symbols);
+  auto found = symbols->find(name);
+  if (!found) {
+    return fail(ENOENT, "%s%s%s", found.error().detail, symbols->complete() ? "" : "; ",
+                symbols->complete() ? "" : symbols->shortcomings().c_str());
+  }
+  if (!found->is_function() || found->is_indirect()) {
+    return fail(EINVAL, "'%s' is %s", name.c_str(),
+                found->is_indirect()
+                    ? "an indirect function: which code it means was chosen when the program began"
+                    : "no function");
+  }
+  Located located;
+  located.path = object->is_program ? "" : object->path;
+  auto seat = entries::seat_of(*object, *symbols, *found, dry_run);
+  if (!seat) return pass(seat);
+  located.seat = *seat;
+  // Callers in the same library may know which registers it leaves alone; those of an exported
+  // function come by way of the linkage table, and know nothing.
+  const std::string& path = located.path;
+  if (void* handle = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD)) {
+    located.is_exported =
+        reinterpret_cast<std::uintptr_t>(dlsym(handle, name.c_str())) == found->address;
+    dlclose(handle);
+  }
+  return located;
+}
+
+void set_up() {
+  entries::set_up();
   dispatch_setup();
-  functions().set_up_in = getpid();
 }
 
 constexpr int nothing = 0;
@@ -107,19 +142,19 @@ Status register_hooks(Function& f) {
 // Everything but the jump. Nothing of the function is changed.
 Result<Function*> make(const molt_callback& callback, bool dry_run) {
   const std::string_view name = base_of(callback.hook);
-  const std::size_t colon = name.rfind(':');
   auto shape = shape_of(callback.signature);
   if (!shape) return fail(shape.error().code, "'%s': %s", callback.hook, shape.error().detail);
-  auto is_free = [&](std::uintptr_t address) -> Status {
+  auto located = locate(name, dry_run);
+  if (!located) return pass(located);
+  if (located->seat == nullptr) return nullptr;
+  entries::Seat& seat = *located->seat;
+  if (seat.hook != 0) {
     for (const Function* other : functions().all) {
-      if (other->address != address || !other->is_redirected()) continue;
+      if (other->seat != &seat || !other->is_hooked()) continue;
       return fail(EBUSY, "'%s' is the function that is hooked as '%s' already; use that name",
                   callback.hook, other->name.c_str());
     }
-    return {};
-  };
-  auto located = locate(name.substr(0, colon), name.substr(colon + 1), is_free);
-  if (!located) return pass(located);
+  }
   if (dry_run) return nullptr;
 
   auto f = std::make_unique<Function>();
@@ -127,49 +162,36 @@ Result<Function*> make(const molt_callback& callback, bool dry_run) {
   f->after_name = f->name + std::string(after_suffix);
   f->signature = callback.signature;
   f->fingerprint = molt_fingerprint(callback.signature);
-  f->path = located->object.is_program ? "" : located->object.path;
-  f->address = located->address;
+  f->path = located->path;
+  f->seat = &seat;
 
   arch::TextWriter writer = arch::TextWriter::open();
-  arch::CodePool& pool = functions().pool;
-  if (Status ok = arch::prepare(pool, writer, located->entry, f->redirect); !ok) {
-    return fail({ok.error().code, ok.error().site}, "function '%s' cannot be redirected: %s",
-                f->name.c_str(), ok.error().detail);
-  }
+  entries::Pool pool = entries::pool();
+  auto slot = pool.allocate(entries::near(seat), arch::wrap_stub_size);
+  if (!slot) return pass(slot);
+  f->stub = *slot;
   auto give_up = [&](const Error& why) {
-    arch::release(pool, writer, f->redirect);  // nobody was ever led there
+    pool.free(writer, *slot);  // nobody was ever led there
     return tl::unexpected<Error>(why);
   };
-  auto slot = pool.allocate({located->entry.site, located->entry.site + 16}, arch::wrap_stub_size);
-  if (!slot) return give_up(slot.error());
-  f->stub = *slot;
 
   f->record.before = call_before;
   f->record.after = call_after;
-  f->record.original = f->redirect.original;
   f->record.stack_words = shape->stack_words;
   f->record.gives_float = shape->gives_float;
-  // Callers in the same library may know which registers it leaves alone; those of an exported
-  // function come by way of the linkage table, and know nothing.
-  bool is_exported = false;
-  if (void* handle = f->path.empty() ? nullptr : dlopen(f->path.c_str(), RTLD_LAZY | RTLD_NOLOAD)) {
-    const std::string symbol(name.substr(colon + 1));
-    is_exported = reinterpret_cast<std::uintptr_t>(dlsym(handle, symbol.c_str())) == f->address;
-    dlclose(handle);
-  }
-  const auto kind = !is_exported                              ? arch::WrapKind::careful
+  const auto kind = !located->is_exported                     ? arch::WrapKind::careful
                     : shape->floats > 0 || shape->gives_float ? arch::WrapKind::floats
                                                               : arch::WrapKind::integers;
   std::byte code[arch::wrap_stub_size] = {};
   arch::write_wrap_stub(slot->address, f->record, kind, code);
-  if (Status ok = pool.publish(writer, *slot, code); !ok) {
-    pool.free(writer, *slot);
+  if (Status ok = pool.publish(writer, *slot, code); !ok) return give_up(ok.error());
+  if (Status ok = register_hooks(*f); !ok) return give_up(ok.error());
+  // The last that can fail: a way stays for ever.
+  const bool is_careful = kind == arch::WrapKind::careful;
+  if (Status ok = entries::add_way(writer, seat, is_careful ? nullptr : &f->record.original); !ok) {
     return give_up(ok.error());
   }
-  if (Status ok = register_hooks(*f); !ok) {
-    pool.free(writer, *slot);
-    return give_up(ok.error());
-  }
+  if (is_careful) f->record.original = seat.onward.address;
   functions().all.push_back(f.get());
   return f.release();
 }
@@ -178,16 +200,10 @@ Result<Function*> make(const molt_callback& callback, bool dry_run) {
 Function* known(const molt_callback& callback) {
   const std::string_view name = base_of(callback.hook);
   for (Function* f : functions().all) {
-    if (f->name != name) continue;
-    if (f->is_redirected()) return f;
+    if (f->name != name || f->seat->is_gone) continue;
+    if (f->is_hooked()) return f;
     // Its library was not held meanwhile: it may be another one now, or elsewhere.
-    const std::size_t colon = name.rfind(':');
-    auto located = locate(name.substr(0, colon), name.substr(colon + 1));
-    if (located && located->address == f->address &&
-        located->entry.original == f->redirect.entry.original &&
-        (located->object.is_program ? "" : located->object.path) == f->path) {
-      return f;
-    }
+    if (auto located = locate(name, false); located && located->seat == f->seat) return f;
   }
   return nullptr;
 }
@@ -201,8 +217,8 @@ Status provide(const molt_callback* begin, const molt_callback* end, bool dry_ru
     return {};
   }
   std::lock_guard lock(functions().mutex);
-  set_up_locked();
-  std::vector<arch::Edit> edits;
+  set_up();
+  std::vector<entries::Wish> wishes;
   std::vector<Function*> concerned;
   for (const molt_callback* c = begin; c != end; ++c) {
     if (!names_function(c->hook)) continue;
@@ -217,20 +233,20 @@ Status provide(const molt_callback* begin, const molt_callback* end, bool dry_ru
       if (!made) return pass(made);
       f = *made;
     }
-    if (f == nullptr || f->is_redirected() ||
+    if (f == nullptr || f->is_hooked() ||
         std::find(concerned.begin(), concerned.end(), f) != concerned.end()) {
       continue;
     }
     concerned.push_back(f);
-    edits.push_back({&f->redirect, arch::Change::install, f->stub.address});
+    wishes.push_back({f->seat, entries::Rank::hook, f->stub.address});
   }
-  if (dry_run || edits.empty()) return {};
+  if (dry_run || wishes.empty()) return {};
   for (Function* f : concerned) {
     if (!f->path.empty()) f->library = dlopen(f->path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   }
   arch::TextWriter writer = arch::TextWriter::open();
-  ThreadWitness witness(patience_ms);
-  Status done = arch::commit(writer, edits, witness);
+  entries::ThreadWitness witness(patience_ms);
+  Status done = entries::commit(writer, wishes, witness);
   if (done) {
     for (const Function* f : concerned) log::line("", "hooked %s", f->name.c_str());
     return done;
@@ -245,20 +261,20 @@ void release_unused() {
   std::vector<void*> libraries;
   {
     std::lock_guard lock(functions().mutex);
-    std::vector<arch::Edit> edits;
+    std::vector<entries::Wish> wishes;
     std::vector<Function*> concerned;
     for (Function* f : functions().all) {
-      if (!f->is_redirected() || hooks::is_attached(f->name) || hooks::is_attached(f->after_name)) {
+      if (!f->is_hooked() || hooks::is_attached(f->name) || hooks::is_attached(f->after_name)) {
         continue;
       }
       concerned.push_back(f);
-      edits.push_back({&f->redirect, arch::Change::remove, 0});
+      wishes.push_back({f->seat, entries::Rank::hook, 0});
     }
-    if (edits.empty()) return;
-    set_up_locked();
+    if (wishes.empty()) return;
+    set_up();
     arch::TextWriter writer = arch::TextWriter::open();
-    ThreadWitness witness(patience_ms);
-    if (Status done = arch::commit(writer, edits, witness); !done) {
+    entries::ThreadWitness witness(patience_ms);
+    if (Status done = entries::commit(writer, wishes, witness); !done) {
       log::line("", "functions stay hooked, by nobody: %s", done.error().detail);
       return;
     }

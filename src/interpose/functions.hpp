@@ -6,13 +6,14 @@
 // Roles      The loader of a module, under the writer's lock here; every thread that calls a hooked
 //            function, which takes no lock.
 // State      A Function for each that was ever hooked, for ever: two hooks ("lib:f", "lib:f:after"), the
-//            redirect of its entry, the record of its wrapper (arch/x86_64/wrap.hpp). While callbacks are
-//            attached: the jump at its entry, and a reference on its library.
+//            seat at its entry (entries/seat.hpp), the record of its wrapper (arch/x86_64/wrap.hpp).
+//            While callbacks are attached: the jump at its entry, and a reference on its library.
 // Invariants N1 A redirect leads to a stub only while the hooks are registered; both chains may be
 //               empty at any moment: then the wrapper goes straight on to the function.
 //            N2 Stubs, copies and records are never freed nor used for another function: a thread may
 //               stand in one, or come back to it, years later. So taking the jump away needs no proof
 //               but that of redirect.hpp, and a module's unload is proven over its own text alone.
+//               What the function is, with livepatches in force, the seat says at each call.
 //            N3 The library is held (dlopen) while there is a jump in it.
 //            N4 A callback's calls of hooked functions are not hooked, nor is what the runtime's own
 //               threads call (dispatch.cpp): no callback meets itself, and the

@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <mutex>
 
 #include "base/memory.hpp"
+#include "entries/seat.hpp"
+#include "linker/linker.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
 
@@ -63,6 +66,53 @@ Result<PatchPtr> copy(molt_module* owner, const molt_patch* given) {
   return patch;
 }
 
+std::uint32_t position_in(const elf::Symbols& symbols, const linker::Function& function) {
+  if (!symbols.complete()) return 0;
+  for (const elf::FoundSymbol& symbol : symbols.find_all(function.name)) {
+    if (symbol.address == function.old_address) return symbol.position;
+  }
+  return 0;
+}
+
+// Of a patch file.
+Result<PatchPtr> copy(molt_module* owner, const linker::Linked& linked) {
+  auto patch = std::make_shared<Patch>();
+  patch->name = owner->name;
+  patch->module = owner;
+  patch->replace = linked.replaces();
+  std::vector<arch::CodeRange> code;
+  for (const linker::Target& target : linked.targets()) {
+    code.insert(code.end(), target.functions.begin(), target.functions.end());
+  }
+  for (std::size_t t = 0; t < linked.targets().size(); ++t) {
+    const elf::NamedObject& known = linked.targets()[t].object;
+    auto object = std::make_unique<Object>();
+    object->name = known.is_program ? "" : std::string(known.name());
+    object->known = known;
+    object->patch = patch.get();
+    auto symbols = elf::read_symbols(known);
+    if (!symbols) return pass(symbols);
+    for (const linker::Function& f : linked.functions()) {
+      if (f.target != t) continue;
+      auto func = std::make_unique<Func>();
+      func->name = f.name;
+      func->position = position_in(*symbols, f);
+      func->address = f.new_address;
+      func->code = code;
+      func->placed = Placed{f.old_address, f.old_size, f.old_parts};
+      func->object = object.get();
+      object->funcs.push_back(std::move(func));
+    }
+    for (const molt_patch_callback& one : linked.callbacks()) {
+      if (object->name == (one.object != nullptr ? one.object : ""))
+        object->callbacks = one.callbacks;
+    }
+    patch->objects.push_back(std::move(object));
+  }
+  for (molt_patch_state& state : linked.states()) patch->states.push_back(&state);
+  return patch;
+}
+
 // P8.2.
 Status check_states(const Patch& patch) {
   Lock lock(engine().mutex);
@@ -112,6 +162,7 @@ void add_nops(Patch& patch) {
       if (mine == patch.objects.end()) {
         auto object = std::make_unique<Object>();
         object->name = old->name;
+        object->known = old->known;
         object->patch = &patch;
         object->dynamic = true;
         patch.objects.push_back(std::move(object));
@@ -124,6 +175,7 @@ void add_nops(Patch& patch) {
         auto nop = std::make_unique<Func>();
         nop->name = func->name;
         nop->position = func->position;
+        nop->placed = func->placed;
         nop->nop = true;
         nop->object = mine->get();
         (*mine)->funcs.push_back(std::move(nop));
@@ -137,7 +189,7 @@ Status measure(Patch& patch) {
   std::vector<ObjectSymbols> known;
   for (const auto& object : patch.objects) {
     for (const auto& func : object->funcs) {
-      if (func->nop) continue;
+      if (func->nop || !func->code.empty()) continue;
       auto in = std::find_if(known.begin(), known.end(), [&](const ObjectSymbols& s) {
         return s.object.extent.contains(func->address);
       });
@@ -194,14 +246,12 @@ Status patch_objects(Patch& patch) {
 
 }  // namespace
 
-Status enable(molt_module* owner, const molt_patch* given) {
-  if (Status ok = memory_available(); !ok) return ok;
-  auto made = copy(owner, given);
-  if (!made) return pass(made);
-  PatchPtr patch = std::move(*made);
+namespace {
+
+Status enable(molt_module* owner, PatchPtr patch, const void* own_frame) {
   if (Status ok = set_up_once(); !ok) return ok;
   watch_begins(*patch);
-  Token token(__builtin_frame_address(0));
+  Token token(own_frame);
   if (!token) return token.status();
   Engine& e = engine();
 
@@ -265,6 +315,28 @@ Status enable(molt_module* owner, const molt_patch* given) {
   start_transition();
   if (e.transition.active()) ensure_worker();
   return {};
+}
+
+}  // namespace
+
+Status enable(molt_module* owner, const molt_patch* given) {
+  if (Status ok = memory_available(); !ok) return ok;
+  auto made = copy(owner, given);
+  if (!made) return pass(made);
+  return enable(owner, std::move(*made), __builtin_frame_address(0));
+}
+
+Status enable(molt_module* owner, const linker::Linked& linked) {
+  if (Status ok = memory_available(); !ok) return ok;
+  auto made = copy(owner, linked);
+  if (!made) return pass(made);
+  return enable(owner, std::move(*made), __builtin_frame_address(0));
+}
+
+void original_bytes(std::uintptr_t address, std::span<std::byte> bytes) {
+  const Token token(__builtin_frame_address(0));
+  std::memcpy(bytes.data(), reinterpret_cast<const void*>(address), bytes.size());
+  if (token) entries::undo_in_copy(address, bytes);
 }
 
 }  // namespace molt::livepatch

@@ -36,6 +36,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,12 +45,20 @@
 #include "base/result.hpp"
 #include "threads/ranges.hpp"
 
+namespace molt::linker {
+class Linked;
+}
+
 namespace molt::livepatch {
 
 using Cancelled = std::function<bool()>;
 
 // molt_patch_enable(). `marked`: the owner's file says that it is a livepatch.
 Status enable(molt_module* owner, const molt_patch* patch);
+// The same of a patch file that was linked into the process; it lives as long as its module.
+Status enable(molt_module* owner, const linker::Linked& linked);
+// What is in the process's code but for what patches have put there. The memory is mapped.
+void original_bytes(std::uintptr_t address, std::span<std::byte> bytes);
 Status set_enabled(std::string_view name, bool enabled);
 Status force(std::string_view name);
 // Until no transition is under way. ETIMEDOUT, ECANCELED; the text says who holds it up.
@@ -112,6 +121,7 @@ struct Blocker {
   std::string reason;
   std::string syscall;  // what it sleeps in
   std::int64_t asleep_ms = 0;
+  std::uint64_t serial = 0;  // threads::Finding::serial
 };
 // Looks anew.
 std::vector<Blocker> blocking();

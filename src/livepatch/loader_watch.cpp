@@ -352,7 +352,7 @@ bool watch_library(const elf::NamedObject& library) {
 void watch_begins(Patch& patch) {
   if (!patch.has_libraries()) return;
   for (const auto& object : patch.objects) {
-    if (!object->is_program()) patch.watched.push_back(object->name);
+    if (!object->is_program() && !object->known) patch.watched.push_back(object->name);
   }
   {
     std::lock_guard lock(names().mutex);
@@ -364,6 +364,11 @@ void watch_begins(Patch& patch) {
   while (loader_state() == r_debug::RT_DELETE && !patience.passed()) sched_yield();
   for (const auto& object : patch.objects) {
     if (object->is_program()) continue;
+    // A patch file's code has the addresses of the library as it lies now.
+    if (object->known) {
+      keep_loaded(*object->known);
+      continue;
+    }
     {
       Lock lock(engine().mutex);
       if (engine().alive.contains(object->name)) continue;

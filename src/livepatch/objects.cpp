@@ -81,7 +81,10 @@ void revert(Patch& patch, Object& object) {
 
 void bind(Object& object) {
   Binding binding;
-  if (object.is_program()) {
+  if (object.known) {
+    binding.loaded = true;
+    binding.extent = object.known->extent;
+  } else if (object.is_program()) {
     if (auto program = elf::find_loaded("")) {
       binding.loaded = true;
       binding.extent = program->extent;
@@ -123,7 +126,8 @@ void unbind(Object& object) {
 
 Status resolve(Object& object) {
   Result<elf::NamedObject> loaded =
-      object.is_program()
+      object.known ? Result<elf::NamedObject>(*object.known)
+      : object.is_program()
           ? elf::find_loaded("")
           : elf::find_loaded_at(object.binding.descriptor != nullptr
                                     ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
@@ -132,7 +136,9 @@ Status resolve(Object& object) {
   auto in = symbols_of(*loaded);
   if (!in) return pass(in);
   for (const auto& func : object.funcs) {
-    auto site = site_of(*in, func->name, func->position);
+    auto site = func->placed ? site_at(*in, func->name, func->placed->address, func->placed->size,
+                                       func->placed->parts, true)
+                             : site_of(*in, func->name, func->position);
     if (!site) {
       log_lookup(object, *func, *in, site.error());
       // What cannot be found is a mistake of the patch, whatever the reason.

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,19 @@ namespace molt::livepatch {
 struct Object;
 struct Patch;
 
+// An original function that is known by its address, not by its name.
+struct Placed {
+  std::uintptr_t address = 0;
+  std::uint64_t size = 0;
+  std::vector<arch::CodeRange> parts;
+};
+
 struct Func {
   std::string name;
   unsigned long position = 0;         // as given; 0 and 1 are the same function
   std::uintptr_t address = 0;         // of the new function; 0 for a nop
   std::vector<arch::CodeRange> code;  // of the new function
+  std::optional<Placed> placed;       // of a patch file: where the original is
   bool immediate = false;
   bool nop = false;  // of an atomic replacement: puts the original back
   Object* object = nullptr;
@@ -57,7 +66,8 @@ struct Object {
   std::vector<std::unique_ptr<Func>> funcs;
   molt_patch_callbacks callbacks{};
   Patch* patch = nullptr;
-  bool dynamic = false;  // only nops
+  std::optional<elf::NamedObject> known;  // of a patch file: which object it is
+  bool dynamic = false;                   // only nops
   Binding binding;
   unsigned life = 0;  // counts the bindings that have ended
   bool patched = false;

@@ -40,6 +40,7 @@ Blocker describe(const threads::Finding& f) {
   b.tid = f.tid;
   b.thread = f.name[0] != '\0' ? f.name : threads::thread_name(f.tid);
   b.reason = f.reason;
+  b.serial = f.serial;
   b.asleep_ms = f.asleep_ns / 1'000'000;
   if (f.syscall >= 0) b.syscall = threads::syscall_name(f.syscall);
   if (f.verdict == threads::Verdict::inside) {
@@ -105,7 +106,7 @@ std::string function_at(std::uintptr_t address) {
       if (in(version->code, address)) return site->name;
     }
     if (address - site->address < site->size || in(site->parts, address) ||
-        site->redirect.copy_range().contains(address)) {
+        site->seat->redirect.copy_range().contains(address)) {
       return site->name;
     }
     if (site->gate != nullptr && arch::gate_counted(site->gate->slot.address).contains(address)) {

@@ -6,6 +6,7 @@
 // State      The stack of versions, newest first; below the last one the original. At the entry:
 //            nothing, a direct jump to the version on top, or a jump to a gate: a trampoline of one
 //            transition that leads to one of two versions by the calling thread's word (gate.hpp).
+//            Where a hook is around the function, it goes on to one of these (entries/seat.hpp).
 // Invariants F1 Outside of a transition that concerns it the entry leads to the version on top
 //               (a nop: to the original).
 //            F2 A gate's two ways are the versions used before and after the transition. They never
@@ -25,9 +26,9 @@
 
 #include "arch/x86_64/gate.hpp"
 #include "arch/x86_64/names.hpp"
-#include "arch/x86_64/redirect.hpp"
 #include "base/result.hpp"
 #include "elf/loaded_symbols.hpp"
+#include "entries/seat.hpp"
 #include "livepatch/gate.hpp"
 #include "threads/ranges.hpp"
 
@@ -48,9 +49,9 @@ struct Site {
   std::string name;  // as the patch calls the function
   std::uintptr_t address = 0;
   std::uint64_t size = 0;
-  std::vector<arch::CodeRange> parts;  // .cold and the like
-  std::vector<Func*> stack;            // newest first
-  arch::Redirect redirect;
+  std::vector<arch::CodeRange> parts;    // .cold and the like
+  std::vector<Func*> stack;              // newest first
+  entries::Seat* seat = nullptr;         // what sits at its entry, a hook around the versions too
   arch::NamedCode* copy_name = nullptr;  // "parse@original", of the displaced instructions
   SiteGate* gate = nullptr;              // of the transition under way, if it concerns this site
 
@@ -72,6 +73,10 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object);
 // The site of a function, known or new; a new one has been analysed and prepared, nothing is changed.
 // EINVAL: not found, in the kernel's words; ENOTSUP or EBUSY: its entry cannot be redirected.
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position);
+// The same of one whose place is known; `parts`: its .cold and the like; `verified`: its bytes were
+// compared with the file's.
+Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
+                      std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified);
 // The code of the function that begins at an address: itself and its parts. Without a symbol that says
 // how long it is, the whole segment. Empty: there is no code.
 std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t address);
@@ -96,7 +101,7 @@ void add_pool_code(threads::RangeSet& ranges);
 void add_version(threads::RangeSet& ranges, const Site& site, const Func* version);
 
 // Gates that no entry leads to any more: who is told by settle() that they are stale goes back to the
-// entry. Before gate::end().
+// choice (entries/seat.hpp). Before gate::end().
 void retire_gates();
 // Frees what no thread can be in any more. Cheap if there is nothing. False: something is left, and
 // shall be tried again (Engine::uncollected says so too).

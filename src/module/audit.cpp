@@ -34,7 +34,35 @@ audit::Range memory_of(const T* begin, std::size_t count) {
   return {at, at + count * sizeof(T)};
 }
 
+audit::Range range_of(const linker::CodeRange& range) { return {range.begin, range.end}; }
+
+// Of a patch file no dynamic loader knows anything; unwinders have addresses of its frames, and the
+// table of addresses is the linker's.
+audit::Target target_of(const linker::Linked& linked) {
+  audit::Target target;
+  std::vector<const linker::Target*> all;
+  for (const linker::Target& one : linked.targets()) {
+    if (!one.whole.empty()) all.push_back(&one);
+  }
+  std::ranges::sort(all, {}, [](const auto* one) { return one->whole.begin; });
+  for (const linker::Target* one : all) {
+    target.segments.push_back(range_of(one->whole));
+    if (!one->code.empty()) target.text.push_back(range_of(one->code));
+    if (!one->variables.empty()) target.data.push_back(range_of(one->variables));
+    target.tables.push_back(range_of(one->frames));
+    target.tables.push_back(range_of(one->addresses));
+  }
+  for (const linker::CodeRange& known : linked.known_memory())
+    target.known.push_back(range_of(known));
+  return target;
+}
+
 Result<audit::Target> target_of(const Module& module) {
+  if (module.linked) {
+    audit::Target target = target_of(*module.linked);
+    target.known.push_back(memory_of(&module, 1));
+    return target;
+  }
   auto target = audit::target_of(module.handle, module.stored.path);
   if (!target) return target;
   target->known.push_back(memory_of(&module, 1));
@@ -77,7 +105,7 @@ std::string pointers_left(Module& module, bool may_destroy) {
   return "";
 #endif
   // A sanitizer's shadow and tables are full of addresses in code that nobody follows.
-  if (under_sanitizer() || switched_off() || module.ignore_pointers || module.handle == nullptr) {
+  if (under_sanitizer() || switched_off() || module.ignore_pointers || !module.is_mapped()) {
     return "";
   }
   auto target = target_of(module);
@@ -86,7 +114,7 @@ std::string pointers_left(Module& module, bool may_destroy) {
   options.deadline = Deadline::in_ms(before_unmapping_ms);
   auto report = audit::audit(*target, options);
   // With a hazard the dynamic loader may keep it, and would not run its destructors.
-  if (report && report->barring() != 0 && may_destroy && !module.destroyed &&
+  if (report && report->barring() != 0 && may_destroy && !module.destroyed && !module.linked &&
       module.hazards.empty() && may_be_its_own(*report)) {
     module.destroyed = true;
     audit::run_destructors(*target);

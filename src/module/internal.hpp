@@ -18,6 +18,7 @@
 #include "base/result.hpp"
 #include "elf/loaded.hpp"
 #include "hook/registry.hpp"
+#include "linker/linker.hpp"
 #include "module/manager.hpp"
 #include "module/store.hpp"
 #include "threads/ranges.hpp"
@@ -59,7 +60,9 @@ struct Module {
   std::string hash;
   std::uint64_t id = 0;
   Stored stored;
-  void* handle = nullptr;
+  void* handle = nullptr;                  // of a shared object
+  std::unique_ptr<linker::Linked> linked;  // of a patch file
+  molt_module linked_descriptor{};
   molt_module* descriptor = nullptr;
   molt_core_module core{this};
   hooks::Owner* owner = nullptr;
@@ -83,6 +86,7 @@ struct Module {
   bool was_used = false;       // another module imported from it, or an offer of it was acquired
   const char* busy = nullptr;  // the operation that has it, "replace"; null: none
   bool leaving = false;        // UNFORMED for the second time
+  bool freeing = false;        // its memory is about to go: nobody begins to look at it
   bool formed = false;         // the observer was told of it
   unsigned taint = 0;
   int loader_tid = 0;  // the thread that loads it; 0 when its load is over
@@ -105,6 +109,7 @@ struct Module {
   std::atomic<std::uint64_t> exceptions{0};
 
   int reported_refcnt() const { return refcnt - 1; }
+  bool is_mapped() const { return handle != nullptr || linked != nullptr; }
   int references() const { return refcnt - (base_held ? 1 : 0); }
   void take_base() {
     refcnt += base_held ? 0 : 1;
@@ -293,6 +298,7 @@ struct Prepared {
   bool has_symbols = false;
   unsigned taint = 0;
   bool livepatch = false;
+  bool is_patch_file = false;
 };
 Result<Prepared> prepare(const LoadRequest& request);
 // Everything of a load up to a successful init(): the module is COMING, its callbacks not in force.
@@ -302,12 +308,24 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
 void bring_down(const ModulePtr& module);
 Result<FileIdentity> identify(int fd);
 
+// --- patch_file.cpp ---
+bool valid_name(std::string_view name);
+// prepare() of a patch file, but for the identity of its file.
+Result<Prepared> prepare_patch(const LoadRequest& request, Bytes content);
+Result<std::string> name_in_patch(std::span<const std::byte> content);
+// Links it, and makes a descriptor for it.
+Status map_patch(Module& module, std::span<const std::byte> content);
+// What map_patch() checks.
+Status would_link(const Module& module, std::span<const std::byte> content);
+// Its init.
+Status enable_patch(Module& module);
+
 // --- replace.cpp ---
 // Whether `incoming` takes over the state of `old`.
 Status state_compatible(const Module& old, const Module& incoming, bool force);
 
-// A call of the core into module code other than an operation's own: holds the memory, not the
-// reference count. False: the module is on its way out.
+// A call of the core into module code, or a look at its memory, other than an operation's own: holds
+// the memory, not the reference count. Not to be begun while it is `freeing`.
 class InsideScope {
  public:
   InsideScope(Lock& lock, Module& module);

@@ -24,6 +24,7 @@
 #include "interpose/functions.hpp"
 #include "module/internal.hpp"
 #include "module/preview.hpp"
+#include "patchfile/patch_file.hpp"
 
 namespace molt::module {
 namespace {
@@ -46,14 +47,6 @@ bool is_free(std::string_view license) {
       "Apache", "Zlib", "CC0",  "Unlicense", "BSL", "Boost", "Public domain", "0BSD"};
   return std::any_of(std::begin(prefixes), std::end(prefixes),
                      [&](std::string_view p) { return license.substr(0, p.size()) == p; });
-}
-
-bool valid_name(std::string_view name) {
-  return !name.empty() && name.size() <= MOLT_NAME_MAX && name != "." && name != ".." &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '_' || c == '-' || c == '.';
-         });
 }
 
 Result<Bytes> read_file(int fd) {
@@ -251,7 +244,9 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
-Status map(Module& module, std::span<const std::byte> content, bool force) {
+Status map(Module& module, const Prepared& prepared, bool force) {
+  const std::span<const std::byte> content = prepared.content;
+  if (prepared.is_patch_file) return map_patch(module, content);
   Result<Stored> stored = store_copy(content, module.hash);
   if (!stored) return pass(stored);
   module.stored = *stored;
@@ -420,8 +415,10 @@ Status check_hooks(const Module& module, bool dry_run) {
 
 // A dry run: what a load checks before it runs anything of the module. Takes references as a load
 // does, for the caller to drop.
-Status would_fit(Module& module, std::span<const std::byte> content, const LoadRequest& request,
+Status would_fit(Module& module, const Prepared& prepared, const LoadRequest& request,
                  const Module* beside) {
+  const std::span<const std::byte> content = prepared.content;
+  if (prepared.is_patch_file) return would_link(module, content);
   auto image = elf::Image::parse(content);
   if (!image) return pass(image);
   auto preview = Preview::of(*image);
@@ -442,6 +439,7 @@ Status would_fit(Module& module, std::span<const std::byte> content, const LoadR
 // --- init ---------------------------------------------------------------------------------------
 
 Status run_init(Module& module) {
+  if (module.linked) return enable_patch(module);
   int (*init)(void) = module.descriptor->init;
   succeed();
   int result = init ? init() : 0;
@@ -536,6 +534,16 @@ Result<Prepared> prepare(const LoadRequest& request) {
   };
   auto content = read_file(request.fd);
   if (!content) return named(content.error());
+  if (patchfile::PatchFile::is_one(*content)) {
+    auto prepared = prepare_patch(request, std::move(*content));
+    if (!prepared) return named(prepared.error());
+    prepared->file = *file;
+    return prepared;
+  }
+  if (!request.name.empty()) {
+    return named(
+        Error(fail(EINVAL, "a module has its name; only a patch file's can be chosen").value()));
+  }
   auto image = elf::Image::parse(*content);
   Status loadable = image ? elf::check_loadable(*image) : Status(pass(image));
   if (!loadable) {
@@ -578,6 +586,7 @@ Result<Prepared> prepare(const LoadRequest& request) {
 Result<std::string> name_in_file(int fd) {
   auto content = read_file(fd);
   if (!content) return pass(content);
+  if (patchfile::PatchFile::is_one(*content)) return name_in_patch(*content);
   auto image = elf::Image::parse(*content);
   if (!image) return pass(image);
   auto name = image->note("name");
@@ -623,7 +632,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
   }
   if (request.dry_run) {
-    Status ok = would_fit(*module, prepared.content, request, beside);
+    Status ok = would_fit(*module, prepared, request, beside);
     drop_providers(*module);
     if (beside == nullptr) unreserve(module);
     if (!ok) return pass(ok);
@@ -634,7 +643,8 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   }
 
   // 3. Taints.
-  if (!is_free(module->license)) {
+  // A patch file is the program's own code, whatever its licence.
+  if (!is_free(module->license) && !prepared.is_patch_file) {
     log::line(module->name, "module license '%s' taints process.", module->license.c_str());
     module->taint |= taint_proprietary;
   }
@@ -658,7 +668,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       module->drop_base();
     }
     std::string reason;
-    if (module->handle != nullptr) {
+    if (module->is_mapped()) {
       dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
     } else {
       drop_providers(*module);
@@ -669,7 +679,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   };
 
   // 4-6. Map, resolve. The image's constructors run here.
-  Status ok = map(*module, prepared.content, request.force);
+  Status ok = map(*module, prepared, request.force);
   prepared.content.clear();
   if (!ok) return give_up(ok);
   if (ok = bind_imports(*module, request); !ok) return give_up(ok);

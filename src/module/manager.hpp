@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,12 @@
 #include "base/log.hpp"
 #include "base/result.hpp"
 #include "hook/registry.hpp"
+#include "threads/census.hpp"
 #include "threads/ranges.hpp"
+
+namespace molt::linker {
+class Linked;
+}
 
 namespace molt::module {
 
@@ -40,6 +46,7 @@ struct LoadRequest {
   int fd = -1;       // borrowed; read from offset 0. -1: `path` is opened, once it is to be read
   std::string path;  // with a descriptor: for people
   std::string args;
+  std::string name;  // of a patch file's patch; empty: the one in the file
   bool force = false;
   bool probe = false;
   bool dry_run = false;
@@ -133,6 +140,7 @@ struct Holder {
   std::uint64_t depth = 0;          // bytes from the thread's stack pointer to there
   std::int64_t asleep_ms = 0;       // at least; 0: not known, or it runs
   std::string syscall;              // in which it sleeps
+  std::uint64_t serial = 0;         // threads::Finding::serial
 };
 struct BlockingReport {
   std::string name, state, reason;
@@ -140,6 +148,8 @@ struct BlockingReport {
 };
 // Who is in the code of a module, live or left in memory, or refers to it. One look; does not wait.
 Result<BlockingReport> blocking(std::string_view name);
+// threads::testify(), of one of its holders.
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony);
 
 // Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
 void set_gc_interval(int seconds);
@@ -221,6 +231,10 @@ struct PatchHooks {
   void (*going)(molt_module* module, threads::RangeSet& ways_in);
   // Its init failed: a patch that it enabled goes first.
   void (*failed)(molt_module* module);
+  // A patch file's init.
+  Status (*enable)(molt_module* module, const linker::Linked& linked);
+  // What is in the process's code but for what patches have put there.
+  void (*original_bytes)(std::uintptr_t address, std::span<std::byte> bytes);
 };
 void set_patch_hooks(const PatchHooks* hooks);
 

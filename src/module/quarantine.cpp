@@ -139,7 +139,8 @@ std::optional<Quarantined> one_too_many() {
 }  // namespace
 
 bool quarantine(Module& module) {
-  if (quarantine_size() == 0 || module.handle == nullptr || may_stay_bound(module)) return false;
+  if (quarantine_size() == 0 || module.handle == nullptr || module.linked || may_stay_bound(module))
+    return false;
   const auto target = audit::target_of(module.handle, module.stored.path);
   if (!target) return false;
   {

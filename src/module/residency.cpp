@@ -2,6 +2,7 @@
 // its memory goes, and on request.
 
 #include <cstdio>
+#include <utility>
 
 #include "elf/loaded_symbols.hpp"
 #include "module/internal.hpp"
@@ -34,6 +35,7 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
   holder.certain = finding.certain;
   holder.depth = finding.depth;
   holder.stack_address = finding.at;
+  holder.serial = finding.serial;
   holder.asleep_ms = finding.asleep_ns / 1'000'000;
   if (finding.activity == threads::Activity::sleeping && finding.syscall >= 0) {
     holder.syscall = threads::syscall_name(finding.syscall);
@@ -55,6 +57,18 @@ Holder thread_holder(const threads::Finding& finding, const elf::Symbols* symbol
 std::vector<Holder> name_all(const Module& module, const std::vector<threads::Finding>& findings) {
   std::vector<Holder> holders;
   if (findings.empty()) return holders;
+  if (module.linked) {
+    // Its functions have the names of those that they replace.
+    for (const threads::Finding& finding : findings) {
+      holders.push_back(thread_holder(finding, nullptr));
+      for (const linker::Function& f : module.linked->functions()) {
+        if (finding.verdict == threads::Verdict::inside && f.new_address == finding.address()) {
+          holders.back().function = f.name;
+        }
+      }
+    }
+    return holders;
+  }
   const auto object = elf::find_loaded_at(module.address);
   Result<elf::Symbols> symbols =
       object ? elf::read_symbols(*object) : Result<elf::Symbols>(pass(object));
@@ -123,7 +137,7 @@ Result<BlockingReport> blocking(std::string_view name) {
       others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
-  if (module->handle == nullptr) return report;
+  if (!module->is_mapped() || module->freeing) return report;
   // Its memory stays while this looks at it.
   InsideScope inside(lock, *module);
   lock.unlock();
@@ -147,6 +161,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   for (Holder& holder : name_all(*module, proof->holders))
     report.holders.push_back(std::move(holder));
   return report;
+}
+
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
+  return threads::testify(tid, serial, std::move(testimony));
 }
 
 }  // namespace molt::module

@@ -22,6 +22,7 @@ namespace molt::module {
 namespace {
 
 constexpr int default_drain_ms = 10'000;
+constexpr int look_patience_ms = 2'000;
 
 // Whether the dynamic loader or the kernel still knows the object, by all three means; empty: no.
 std::string still_there(const Module& module) {
@@ -101,6 +102,12 @@ Fate free_memory(const ModulePtr& module, std::string& reason) {
     drop_providers(*module);
     return Fate::quarantined;
   }
+  if (module->linked) {
+    module->descriptor = nullptr;
+    module->linked.reset();
+    drop_providers(*module);
+    return Fate::unmapped;
+  }
   if (module->handle != nullptr) {
     module->descriptor = nullptr;
     dlclose(module->handle);
@@ -156,14 +163,30 @@ std::string lasting_pointers(Module& module, Deadline deadline) {
   }
 }
 
+// Changes what a look at the module goes by, when no look is under way (residency.cpp). A look takes a
+// tenth of a second; false: they follow each other for so long that somebody else shall try again.
+template <class Change>
+bool when_nobody_looks(Module& module, const Change& change) {
+  const Deadline deadline = Deadline::in_ms(look_patience_ms);
+  Lock lock(manager().mutex);
+  while (module.inside != 0) {
+    if (!wait_for_change(lock, deadline, {})) return false;
+  }
+  change();
+  return true;
+}
+
 // Frees the memory as far as that can be proven safe. exit() has run, or there is none to run. With
 // `all`, looks for pointers also if threads are in the way, so that every reason has a name.
 Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::string& reason) {
+  await_core_calls(*module, patience.deadline, patience.cancelled);
   reason = cannot_free(*module);
   if (!reason.empty()) return Fate::resident;
-  if (module->owner != nullptr) {
-    hooks::destroy(module->owner);
-    module->owner = nullptr;
+  hooks::Owner* owner = nullptr;
+  reason = "the core looks at it";
+  if (!when_nobody_looks(*module, [&] { std::swap(owner, module->owner); })) return Fate::resident;
+  if (owner != nullptr) {
+    hooks::destroy(owner);
     interpose::release_unused();
   }
   reason = threads_left(*module, patience.deadline, patience.cancelled);
@@ -174,6 +197,8 @@ Fate try_free(const ModulePtr& module, const Patience& patience, bool all, std::
     reason += pointers;
   }
   if (!reason.empty()) return Fate::resident;
+  reason = "the core looks at it";
+  if (!when_nobody_looks(*module, [&] { module->freeing = true; })) return Fate::resident;
   return free_memory(module, reason);
 }
 

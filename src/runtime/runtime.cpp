@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/barrier.hpp"
+#include "base/descriptor_room.hpp"
 #include "base/directory.hpp"
 #include "base/fd.hpp"
 #include "base/last_error.hpp"
@@ -41,8 +42,10 @@ void before_fork() {
   hooks::before_fork();
   threads::census_before_fork();
   log::before_fork();
+  DescriptorRoom::before_fork();
 }
 void after_fork_parent() {
+  DescriptorRoom::after_fork(false);
   log::after_fork();
   threads::census_after_fork(false);
   hooks::after_fork(false);
@@ -51,6 +54,7 @@ void after_fork_parent() {
   livepatch::after_fork(false);
 }
 void after_fork_child() {
+  DescriptorRoom::after_fork(true);
   log::after_fork();
   threads::census_after_fork(true);
   hooks::after_fork(true);
@@ -64,7 +68,8 @@ void after_fork_child() {
 constexpr int take_back_ms = 2000;
 constexpr module::PatchHooks patch_hooks = {
     livepatch::module_coming, livepatch::module_going,
-    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); }};
+    [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); },
+    livepatch::enable, livepatch::original_bytes};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {

@@ -39,6 +39,7 @@
 // Checked by tests/threads/census_test.cpp
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -50,6 +51,18 @@
 #include "threads/maps.hpp"
 
 namespace molt::threads {
+
+// What somebody who can unwind says of a sleeping thread's stack (residency.hpp, testify()).
+struct Testimony {
+  std::uint64_t runs = 0;             // the thread's run count, before the walk and after
+  std::uintptr_t from = 0, to = 0;    // the words here are decided
+  std::vector<std::uintptr_t> slots;  // where live frames' return addresses lie, ascending
+
+  // No frame returns by the word at this address.
+  bool is_stale(std::uintptr_t at) const {
+    return at >= from && at < to && !std::binary_search(slots.begin(), slots.end(), at);
+  }
+};
 
 // What is known of one thread. The census thread's alone.
 struct Thread {
@@ -77,6 +90,12 @@ struct Thread {
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
   std::uint64_t traps_open_at = 0;
+
+  // Worth something while `runs` is what it was.
+  Testimony testimony;
+  const Testimony* valid_testimony() const {
+    return runs != 0 && testimony.runs == runs ? &testimony : nullptr;
+  }
 };
 
 class Census {

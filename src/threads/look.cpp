@@ -160,10 +160,11 @@ bool counts(const Census& census, const Thread& thread) {
 Finding look_once(Census& census, Thread& thread, const RangeSet& ranges, Settle settle) {
   Finding f;
   f.tid = thread.tid;
+  f.serial = thread.serial;
   f.verdict = Verdict::out;
   Snapshot s;
   if (!take_snapshot(census, thread, f, s)) return f;
-  Scan scan(ranges, f, s.sp);
+  Scan scan(ranges, f, s.sp, thread.valid_testimony());
   scan_registers(s, scan);
   if (const char* why = scan_stack(census, thread, scan, s.sp)) is_unknown(f, why);
   last_doubts(s, f);
@@ -172,6 +173,7 @@ Finding look_once(Census& census, Thread& thread, const RangeSet& ranges, Settle
   if (!threads::settle(thread)) {
     f = Finding{};
     f.tid = thread.tid;
+    f.serial = thread.serial;
     if (thread.is_gone) {
       f.verdict = Verdict::out;
       f.activity = Activity::gone;
@@ -231,6 +233,7 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       Finding& f = findings[from];
       f = Finding{};
       f.tid = thread.tid;
+      f.serial = thread.serial;
       f.verdict = Verdict::out;
       if (thread.is_gone || thread.is_worker) {
         f.activity = thread.is_gone ? Activity::gone : Activity::sleeping;
@@ -290,7 +293,7 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
         continue;
       }
       got -= static_cast<ssize_t>(c.bytes);
-      Scan scan(ranges, f, c.snapshot.sp);
+      Scan scan(ranges, f, c.snapshot.sp, thread.valid_testimony());
       scan_registers(c.snapshot, scan);
       scan.words(reinterpret_cast<const std::uint64_t*>(c.copy), c.bytes / 8,
                  c.snapshot.sp & ~std::uintptr_t{7});

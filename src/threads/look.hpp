@@ -34,8 +34,9 @@ bool settle(Thread& thread);
 // A scan of copied memory: what words are in the ranges, where signals have interrupted what.
 class Scan {
  public:
-  Scan(const RangeSet& ranges, Finding& finding, std::uintptr_t sp)
-      : ranges_(ranges), finding_(finding), sp_(sp) {
+  Scan(const RangeSet& ranges, Finding& finding, std::uintptr_t sp,
+       const Testimony* testimony = nullptr)
+      : ranges_(ranges), finding_(finding), testimony_(testimony), sp_(sp) {
     if (ranges.empty()) return;
     interval_.low = ranges.masked_low() ^ RangeSet::mask;
     interval_.length = (ranges.masked_high() ^ RangeSet::mask) - interval_.low;
@@ -71,6 +72,7 @@ class Scan {
 
   const RangeSet& ranges_;
   Finding& finding_;
+  const Testimony* const testimony_;
   arch::Interval interval_{0, 0};
   std::uintptr_t sp_;
   Interrupted interrupted_[most_interrupted];

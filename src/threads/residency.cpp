@@ -262,6 +262,30 @@ Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns) {
   return finding;
 }
 
+Status testify(int tid, std::uint64_t serial, Testimony testimony) {
+  std::sort(testimony.slots.begin(), testimony.slots.end());
+  Status heard = fail(ESRCH, "the process has no thread %d, or it is another one by now", tid);
+  Status ran = inspect([&](Census& census) {
+    if (!census.counts_runs()) {
+      heard = fail(EOPNOTSUPP, "the system does not count how often threads run");
+      return;
+    }
+    Thread* thread = census.find(tid);
+    std::uint64_t runs = 0;
+    if (thread == nullptr || thread->serial != serial || !thread->schedstat ||
+        !read_run_count(thread->schedstat.get(), runs)) {
+      return;
+    }
+    if (runs == 0 || runs != testimony.runs) {
+      heard = fail(EAGAIN, "thread %d has run since it was unwound", tid);
+      return;
+    }
+    thread->testimony = std::move(testimony);
+    heard = {};
+  });
+  return ran ? heard : ran;
+}
+
 Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options, const void* caller) {
   const void* frame = options.own_frame ? options.own_frame : caller;
   Prover prover(ranges, options, {gettid(), frame});

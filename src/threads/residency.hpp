@@ -65,7 +65,8 @@ enum class Activity : std::uint8_t { sleeping, running, gone };
 // What one look at one thread has found. Trivially copyable.
 struct Finding {
   int tid = 0;
-  char name[16] = {};  // empty for `out`
+  std::uint64_t serial = 0;  // of the thread in the census; 0: not known
+  char name[16] = {};        // empty for `out`
   Verdict verdict = Verdict::unknown;
   Activity activity = Activity::sleeping;
   // inside: its program counter is in the ranges, or the word is where only a live return address
@@ -105,6 +106,12 @@ Finding sample(Census& census, Thread& thread, const RangeSet& ranges, std::int6
 // The same from any thread, by number: the thread is looked at once, sampled if it runs and
 // `wait_ns` > 0. ESRCH: there is no such thread.
 [[nodiscard]] Result<Finding> look_at(int tid, const RangeSet& ranges, std::int64_t wait_ns = 0);
+
+// What the tools' side has found by unwinding a thread that a stale word holds back (unwind/walk.hpp).
+// Looks believe it until the thread runs. `serial` comes from a Finding that was made before the walk
+// began, so that the number cannot have passed to another thread meanwhile. ESRCH: that thread is
+// gone. EAGAIN: it has run since. EOPNOTSUPP: the system does not count how often threads run.
+[[nodiscard]] Status testify(int tid, std::uint64_t serial, Testimony testimony);
 
 // What may be done to a thread that keeps running and of which no sample can be had.
 enum class LastMeans : std::uint8_t {

@@ -67,6 +67,7 @@ void Scan::words(const std::uint64_t* copy, std::size_t count, std::uintptr_t ad
       signal_state(address + 8 * i - arch::signal_state_magic_offset);
     }
     if (!ranges_.contains(copy[i]) || ranges_.is_entry(copy[i])) continue;
+    if (testimony_ != nullptr && testimony_->is_stale(address + 8 * i)) continue;
     if (finding_.hits++ == 0) {
       finding_.word = copy[i] ^ RangeSet::mask;
       finding_.at = address + 8 * i;

@@ -64,14 +64,17 @@ Result<Registers> read_registers(pid_t pid, pid_t tid) {
   return registers;
 }
 
-// How often the thread was put on a CPU. Without it (the kernel does not count) an empty string.
-std::string run_count(pid_t pid, pid_t tid) {
+// How often the thread was put on a CPU; 0 if the kernel does not count, or the thread has ended.
+std::uint64_t run_count(pid_t pid, pid_t tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/%d/task/%d/schedstat", pid, tid);
   const Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
   char text[96];
-  const ssize_t n = fd ? read(fd.get(), text, sizeof text) : -1;
-  return n > 0 ? std::string(text, static_cast<std::size_t>(n)) : "";
+  const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
+  if (n <= 0) return 0;
+  text[n] = '\0';
+  unsigned long long ran, waited, runs;
+  return std::sscanf(text, "%llu %llu %llu", &ran, &waited, &runs) == 3 ? runs : 0;
 }
 
 }  // namespace
@@ -189,10 +192,11 @@ Result<Process> Process::open(pid_t pid) {
 }
 
 Result<Walk> Process::walk(pid_t tid) {
-  const std::string runs = run_count(state_->pid, tid);
+  const std::uint64_t runs = run_count(state_->pid, tid);
   auto registers = read_registers(state_->pid, tid);
   if (!registers) return pass(registers);
   Walk walk;
+  walk.runs = runs;
   walk.sp = walk.proven_end = **(registers->begin() + dwarf_rsp);
 
   // The pc of a caller is behind its call, perhaps in the next function already.

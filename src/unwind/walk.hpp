@@ -54,6 +54,7 @@ struct Walk {
   std::string stopped;        // why not further; empty if complete
   std::uint64_t sp = 0;
   std::uint64_t proven_end = 0;  // words below it are decided
+  std::uint64_t runs = 0;        // how often the thread had been put on a CPU; 0: not counted
 
   Word judge(std::uint64_t address) const;
 };

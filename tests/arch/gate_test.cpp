@@ -159,19 +159,21 @@ void clobber_everything() {
 
 int resolved = 0;
 std::uintptr_t resolve_stack = 0;
-GateVerdict answer_again(GateRecord*) {
+std::uintptr_t given_stack = 0;
+GateVerdict answer_again(GateRecord*, std::uintptr_t stack) {
   ++resolved;
+  given_stack = stack;
   resolve_stack = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
   clobber_everything();
   word = new_word;
   return GateVerdict::again;
 }
-GateVerdict answer_old(GateRecord*) {
+GateVerdict answer_old(GateRecord*, std::uintptr_t) {
   ++resolved;
   clobber_everything();
   return GateVerdict::take_old;
 }
-GateVerdict answer_new(GateRecord*) {
+GateVerdict answer_new(GateRecord*, std::uintptr_t) {
   ++resolved;
   clobber_everything();
   return GateVerdict::take_new;
@@ -204,7 +206,8 @@ class Gate : public testing::Test {
     asm volatile("fninit");
   }
 
-  void make(GateVerdict (*resolve)(GateRecord*), bool far = false, void (*only)() = nullptr) {
+  void make(GateVerdict (*resolve)(GateRecord*, std::uintptr_t), bool far = false,
+            void (*only)() = nullptr) {
     auto near = far ? CodeRange{0x10000000, 0x10001000} : here();
     auto made = pool_.allocate(near, gate_size);
     ASSERT_TRUE(made) << made.error().detail;
@@ -372,7 +375,7 @@ _Unwind_Reason_Code look_for_caller(_Unwind_Context* context, void* found) {
   return _URC_NO_REASON;
 }
 bool walked = false;
-GateVerdict walk(GateRecord*) {
+GateVerdict walk(GateRecord*, std::uintptr_t) {
   _Unwind_Backtrace(look_for_caller, &walked);
   return GateVerdict::take_new;
 }
@@ -390,6 +393,7 @@ TEST_F(Gate, AVersionStartsWithTheStackAlignedAsAtACall) {
   gate_test_call();
   EXPECT_EQ(gate_test_seen.stack, gate_test_saved_stack - 8);
   EXPECT_EQ(resolve_stack % 16, 0u);  // its %rbp
+  EXPECT_EQ(given_stack, gate_test_saved_stack - 8);
 }
 
 TEST(Jump, NearAndFar) {

@@ -21,6 +21,10 @@ def molt(*arguments):
     return subprocess.run([MOLT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
+def threads(pid):
+    return {Path(f"/proc/{pid}/task/{t}/comm").read_text().strip() for t in os.listdir(f"/proc/{pid}/task")}
+
+
 class Target:
     """A program of TARGETS, ready; stopped at the end of the test."""
 
@@ -76,9 +80,7 @@ class Attach(unittest.TestCase):
         self.assertEqual(first["found"], "loaded")
         self.assertEqual(second["found"], "running")
         self.assertFalse(first["memfd"])
-        threads = {Path(f"/proc/{target.pid}/task/{t}/comm").read_text().strip()
-                   for t in os.listdir(f"/proc/{target.pid}/task")}
-        self.assertIn("molt", threads)
+        self.assertIn("molt", threads(target.pid))
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_dry_run_changes_nothing(self):
@@ -98,6 +100,40 @@ class Attach(unittest.TestCase):
         self.assertEqual(found, "started")
         self.assertIn("plain", self.does("list", "-p", child))
         self.assertEqual(target.end(), ("ok", 0))
+
+    def test_child_has_patches(self):
+        """A child of a fork has what its parent had in force; verbs find it, and change it alone."""
+        target = self.start("sleeper", "fork")
+        patch = TARGETS / "attach_other_word.so"
+        self.does("apply", "-p", target.pid, patch)
+        target.tell()
+        child = int(target.line()[1])
+        self.assertNotIn("molt", threads(child))
+        self.assertIn(f"forked; any verb with -p {child} makes it answer", self.does("ps"))
+        self.assertNotIn("molt", threads(child))  # a look at all starts nothing
+        self.assertIn("enabled", self.does("status", "-p", child))
+        self.assertIn("molt", threads(child))
+        self.does("revert", "--tree", child, "other_word")
+        self.assertNotIn("other_word", self.does("status", "-p", child))
+        self.assertIn("other_word", self.does("status", "-p", target.pid))
+        self.assertEqual(target.end(), ("ok", 0))  # the child's word; the parent says none
+
+    def test_child_keeps_patches(self):
+        target = self.start("sleeper", "fork")
+        self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
+        target.tell()
+        target.line()
+        self.assertEqual(target.end(), ("patched", 0))
+
+    def test_patch_many(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = shutil.copy(TARGETS / "sleeper", folder)
+            many = [Target(self, [program]) for _ in range(12)]
+            self.does("apply", "--exe", program, TARGETS / "attach_other_word.so")
+            self.does("revert", "-p", many[0].pid, "other_word")
+            for target in many[1:]:
+                self.assertEqual(target.end(), ("patched", 0))
+            self.assertEqual(many[0].end(), ("ok", 0))
 
     def test_through_memory(self):
         if os.geteuid() != 0:
@@ -227,7 +263,7 @@ class Attach(unittest.TestCase):
         target = self.start("sleeper")
         told = self.does("doctor", target.pid)
         self.assertIn("can be attached to", told)
-        self.assertIn("hooks on functions of the program: yes\n", told)
+        self.assertIn("hooks and patches of the program: yes\n", told)
         redis = shutil.which("redis-server")
         if redis:  # stripped, as Debian ships it
             with tempfile.TemporaryDirectory() as folder:

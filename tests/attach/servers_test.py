@@ -235,10 +235,21 @@ class Servers(unittest.TestCase):
                             "--save", "", "--dir", self.folder)
         load = self.load(redis)
         self.does("load", "-p", server.pid, MODULE)
+        self.does("apply", "-p", server.pid, EXAMPLES / "redis_ping.so")
         with connect(self.port) as link:
             stream = link.makefile("rb")
-            link.sendall(b"BGSAVE\r\n")
-            self.assertIn(b"Background saving started", stream.readline())
+            # Slow enough to be looked at, however few keys the load has written.
+            for request, answer in ((b"SET slow slow", b"+OK"), (b"CONFIG SET rdb-key-save-delay 500000", b"+OK"),
+                                    (b"BGSAVE", b"+Background saving started")):
+                link.sendall(request + b"\r\n")
+                self.assertEqual(stream.readline().strip(), answer)
+            child = children(server.pid)[0]
+            self.assertIn("pingCommand", self.does("status", "-p", child))
+            self.does("revert", "-p", child, "redis_ping")
+            self.assertNotIn("pingCommand", self.does("status", "-p", child))
+            self.assertIn("pingCommand", self.does("status", "-p", server.pid))
+            link.sendall(b"CONFIG SET rdb-key-save-delay 0\r\n")
+            stream.readline()
             end = time.monotonic() + 20
             saved = {}
             while saved.get("rdb_bgsave_in_progress") != "0" and time.monotonic() < end:
@@ -248,6 +259,7 @@ class Servers(unittest.TestCase):
                 saved = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         self.assertEqual((saved["rdb_bgsave_in_progress"], saved["rdb_last_bgsave_status"]), ("0", "ok"))
         self.assertTrue((self.folder / "dump.rdb").exists())
+        self.does("revert", "-p", server.pid, "redis_ping")
         self.does("unload", "-p", server.pid, "plain")
         self.check(load)
 

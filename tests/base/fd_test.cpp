@@ -1,4 +1,5 @@
 #include "base/fd.hpp"
+#include "base/own_fd.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -65,6 +66,33 @@ TEST(fd, releases_and_resets) {
   fd.reset(number);
   fd.reset();
   EXPECT_FALSE(is_open(number));
+}
+
+TEST(own_fd, is_out_of_the_way_and_closed_at_its_end) {
+  int number;
+  {
+    OwnFd fd{Fd(open_null())};
+    number = fd.get();
+    EXPECT_GE(number, 200);
+    EXPECT_TRUE(fd.is_there());
+  }
+  EXPECT_FALSE(is_open(number));
+}
+
+// The host has closed it, and opened another file that has its number now.
+TEST(own_fd, leaves_alone_what_has_its_number) {
+  int number;
+  {
+    OwnFd fd{Fd(open_null())};
+    number = fd.get();
+    close(number);
+    EXPECT_FALSE(fd.is_there());
+    const Fd another(open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(dup2(another.get(), number), number);
+    EXPECT_FALSE(fd.is_there());
+  }
+  EXPECT_TRUE(is_open(number));
+  close(number);
 }
 
 }  // namespace

@@ -329,6 +329,11 @@ Result<audit::Report> audit_module(const AuditRequest& request) {
   return report;
 }
 
+Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
+  if (serial == 0 || testimony.runs == 0) return fail(ESRCH, "the process has no thread %d", tid);
+  return {};
+}
+
 Result<BlockingReport> blocking(std::string_view name) {
   Lock lock(world().mutex);
   if (!find(name)) return no_module(name);

@@ -289,6 +289,25 @@ TEST_F(RequestTest, BlockingTellsWhoIsInside) {
   EXPECT_FALSE(references.contains("address"));
 }
 
+TEST_F(RequestTest, TestimonyIsTakenApart) {
+  const Json good = {{"tid", 4711},    {"serial", 7},    {"runs", 3},
+                     {"from", "0x10"}, {"to", "0x2000"}, {"slots", Json::array({"0x18", "0x40"})}};
+  EXPECT_EQ(error_code(ask("molt.Testify", good)), 0);
+  for (const char* missing : {"tid", "serial", "runs", "from", "to", "slots"}) {
+    Json bad = good;
+    bad.erase(missing);
+    EXPECT_EQ(error_code(ask("molt.Testify", bad)), EINVAL) << missing;
+  }
+  for (const char* address : {"", "0x", "-1", "0x1g", "0x11112222333344445"}) {
+    Json bad = good;
+    bad["to"] = address;
+    EXPECT_EQ(error_code(ask("molt.Testify", bad)), EINVAL) << address;
+    bad = good;
+    bad["slots"].push_back(address);
+    EXPECT_EQ(error_code(ask("molt.Testify", bad)), EINVAL) << address;
+  }
+}
+
 TEST_F(RequestTest, BlockingTellsWhoHoldsATransitionUp) {
   fake::form("fix");
   fake::add_patch("fix", true);

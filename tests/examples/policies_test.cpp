@@ -235,6 +235,10 @@ TEST(ClientCount, AStateNewerThanItselfIsRefused) {
 }
 
 TEST(ClientCount, EveryRequestCountsOnceWhileVersionsChange) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "a thread of the thread sanitizer is not proven to be out while it runs: each "
+                  "replacement takes its whole time";
+#endif
   Loaded module("client_count", example("client_count_v1"));
   std::atomic<bool> stop = false;
   std::vector<std::thread> threads;

@@ -1,6 +1,7 @@
 // Modules that hook functions of a library that knows nothing of it: what callbacks see, what callers
 // get, and that nothing is left.
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/futex.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -208,6 +210,31 @@ TEST_F(Functions, Refusals) {
   EXPECT_EQ(molt_load(path_of("wrong_signature").c_str(), nullptr, 0, -1), -EINVAL);
   EXPECT_NE(std::strstr(molt_last_error(), "i32(i32,i32)"), nullptr) << molt_last_error();
   unload("counts");
+}
+
+// A jump takes more bytes than the function has. Whose the ones behind it are, a stripped file does not say.
+TEST_F(Functions, BytesBesideAFunctionMustBeNobodys) {
+  const std::string folder = std::string(std::getenv("MOLT_LIB")) + "/";
+  for (const bool is_stripped : {false, true}) {
+    const std::string name = is_stripped ? "tiny_stripped" : "tiny";
+    void* library = dlopen((folder + "libinterpose_" + name + ".so").c_str(), RTLD_NOW);
+    ASSERT_NE(library, nullptr) << dlerror();
+    auto* tiny = reinterpret_cast<long (*)(long)>(dlsym(library, "tiny"));
+    const std::string code = code_of(tiny);
+    if (is_stripped) {
+      EXPECT_EQ(molt_load(path_of(name).c_str(), nullptr, 0, -1), -ENOTSUP);
+      EXPECT_NE(std::strstr(molt_last_error(), "cannot be redirected"), nullptr)
+          << molt_last_error();
+      EXPECT_EQ(code_of(tiny), code);
+    } else {
+      load(name);
+      EXPECT_EQ(tiny(7), 7);
+      EXPECT_EQ(interpose_board.entries, 1);
+      unload(name);
+    }
+    EXPECT_EQ(code_of(tiny), code);
+    dlclose(library);
+  }
 }
 
 // What was to be hooked beside a function that cannot be is not hooked.

@@ -38,4 +38,12 @@ int victim_spins(int rounds) {
   for (int i = 0; i < rounds; ++i) n = n + 1;
   return n;
 }
+long victim_inner() { return 1; }
+long victim_outer() {
+  const long first = victim_inner();
+  victim_spins(100);
+  const long second = victim_inner();
+  asm volatile("");
+  return first == 1 && second == 1 ? 1 : -1;
+}
 }

@@ -14,4 +14,7 @@ int victim_throws(int what);
 // Sleeps until the word is not 0.
 int victim_sleeps(std::atomic<unsigned>* word);
 int victim_spins(int rounds);
+// Calls victim_inner twice: 1 if both are of one version.
+long victim_outer();
+long victim_inner();
 }

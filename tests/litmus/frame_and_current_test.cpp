@@ -11,10 +11,14 @@ using litmus::Verdict;
 Outcome ask(bool caller_fences, bool writer_fences, double seconds,
             const std::function<bool(const Outcome&)>& enough = {}) {
   litmus::Cell frame, current;
+  // Stores leave a core in order: one to a line that the other core has just written holds up those
+  // behind it, and the reordering that a fence is to forbid becomes frequent.
+  litmus::Cell slow;
   std::uint64_t seen_current = 0, seen_frame = 0;
   litmus::Jitter caller_jitter(1), writer_jitter(2);
   auto caller = [&] {
     caller_jitter.wait(3);
+    slow.value.store(1, std::memory_order_relaxed);
     if (caller_fences) {
       frame.value.exchange(1, std::memory_order_seq_cst);
     } else {
@@ -25,6 +29,7 @@ Outcome ask(bool caller_fences, bool writer_fences, double seconds,
   };
   auto close_and_look = [&] {
     writer_jitter.wait(3);
+    slow.value.store(2, std::memory_order_relaxed);
     current.value.store(1, std::memory_order_release);
     if (writer_fences) {
       std::atomic_thread_fence(std::memory_order_seq_cst);

@@ -11,8 +11,8 @@
 
 // Thrown by one version and caught by another: one type, the program's.
 struct __attribute__((visibility("default"))) CxError : std::runtime_error {
-  explicit CxError(int number)
-      : std::runtime_error("version " + std::to_string(number)), number(number) {}
+  explicit CxError(int version)
+      : std::runtime_error("version " + std::to_string(version)), number(version) {}
   ~CxError() override;
   int number;
 };

@@ -17,7 +17,7 @@ extern "C" __attribute__((visibility("default"))) Shared lp_shared;
 LP_TARGET int lp_answer(int argument);
 // Patched by one test alone: an entry is compared with the file's when it is patched first.
 LP_TARGET int lp_untouched(int argument);
-// Built with room for a jump: -fpatchable-function-entry=7,5.
+// Built with room for a jump: -fpatchable-function-entry=8,6.
 LP_TARGET int lp_prepared();
 // Calls lp_inner twice with time in between: all three must be of one version.
 LP_TARGET int lp_outer(int depth);

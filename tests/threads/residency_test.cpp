@@ -50,6 +50,48 @@ TEST(Look, SleeperInside) {
   }
 }
 
+// A word that no frame returns by, as the tools' side tells (testify()), until the thread has run.
+TEST(Look, TestimonyHoldsWhileTheThreadSleeps) {
+  Code code;
+  Gate first, second;
+  {
+    std::atomic<std::uintptr_t> at{0};
+    Victim victim([&] {
+      volatile std::uintptr_t word = code.begin() + 1;
+      at.store(reinterpret_cast<std::uintptr_t>(&word), std::memory_order_release);
+      first.wait();
+      word = code.begin() + 1;
+      second.wait();
+      word = 0;
+    });
+    until([&] { return first.waiting() == 1 && sleeps_in(victim.tid(), SYS_futex); });
+    const Finding f = look_once(victim.tid(), code.range());
+    ASSERT_EQ(f.verdict, Verdict::inside);
+    ASSERT_EQ(f.at, at.load(std::memory_order_acquire));
+    std::uint64_t runs = 0;
+    ASSERT_TRUE(inspect([&](Census& census) { runs = census.find(victim.tid())->runs; }));
+    const auto code_of = [](const Status& status) { return status ? 0 : status.error().code; };
+    const Testimony stale{runs, f.sp, f.at + 8, {}};
+    const Testimony live{runs, f.sp, f.at + 8, {f.at}};
+    const Testimony short_of_it{runs, f.sp, f.at, {}};
+    const Testimony older{runs - 1, f.sp, f.at + 8, {}};
+
+    EXPECT_EQ(code_of(testify(victim.tid(), f.serial + 1000, stale)), ESRCH);
+    EXPECT_EQ(code_of(testify(victim.tid(), f.serial, older)), EAGAIN);
+    EXPECT_EQ(look_once(victim.tid(), code.range()).verdict, Verdict::inside);
+    for (const Testimony& t : {live, short_of_it}) {
+      ASSERT_TRUE(testify(victim.tid(), f.serial, t));
+      EXPECT_EQ(look_once(victim.tid(), code.range()).verdict, Verdict::inside);
+    }
+    ASSERT_TRUE(testify(victim.tid(), f.serial, stale));
+    EXPECT_EQ(look_once(victim.tid(), code.range()).verdict, Verdict::out);
+    first.open();
+    until([&] { return second.waiting() == 1 && sleeps_in(victim.tid(), SYS_futex); });
+    EXPECT_EQ(look_once(victim.tid(), code.range()).verdict, Verdict::inside);
+    second.open();
+  }
+}
+
 TEST(Look, SleeperOutside) {
   Code code;
   Gate before, after;

@@ -1,6 +1,7 @@
 // The scan and what it is made of, against the obvious way of doing the same.
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <random>
@@ -88,12 +89,43 @@ void compare_with_slow(Find find) {
   }
 }
 
-TEST(Scan, Scalar) { compare_with_slow(arch::find_word_scalar); }
-TEST(Scan, Avx2) {
-  if (!arch::has_avx2()) GTEST_SKIP() << "this processor has no AVX2";
-  compare_with_slow(arch::find_word_avx2);
+// From the first word to the last of a page whose neighbours cannot be read.
+void reads_nothing_else(Find find) {
+  constexpr std::size_t page = 4096;
+  void* memory = mmap(nullptr, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  char* middle = static_cast<char*>(memory) + page;
+  ASSERT_EQ(mprotect(middle, page, PROT_READ | PROT_WRITE), 0);
+  for (std::size_t count = 1; count <= page / 8; ++count) {
+    const auto* at_end = reinterpret_cast<const std::uint64_t*>(middle + page - count * 8);
+    EXPECT_EQ(find(at_end, count, {1000, 10}), count);
+    EXPECT_EQ(find(reinterpret_cast<const std::uint64_t*>(middle), count, {1000, 10}), count);
+  }
+  munmap(memory, 3 * page);
 }
-TEST(Scan, Chosen) { compare_with_slow(arch::find_word); }
+
+struct Way {
+  const char* name;
+  Find find;
+  bool there;
+};
+
+class Scan : public testing::TestWithParam<Way> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().there) GTEST_SKIP() << "this processor has no " << GetParam().name;
+  }
+};
+
+TEST_P(Scan, FindsWhatTheObviousWayFinds) { compare_with_slow(GetParam().find); }
+TEST_P(Scan, ReadsNothingElse) { reads_nothing_else(GetParam().find); }
+
+INSTANTIATE_TEST_SUITE_P(, Scan,
+                         testing::Values(Way{"scalar", arch::find_word_scalar, true},
+                                         Way{"AVX2", arch::find_word_avx2, arch::has_avx2()},
+                                         Way{"AVX512", arch::find_word_avx512, arch::has_avx512()},
+                                         Way{"chosen", arch::find_word, true}),
+                         [](const auto& way) { return way.param.name; });
 
 TEST(Ranges, MergesAndFinds) {
   std::mt19937 random(7);

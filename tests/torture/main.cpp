@@ -28,6 +28,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <mutex>
 #include <string>
@@ -156,6 +157,8 @@ struct Lineage {
   Instance* current = nullptr;
   bool enabled = true;
   std::uint64_t next_id = 1;
+  // For ever: threads refer to them to the end.
+  std::deque<Instance>& instances = *new std::deque<Instance>;
 };
 Lineage g_lineages[members];
 
@@ -170,10 +173,10 @@ std::string args_of(const Instance& instance) {
   return args;
 }
 Instance* new_instance(Lineage& lineage, int index) {
-  auto* instance = new Instance;  // for ever
-  instance->lineage = index;
-  instance->id = lineage.next_id++;
-  return instance;
+  Instance& instance = lineage.instances.emplace_back();
+  instance.lineage = index;
+  instance.id = lineage.next_id++;
+  return &instance;
 }
 
 // After an unload has answered: nobody is inside, and nobody comes.

@@ -5,6 +5,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 
 BIN = os.environ["MOLT_BIN"]
@@ -134,6 +135,32 @@ class User(unittest.TestCase):
         self.molt("replace", "-n", "--force", self.file("state_1"))
         self.molt("unload", "-n", "stateful")
         self.molt("unload", "stateful")
+
+    def keep_stale_word(self, module):
+        """A thread sleeps, with an address in the module in a frame, by which nothing returns."""
+        name = self.json("info", module)["store"]
+        with open(f"/proc/{self.host.pid}/maps", encoding="ascii") as maps:
+            text = next(line for line in maps if name in line and " r-x" in line)
+        address = int(text.split("-")[0], 16) + 0x123
+        self.ask(f"keep {address ^ (2**64 - 1)}")
+
+    def test_unwinding_tells_a_stale_word_from_a_frame(self):
+        self.molt("load", self.file("params"))
+        self.keep_stale_word("params")
+        self.assertIn("a stale word, no frame returns there", self.molt("blocking", "params")[0])
+        # The process alone cannot know, the command line tells it.
+        self.assertEqual(self.json("unload", "params")["result"], "unmapped")
+        self.ask("drop")
+
+    def test_gc_unwinds_too(self):
+        self.molt("load", self.file("params"))
+        self.keep_stale_word("params")
+        self.assertEqual(self.json("unload", "params", "--timeout", "0")["result"], "resident")
+        # It looks once: a thread that happens to run then is not proven out.
+        end = time.monotonic() + 20
+        while self.json("gc")["freed"] != ["params"]:
+            self.assertLess(time.monotonic(), end, self.molt("gc")[0])
+        self.ask("drop")
 
     def test_failures_name_the_file(self):
         name = self.folder.name + "/no-module.so"

@@ -60,7 +60,7 @@ struct EntryQuery {
   };
   std::span<const Part> parts;
   // Whether __patchable_function_entries names it (the table holds the address of the first NOP:
-  // address - 5 for =7,5). Only then does padding in front need no proof that it is padding.
+  // address - 6 for =8,6). Only then does padding in front need no proof that it is padding.
   bool patchable = false;
 };
 

@@ -159,6 +159,13 @@ std::size_t write_jump(CodeAddress at, CodeAddress target, std::span<std::byte> 
   return code.overflowed() ? 0 : code.size();
 }
 
+std::size_t write_cell_jump(CodeAddress at, const CodeAddress* cell, std::span<std::byte> out) {
+  Emitter code(at, out);
+  code.bytes({0x3e, 0xff, 0x25});  // notrack jmp *cell(%rip)
+  code.rel32(reinterpret_cast<CodeAddress>(cell));
+  return code.overflowed() ? 0 : code.size();
+}
+
 CodeRange gate_slow_range() {
   return {reinterpret_cast<CodeAddress>(&molt_gate_slow),
           reinterpret_cast<CodeAddress>(&molt_gate_slow_end)};

@@ -56,8 +56,9 @@ enum class GateVerdict : std::uint32_t {
 // resolve() for it. The first four are the caller's, the rest is filled in by write_gate().
 struct GateRecord {
   // Called with all signals as the caller of the function has them, on its stack. May block (futex);
-  // must keep errno; must not throw; may be entered again by a signal handler meanwhile.
-  GateVerdict (*resolve)(GateRecord*) = nullptr;
+  // must keep errno; must not throw; may be entered again by a signal handler meanwhile. `stack`: where
+  // the function's return address lies; what is below is the gate's own, saved registers among it.
+  GateVerdict (*resolve)(GateRecord*, std::uintptr_t stack) = nullptr;
   CodeAddress old_code = 0;
   CodeAddress new_code = 0;
   void* cookie = nullptr;  // the caller's
@@ -86,6 +87,8 @@ inline CodeRange gate_counted(CodeAddress at) { return {at + 1, at + gate_size};
 // reach. 16 bytes at most.
 std::size_t write_jump(CodeAddress at, CodeAddress target, std::span<std::byte> out);
 inline constexpr std::size_t jump_size = 16;
+// A jump to where the word says, `jmp *cell(%rip)`; the cell is in the same block of a pool.
+std::size_t write_cell_jump(CodeAddress at, const CodeAddress* cell, std::span<std::byte> out);
 
 // The text of slow(): no old code (G3), but of interest to whoever names a PC.
 CodeRange gate_slow_range();

@@ -3,7 +3,7 @@
 //     8(%rsp)   return address of the patched function's caller
 //      (%rsp)   GateRecord*
 //
-// to record->resolve(record) and on to one of the record's exits, with every register as it was.
+// to record->resolve(record, %rsp + 8) and on to one of the record's exits, with every register as it was.
 // %rbx and %r12 to %r15 are the callee's to keep and stay where they are.
 //
 // Frame, from %rbp:   8 record, later the exit   0 old %rbp   -8 ... -72 rax rcx rdx rsi rdi r8 r9 r10
@@ -11,14 +11,15 @@
 // the direction flag is clear, as the ABI has it at a call.
 
 #include "arch/x86_64/gate.hpp"
+#include "arch/x86_64/vector_state.hpp"
 
 static_assert(offsetof(molt::arch::GateRecord, resolve) == 0 &&
               offsetof(molt::arch::GateRecord, exits) == 32);
 
 #ifdef MOLT_MUTATE_NO_STATE
-#define RESTORE "        nop\n"
+#define RESTORE "nop"
 #else
-#define RESTORE "        xrstor (%rsp)\n"
+#define RESTORE "xrstor (%rsp)"
 #endif
 
 asm(R"(
@@ -44,44 +45,15 @@ molt_gate_slow:
         pushq %r9
         pushq %r10
         pushq %r11
-
-        subq molt_gate_state_size(%rip), %rsp
-        andq $-64, %rsp
-        movl molt_gate_state_mask(%rip), %eax
-        xorl %edx, %edx
-        testl %eax, %eax
-        je 1f
-        // xsave leaves what it does not write of its header as it finds it.
-        movq %rdx, 512(%rsp)
-        movq %rdx, 520(%rsp)
-        movq %rdx, 528(%rsp)
-        movq %rdx, 536(%rsp)
-        movq %rdx, 544(%rsp)
-        movq %rdx, 552(%rsp)
-        movq %rdx, 560(%rsp)
-        movq %rdx, 568(%rsp)
-        cmpl $0, molt_gate_compact(%rip)
-        je 2f
-        xsavec (%rsp)
-        jmp 3f
-2:      xsave (%rsp)
-        jmp 3f
-1:      fxsave (%rsp)
-3:
+)" MOLT_SAVE_VECTORS R"(
         movq 8(%rbp), %rdi
+        leaq 16(%rbp), %rsi
         call *(%rdi)
         movl %eax, %eax
         movq 8(%rbp), %rdi
         movq 32(%rdi,%rax,8), %rax
         movq %rax, 8(%rbp)
-
-        movl molt_gate_state_mask(%rip), %eax
-        xorl %edx, %edx
-        testl %eax, %eax
-        je 1f
-)" RESTORE R"(        jmp 2f
-1:      fxrstor (%rsp)
-2:
+)" MOLT_RESTORE_VECTORS(RESTORE) R"(
         leaq -72(%rbp), %rsp
         popq %r11
         popq %r10

@@ -5,6 +5,9 @@
 // the host's business. Callers hold the patch lock.
 #pragma once
 
+#include <span>
+#include <string>
+
 #include "arch/x86_64/code.hpp"
 #include "base/result.hpp"
 
@@ -16,7 +19,16 @@ struct NamedCode;
 // `name` is copied: what gdb shows for PCs in the range. A debugger that is attached stops the process
 // here for a moment.
 NamedCode* name_code(CodeRange range, const char* name);
+// The same for the functions of one piece of linked code, with the unwind information (.eh_frame, as it
+// lies in memory) that belongs to them. `whole` holds all of them.
+struct CodeName {
+  CodeRange range;
+  std::string name;
+};
+NamedCode* name_functions(CodeRange whole, std::span<const CodeName> functions, CodeRange frames);
 void forget_code(NamedCode* code);
+// The memory that says where the code is, for a search that shall leave it out.
+CodeRange memory_of(const NamedCode* code);
 
 // From now on, and for what has a name already, perf's map is written (appended). It is not removed:
 // perf reads it later.

@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "arch/x86_64/maps.hpp"
-#include "arch/x86_64/refuse.hpp"
+#include "arch/x86_64/near.hpp"
 #include "base/memory.hpp"
 #include "base/own_memory.hpp"
 
@@ -19,21 +18,6 @@ constexpr std::size_t granule = 16;
 constexpr std::size_t code_size = CodePool::block_size - page_size;
 constexpr std::size_t granules = code_size / granule;
 constexpr std::size_t cells = page_size / sizeof(CodeAddress);
-// What a heap or a stack may still grow into.
-constexpr std::size_t heap_room = std::size_t{1} << 30;
-constexpr std::size_t stack_room = std::size_t{64} << 20;
-// Less than 2 GiB: instructions have ends, slots have sizes.
-constexpr std::int64_t reach = (std::int64_t{1} << 31) - (1 << 20);
-
-// Whether code anywhere in `block` and anything in `near` can name each other.
-bool within_reach(CodeRange block, CodeRange near) {
-  CodeAddress low = std::min(block.begin, near.begin), high = std::max(block.end, near.end);
-  return high - low <= static_cast<std::uint64_t>(reach);
-}
-
-std::uint64_t distance(CodeAddress block, CodeRange near) {
-  return block < near.begin ? near.begin - block : block - near.begin;
-}
 
 }  // namespace
 
@@ -64,52 +48,24 @@ CodePool::~CodePool() {
   }
 }
 
-// The free stretch nearest to `near` that is large enough and into which neither heap nor stack
-// grow. Another thread may map it first: then the next one is tried.
 Result<CodePool::Block*> CodePool::make_block(CodeRange near) {
   if (auto memory = memory_available(); !memory) return pass(memory);
-  auto maps = read_maps();
-  if (!maps) return pass(maps);
-  std::vector<CodeAddress> places;
-  CodeAddress free_from = 64 * 1024;  // as mmap_min_addr
-  for (std::size_t i = 0; i <= maps->size(); ++i) {
-    const Mapping* above = i < maps->size() ? &(*maps)[i] : nullptr;
-    CodeAddress free_to = above != nullptr ? above->range.begin : 0x7fff'ffff'f000;
-    if (above != nullptr && above->stack) free_to -= std::min(free_to, stack_room);
-    if (free_from + block_size <= free_to) {
-      // Towards `near`, aligned, and not touching the neighbours: an overrun shall fault.
-      CodeAddress low = (free_from + block_size - 1) & ~(block_size - 1);
-      CodeAddress high = (free_to - block_size) & ~(block_size - 1);
-      CodeAddress best = std::clamp(near.begin & ~(block_size - 1), low, std::max(low, high));
-      if (low <= high && within_reach({best, best + block_size}, near)) places.push_back(best);
-    }
-    if (above != nullptr) {
-      free_from = above->range.end + (above->heap ? heap_room : 0);
-    }
+  auto place = map_near(near, block_size, block_size);
+  if (!place) return pass(place);
+  void* got = reinterpret_cast<void*>(*place);
+  if (mprotect(reinterpret_cast<void*>(*place + code_size), page_size, PROT_READ | PROT_WRITE) !=
+      0) {
+    const int code = errno;
+    munmap(got, block_size);
+    return fail_errno(code, "cannot make a page of cells writable");
   }
-  std::ranges::sort(places, {}, [&](CodeAddress at) { return distance(at, near); });
-  for (CodeAddress place : places) {
-    void* wanted = reinterpret_cast<void*>(place);
-    void* got = mmap(wanted, block_size, PROT_READ | PROT_EXEC,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got == MAP_FAILED) continue;
-    // Kernels before 4.17 take the address as a hint.
-    if (got != wanted || mprotect(reinterpret_cast<void*>(place + code_size), page_size,
-                                  PROT_READ | PROT_WRITE) != 0) {
-      munmap(got, block_size);
-      continue;
-    }
-    // Gates and cells name code until they are used again; who is in them is for a proof of residency
-    // to say.
-    note_own_memory(got, block_size);
-    auto* block = new Block;
-    block->begin = place;
-    blocks_.push_back(block);
-    return block;
-  }
-  return refuse(Refusal::no_near_memory,
-                "no %zu KiB are free within 2 GiB of %#zx: reserve earlier, or move large mappings",
-                block_size / 1024, near.begin);
+  // Gates and cells name code until they are used again; who is in them is for a proof of residency
+  // to say.
+  note_own_memory(got, block_size);
+  auto* block = new Block;
+  block->begin = *place;
+  blocks_.push_back(block);
+  return block;
 }
 
 Status CodePool::reserve(CodeRange near) {

@@ -352,10 +352,8 @@ Status prepare(CodePool& pool, TextWriter& writer, const Entry& entry, Redirect&
     }
     point(made, made.original);
     std::byte jump[jump_size];
-    Emitter out(landing->address, jump);
-    out.bytes({0x3e, 0xff, 0x25});  // notrack jmp *cell(%rip)
-    out.rel32(reinterpret_cast<CodeAddress>(made.cell));
-    if (auto done = pool.publish(writer, *landing, std::span(jump).first(out.size())); !done) {
+    const std::size_t bytes = write_cell_jump(landing->address, made.cell, jump);
+    if (auto done = pool.publish(writer, *landing, std::span(jump).first(bytes)); !done) {
       return undo(pass(done));
     }
   }

@@ -2,8 +2,8 @@
 // kernel saved a signal's frame.
 //
 // One compare for each word decides against the interval around all ranges; what passes is looked at
-// exactly by the caller. AVX2 where the processor has it, chosen at run time; the same answers
-// without. Any thread, async-signal-safe.
+// exactly by the caller. AVX-512 or AVX2 where the processor has it, chosen at run time; the same
+// answers without. Any thread, async-signal-safe.
 #pragma once
 
 #include <cstddef>
@@ -30,9 +30,11 @@ inline bool is_signal_state(const std::uint64_t* word, std::uint64_t value) {
 // if there is none. `words` is 8-byte aligned, and lies in its cache line as the original does.
 std::size_t find_word(const std::uint64_t* words, std::size_t count, Interval interval);
 
-// The two ways, for tests and figures.
+// The three ways, for tests and figures.
 std::size_t find_word_scalar(const std::uint64_t* words, std::size_t count, Interval interval);
 std::size_t find_word_avx2(const std::uint64_t* words, std::size_t count, Interval interval);
+std::size_t find_word_avx512(const std::uint64_t* words, std::size_t count, Interval interval);
 bool has_avx2();
+bool has_avx512();
 
 }  // namespace molt::arch

@@ -66,11 +66,16 @@ bool serialise_cores() {
   return shootdown();
 }
 
+namespace {
+OwnFd open_mem() {
+  if (without_proc_mem()) return {};
+  return OwnFd(Fd(::open("/proc/self/mem", O_RDWR | O_CLOEXEC)));
+}
+}  // namespace
+
 TextWriter TextWriter::open() {
   TextWriter writer;
-  if (!without_proc_mem()) {
-    writer.mem_.reset(::open("/proc/self/mem", O_RDWR | O_CLOEXEC));
-  }
+  writer.mem_ = open_mem();
   return writer;
 }
 
@@ -113,6 +118,7 @@ Status TextWriter::write(CodeAddress address, std::span<const std::byte> bytes) 
 #ifdef MOLT_FAULTS
   if (fail_write_after >= 0 && fail_write_after-- == 0) return fail(EIO, "as the test wants it");
 #endif
+  if (mem_ && !mem_.is_there()) mem_ = open_mem();
   if (mem_) {
     std::size_t done = 0;
     std::byte before[page_size];

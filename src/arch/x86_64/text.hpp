@@ -24,7 +24,7 @@
 
 #include "arch/x86_64/code.hpp"
 #include "arch/x86_64/maps.hpp"
-#include "base/fd.hpp"
+#include "base/own_fd.hpp"
 #include "base/result.hpp"
 
 namespace molt::arch {
@@ -40,7 +40,8 @@ void text_setup();
 class TextWriter {
  public:
   // Opens /proc/self/mem for the life of the writer, which is one operation: no descriptor of the
-  // host's table is kept. Never fails for want of it: then pages are replaced.
+  // host's table is kept. Never fails for want of it: then pages are replaced. Code is not written to a
+  // file that the host has opened under its number (own_fd.hpp).
   static TextWriter open();
 
   // ENOTSUP, naming the mapping, unless every page of the range is private and executable.
@@ -60,7 +61,7 @@ class TextWriter {
   const Mapping* find(CodeAddress address) const;
   Status replace_pages(CodeAddress address, std::span<const std::byte> bytes);
 
-  Fd mem_;
+  OwnFd mem_;
   std::vector<Mapping> maps_;  // in order of address
 };
 

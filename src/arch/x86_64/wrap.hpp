@@ -26,6 +26,9 @@
 //               pass through; callbacks of `after` are then not called.
 //            W5 Everything but the stub lies in the runtime's text, which is never unmapped: a thread
 //               that sleeps in the original for a year has no return address into anything that goes.
+//            W6 WrapRecord::original may change at any moment, and is read by the instruction that jumps
+//               there (entries/seat.hpp, S2). With Kind::careful there is no register for that: there
+//               it is an address for good, of code that jumps to where another word says.
 // Order      A chain's pointer is read without a barrier, as any hook's caller does; what is called then
 //            reads it again and validates it (molt.h).
 // Progress   Kind::integers: 15 moves and what `before` does.
@@ -54,7 +57,7 @@ struct WrapRecord {
   // unless the answer is Passage::answer.
   Passage (*before)(WrapRecord*, molt_call*) = nullptr;
   void (*after)(WrapRecord*, molt_call*) = nullptr;
-  CodeAddress original = 0;
+  CodeAddress original = 0;       // W6
   std::uint64_t stack_words = 0;  // of arguments beyond the registers
   std::uint64_t gives_float = 0;  // its result is in a vector register
   // Only their chains are looked at here: a side whose chain is empty is not called.

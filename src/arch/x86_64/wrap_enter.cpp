@@ -1,16 +1,17 @@
 // The wrapper itself. It is entered by a stub's `pushq record; jmp`, with the stack
 //
 //     8(%rsp)   return address of the hooked function's caller; above it arguments
-//      (%rsp)   WrapRecord*, later where to go on
+//      (%rsp)   WrapRecord*; careful: later where to go on
 //
 // Frame, from %rbp:   8 record   0 old %rbp   below: what follows, %rsp at its molt_call
 //
 //     0 .. 47     %rdi %rsi %rdx %rcx %r8 %r9          molt_call.integers
 //    48 .. 111    low halves of %xmm0 .. %xmm7         molt_call.floats
 //   112 result   120 float_result   128 stack   136 -   144 error
-//   152 %rax    160 %r10   168 %r11   176 the original   184 %rdx
+//   152 %rax    160 %r10   168 %r11   176 careful: where to go on   184 %rdx
 //   192 .. 247  careful: %rcx %rsi %rdi %r8 %r9 %r10 %r11 as the original left them
 
+#include "arch/x86_64/vector_state.hpp"
 #include "arch/x86_64/wrap.hpp"
 
 static_assert(offsetof(molt_call, integers) == 0 && offsetof(molt_call, floats) == 48 &&
@@ -32,9 +33,9 @@ static_assert(offsetof(molt::arch::WrapRecord, before) == 0 &&
 #define GIVE_RAX "        movq 152(%rsp), %rax\n"
 #endif
 #ifdef MOLT_MUTATE_WRAP_NO_VECTORS
-#define RESTORE_VECTORS "        nop\n"
+#define RESTORE_VECTORS "nop"
 #else
-#define RESTORE_VECTORS "        xrstor (%rsp)\n"
+#define RESTORE_VECTORS "xrstor (%rsp)"
 #endif
 
 asm(R"(
@@ -63,6 +64,15 @@ asm(R"(
         .if \careful
         movq 160(%rsp), %r10
         movq 168(%rsp), %r11
+        .endif
+        .endm
+
+        // W6. To an exported function %r11 means nothing; the careful one cannot spare it.
+        .macro molt_wrap_go_in careful
+        .if \careful
+        call *-72(%rbp)
+        .else
+        call *16(%r11)
         .endif
         .endm
 
@@ -123,8 +133,13 @@ asm(R"(
         je 2f
 
         // pass
-3:      movq 16(%rdi), %rdx
+3:
+        .if \careful
+        movq 16(%rdi), %rdx
         movq %rdx, 8(%rbp)
+        .else
+        movq %rdi, %r11
+        .endif
         molt_wrap_give_arguments molt_wrap_moves \careful
         .cfi_remember_state
         leave
@@ -132,7 +147,11 @@ asm(R"(
         .cfi_restore %rbp
         leaq 8(%rsp), %rsp
         .cfi_def_cfa_offset 8
+        .if \careful
         notrack jmp *-8(%rsp)
+        .else
+        notrack jmp *16(%r11)
+        .endif
         .cfi_restore_state
 
         // nothing before it
@@ -140,13 +159,17 @@ asm(R"(
         je 3b
 
         // watch
-2:      movq 16(%rdi), %rdx
-        movq 24(%rdi), %rcx
+2:      movq 24(%rdi), %rcx
+        .if \careful
+        movq 16(%rdi), %rdx
         movq %rdx, 176(%rsp)
+        .else
+        movq %rdi, %r11
+        .endif
         testq %rcx, %rcx
         jne 5f
         molt_wrap_give_arguments molt_wrap_moves \careful
-        call *-72(%rbp)
+        molt_wrap_go_in \careful
 6:      leaq -248(%rbp), %rsp
         movq %rax, 112(%rsp)
         movsd %xmm0, 120(%rsp)
@@ -243,7 +266,7 @@ asm(R"(
         movq 168(%rsi), %r11
         .endif
         movq 8(%rsi), %rsi
-        call *-72(%rbp)
+        molt_wrap_go_in \careful
         jmp 6b
         .cfi_endproc
         .size \name, . - \name
@@ -265,38 +288,11 @@ molt_wrap_saved:
         movq %rsp, %rbp
         .cfi_def_cfa %rbp, 16
         movq %rax, %r10
-        subq molt_gate_state_size(%rip), %rsp
-        andq $-64, %rsp
-        movl molt_gate_state_mask(%rip), %eax
-        xorl %edx, %edx
-        testl %eax, %eax
-        je 1f
-        // xsave leaves what it does not write of its header as it finds it.
-        movq %rdx, 512(%rsp)
-        movq %rdx, 520(%rsp)
-        movq %rdx, 528(%rsp)
-        movq %rdx, 536(%rsp)
-        movq %rdx, 544(%rsp)
-        movq %rdx, 552(%rsp)
-        movq %rdx, 560(%rsp)
-        movq %rdx, 568(%rsp)
-        cmpl $0, molt_gate_compact(%rip)
-        je 2f
-        xsavec (%rsp)
-        jmp 3f
-2:      xsave (%rsp)
-        jmp 3f
-1:      fxsave (%rsp)
-3:      call *%r10
+)" MOLT_SAVE_VECTORS R"(
+        call *%r10
         movl %eax, %r10d
-        movl molt_gate_state_mask(%rip), %eax
-        xorl %edx, %edx
-        testl %eax, %eax
-        je 1f
-)" RESTORE_VECTORS R"(
-        jmp 2f
-1:      fxrstor (%rsp)
-2:      movl %r10d, %eax
+)" MOLT_RESTORE_VECTORS(RESTORE_VECTORS) R"(
+        movl %r10d, %eax
         leave
         .cfi_def_cfa %rsp, 8
         .cfi_restore %rbp

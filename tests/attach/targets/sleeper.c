@@ -1,6 +1,8 @@
 /* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "fork": in a
-   child of a fork, which says its pid; "filtered": guarded by a seccomp filter. */
+   child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "full N
+   M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -8,8 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* What a livepatch replaces (modules/other_word.cpp). */
+__attribute__((noipa)) const char* word(void) { return "ok"; }
 
 int main(int argc, char** argv) {
   const char* how = argc > 1 ? argv[1] : "";
@@ -26,6 +32,8 @@ int main(int argc, char** argv) {
   if (strcmp(how, "hidden") == 0) {
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return 1;
   }
+  int moves = strcmp(how, "root") == 0 && argc > 2;
+  if (moves && (chroot(argv[2]) != 0 || chdir("/") != 0)) return 1;
   if (strncmp(how, "filtered", 8) == 0) {
     // filtered: all is allowed. filtered-CALL: but for this system call, which kills, or, with a third
     // argument, gives that errno.
@@ -42,6 +50,11 @@ int main(int argc, char** argv) {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
   }
+  if (strcmp(how, "full") == 0 && argc > 3) {
+    struct rlimit limit = {(rlim_t)atoi(argv[2]), (rlim_t)atoi(argv[3])};
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
+    while (open("/dev/null", O_RDONLY) >= 0) continue;
+  }
   printf("ready %s%s\n", preload ? preload : "-", getenv("MOLT_AGENT") ? " agent" : "");
   fflush(stdout);
   if (strcmp(how, "fork") == 0) {
@@ -55,6 +68,6 @@ int main(int argc, char** argv) {
     fflush(stdout);
   }
   if (read(0, &c, 1) < 0) return 1;
-  puts("ok");
+  puts(word());
   return 0;
 }

@@ -135,7 +135,7 @@ void after_unpatching() {
   own()->data = nullptr;
 }
 #else
-int before_patching() {
+[[maybe_unused]] int before_patching() {
 #ifdef ST_CALLBACKS
   return pre_patch_ret;
 #else

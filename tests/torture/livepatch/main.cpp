@@ -68,7 +68,7 @@ struct Phase {
     return number << 16 | kind << 12 | static_cast<std::uint64_t>(from) << 6 |
            static_cast<std::uint64_t>(to);
   }
-  explicit Phase(std::uint64_t word) : word(word) {}
+  explicit Phase(std::uint64_t packed) : word(packed) {}
   Kind kind() const { return static_cast<Kind>(word >> 12 & 15); }
   int from() const { return static_cast<int>(word >> 6 & 63); }
   int to() const { return static_cast<int>(word & 63); }
@@ -477,9 +477,10 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--verbose") == 0) {
       g_verbose = true;
     } else {
-      std::fprintf(stderr,
-                   "usage: molt-livepatch-torture [--seconds N | --calls N] [--seed N] [--modules DIR] "
-                   "[--signal-us N] [--verbose]\n");
+      std::fprintf(
+          stderr,
+          "usage: molt-livepatch-torture [--seconds N | --calls N] [--seed N] [--modules DIR] "
+          "[--signal-us N] [--verbose]\n");
       return 2;
     }
   }

@@ -1,0 +1,61 @@
+// own_fd.hpp - a descriptor of ours in the host's table, where a host that closes all it knows nothing of
+// may close it, and have another file under its number.
+//
+// Its number is out of the way, so that one that the host opens next is not it. is_there() before it is
+// written to says whether it still is that file; what has its number now is not closed. Between the look
+// and the use there is a moment left in which the host would have to close hundreds of numbers and open as
+// many.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "base/fd.hpp"
+
+namespace molt {
+
+class OwnFd {
+ public:
+  OwnFd() = default;
+  explicit OwnFd(Fd fd) : fd_(std::move(fd)) {
+    // Small enough for a table that need not grow; beyond it, where the limit allows none such.
+    constexpr int out_of_the_way = 200;
+    if (!fd_) return;
+    if (const int high = fcntl(fd_.get(), F_DUPFD_CLOEXEC, out_of_the_way); high >= 0) {
+      fd_.reset(high);
+    }
+    struct stat info {};
+    if (fstat(fd_.get(), &info) == 0) device_ = info.st_dev, inode_ = info.st_ino;
+  }
+  OwnFd(OwnFd&& other) noexcept = default;
+  OwnFd& operator=(OwnFd&& other) noexcept {
+    let_go();
+    fd_ = std::move(other.fd_);
+    device_ = other.device_;
+    inode_ = other.inode_;
+    return *this;
+  }
+  ~OwnFd() { let_go(); }
+
+  int get() const { return fd_.get(); }
+  explicit operator bool() const { return static_cast<bool>(fd_); }
+  bool is_there() const {
+    struct stat info {};
+    return fd_ && fstat(fd_.get(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_;
+  }
+  void reset() { let_go(); }
+
+ private:
+  void let_go() {
+    if (fd_ && !is_there()) static_cast<void>(fd_.release());
+    fd_.reset();
+  }
+
+  Fd fd_;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
+
+}  // namespace molt

@@ -1,0 +1,262 @@
+#include "builder/capture.hpp"
+
+#include "base/hash.hpp"
+#include "builder/compiler_command.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+
+extern "C" char** environ;
+
+namespace molt::builder {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+const std::vector<std::string> shadow_options = {"-ffunction-sections", "-fdata-sections",
+                                                 "-fno-common", "-fmerge-constants",
+                                                 "-g"};  // changes no code
+
+std::string absolute(const std::string& directory, const std::string& path) {
+  return (fs::path(directory) / path).lexically_normal().string();
+}
+
+// Waits for the command; its standard output and error go to `output`, or to ours if that is "".
+// The status is waitpid's; -1 with errno if it could not be started.
+int run(const std::vector<std::string>& words, const std::string& output) {
+  std::vector<char*> arguments;
+  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (!output.empty()) {
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                                     0644);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  }
+  pid_t pid = -1;
+  const int error =
+      ::posix_spawnp(&pid, arguments[0], &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    errno = error;
+    return -1;
+  }
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status;
+}
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::string best;
+  while (std::getline(file, line)) {
+    if (best.empty() || (best.find("error") == best.npos && line.find("error") != line.npos)) {
+      best = line;
+    }
+  }
+  return best;
+}
+
+// The prerequisites of a make rule: "foo.o: foo.c a\ b.h \<newline> c.h". Rules without
+// prerequisites (-MP) add nothing.
+std::vector<std::string> read_dependencies(const std::string& path, const std::string& directory) {
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::vector<std::string> found;
+  std::string word;
+  bool in_prerequisites = false;
+  const auto end_word = [&] {
+    if (word.empty()) return;
+    if (in_prerequisites) {
+      found.push_back(absolute(directory, word));
+    } else if (word.ends_with(':')) {
+      in_prerequisites = true;
+    }
+    word.clear();
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const char next = i + 1 < text.size() ? text[i + 1] : '\0';
+    if (c == '\\' && next == '\n') {
+      end_word();
+      ++i;
+    } else if (c == '\\' && (next == ' ' || next == '#')) {
+      word += next;
+      ++i;
+    } else if (c == '$' && next == '$') {
+      word += '$';
+      ++i;
+    } else if (c == ' ' || c == '\t') {
+      end_word();
+    } else if (c == '\n') {
+      end_word();
+      in_prerequisites = false;
+    } else {
+      word += c;
+    }
+  }
+  end_word();
+  std::ranges::sort(found);
+  found.erase(std::ranges::unique(found).begin(), found.end());
+  return found;
+}
+
+// Programs that a build compiles only to see whether it can.
+bool is_probe(const std::string& source, const std::string& output) {
+  const auto has = [&](const char* part) {
+    return source.find(part) != source.npos || output.find(part) != output.npos;
+  };
+  return has("conftest") || has("CMakeTmp") || has("CMakeScratch") || has("CompilerId") ||
+         has("meson-private");
+}
+
+void write_record(const std::string& path, const Record& record) {
+  const Json json = {{"source", record.source},
+                     {"directory", record.directory},
+                     {"command", record.command},
+                     {"output", record.output},
+                     {"plain", record.plain},
+                     {"shadow", record.shadow},
+                     {"shadow_error", record.shadow_error},
+                     {"dependencies", record.dependencies}};
+  const std::string temporary = fmt::format("{}.{}", path, ::getpid());
+  {
+    std::ofstream file(temporary);
+    file << json.dump(1, ' ', false, Json::error_handler_t::replace) << '\n';
+  }
+  std::error_code ignored;
+  fs::rename(temporary, path, ignored);
+}
+
+void record_one(const CompilerCommand& command, const std::string& source,
+                const std::string& directory, const std::string& store, bool with_shadow,
+                const std::string& noted_dependencies) {
+  Record record;
+  record.source = source;
+  record.directory = directory;
+  record.command = command.words;
+  const std::string object = command.object_of(source);
+  record.output = absolute(directory, object.empty() ? source + ".o" : object);
+  if (is_probe(source, record.output)) return;
+  const std::string stem = store + "/" + content_hash(std::as_bytes(std::span(record.output)));
+  // Two compilations of one object at a time are the build's own mistake; their copies must not mix.
+  const std::string own = fmt::format("{}.{}", stem, ::getpid());
+  record.plain = stem + ".o";
+  std::error_code error;
+  if (object.empty()) {
+    if (run(recompile(command, source, own, {}), own + ".log") != 0) return;
+    fs::remove(own + ".log", error);
+  } else {
+    fs::copy_file(absolute(directory, object), own, fs::copy_options::overwrite_existing, error);
+    if (error) return;
+  }
+  fs::rename(own, record.plain, error);
+
+  std::string dependencies = noted_dependencies;
+  if (!command.dependencies.empty()) dependencies = absolute(directory, command.dependencies);
+  if (with_shadow) {
+    const std::string list = stem + ".d";
+    record.shadow = stem + ".s.o";
+    std::vector<std::string> options = shadow_options;
+    options.insert(options.end(), {"-MD", "-MF", list});
+    if (run(recompile(command, source, own, options), own + ".log") == 0) {
+      fs::rename(own, record.shadow, error);
+      dependencies = list;
+    } else {
+      record.shadow.clear();
+      record.shadow_error = first_line(own + ".log");
+    }
+    fs::remove(own + ".log", error);
+  }
+  if (!dependencies.empty()) record.dependencies = read_dependencies(dependencies, directory);
+  record.dependencies.push_back(absolute(directory, source));
+  write_record(stem + ".json", record);
+}
+
+}  // namespace
+
+int run_captured_compiler(int argc, char** argv) {
+  const char* store = std::getenv(capture::store_variable);
+  const char* shadows = std::getenv(capture::shadows_variable);
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  ::setenv(capture::inside_variable, "1", 1);
+  ::setenv("CCACHE_DISABLE", "1", 1);  // a compiler may be a link to it
+  if (words.empty()) return 127;
+
+  std::error_code error;
+  const std::string directory = fs::current_path(error).string();
+  const CompilerCommand command = read_command(words, directory);
+  const bool is_recorded = store != nullptr && command.makes_objects();
+  std::string noted;
+  const bool notes_itself = !is_recorded || !command.dependencies.empty() ||
+                            std::getenv("DEPENDENCIES_OUTPUT") != nullptr;
+  if (!notes_itself) {
+    noted = fmt::format("{}/{}.noted", store, ::getpid());
+    ::setenv("DEPENDENCIES_OUTPUT", noted.c_str(), 1);
+  }
+  const int status = run(words, "");
+  if (!notes_itself) ::unsetenv("DEPENDENCIES_OUTPUT");
+  if (status == -1) {
+    fmt::print(stderr, "{}: {}\n", words[0], std::strerror(errno));
+    return errno == EACCES ? 126 : 127;
+  }
+  if (status == 0 && is_recorded) {
+    const bool with_shadow = shadows != nullptr && *shadows == '1';
+    for (const std::string& source : command.sources) {
+      record_one(command, source, directory, store, with_shadow, noted);
+    }
+  }
+  if (!noted.empty()) fs::remove(noted, error);
+  if (WIFSIGNALED(status)) {
+    ::signal(WTERMSIG(status), SIG_DFL);
+    ::raise(WTERMSIG(status));
+    return 128 + WTERMSIG(status);
+  }
+  return WEXITSTATUS(status);
+}
+
+Result<std::vector<Record>> read_records(const std::string& store) {
+  std::vector<Record> records;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(store, error)) {
+    if (entry.path().extension() != ".json") continue;
+    std::ifstream file(entry.path());
+    const Json json = Json::parse(file, nullptr, false);
+    if (json.is_discarded()) {
+      return fail(EIO, "%s is damaged: remove the folder, and build again", entry.path().c_str());
+    }
+    Record record;
+    record.source = json.value("source", "");
+    record.directory = json.value("directory", "");
+    record.command = json.value("command", std::vector<std::string>{});
+    record.output = json.value("output", "");
+    record.plain = json.value("plain", "");
+    record.shadow = json.value("shadow", "");
+    record.shadow_error = json.value("shadow_error", "");
+    record.dependencies = json.value("dependencies", std::vector<std::string>{});
+    records.push_back(std::move(record));
+  }
+  std::ranges::sort(records, {}, &Record::output);
+  return records;
+}
+
+}  // namespace molt::builder

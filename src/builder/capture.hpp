@@ -1,0 +1,51 @@
+// capture.hpp - the wrapper in front of every compiler of a captured build, and the records that it
+// leaves behind.
+//
+// The wrapper first does what the build asked for, with the very same words. Then it keeps a copy of
+// each object (the plain one), and, when asked to, compiles the source once more with sections for each
+// function and variable (the shadow). Whatever goes wrong with that is written down, and the build never
+// sees it.
+//
+//     STORE/1f0c...json   what was compiled where, from which files
+//     STORE/1f0c...o      the plain object
+//     STORE/1f0c...s.o    the shadow
+//
+// One compilation, one record; the same object compiled again replaces it, so a store says what the
+// last compilation of each object was. Parallel builds need no lock: every record is renamed into place.
+#pragma once
+
+#include "base/result.hpp"
+
+#include <string>
+#include <vector>
+
+namespace molt::builder {
+
+namespace capture {
+inline constexpr const char* store_variable = "MOLT_CAPTURE_STORE";
+inline constexpr const char* shadows_variable = "MOLT_CAPTURE_SHADOWS";  // "1": make shadows too
+inline constexpr const char* wrapper_variable = "MOLT_CAPTURE_WRAPPER";
+inline constexpr const char* inside_variable = "MOLT_CAPTURE_INSIDE";
+// What the preloaded library calls the wrapper: argv[0].
+inline constexpr const char* program_name = "molt-capture";
+}  // namespace capture
+
+// A compilation as it was recorded.
+struct Record {
+  std::string source;     // as the compiler was told
+  std::string directory;  // where it ran
+  std::vector<std::string> command;
+  std::string output;  // absolute
+  std::string plain;   // absolute paths in the store
+  std::string shadow;  // "": not asked for, or not possible
+  std::string shadow_error;
+  std::vector<std::string> dependencies;  // absolute: the source and what it includes
+};
+
+// main() of the wrapper: argv[1] is the compiler. Returns what the compiler returned.
+int run_captured_compiler(int argc, char** argv);
+
+// All records of a store, in the order of their objects' paths.
+[[nodiscard]] Result<std::vector<Record>> read_records(const std::string& store);
+
+}  // namespace molt::builder

@@ -1,0 +1,65 @@
+// debug_info.hpp - what the compiler's debug information says of one object, as far as the builder
+// needs it: static locals by scope, layouts of types, prototypes, what was inlined where.
+//
+// Read through libdwfl, which applies the object's relocations. An object without debug information has
+// nothing of all this.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace molt::builder {
+
+struct StaticLocal {
+  std::uint32_t section = 0;  // where it lies in the object
+  std::uint64_t offset = 0;
+  std::string function;  // mangled
+  std::string block;     // "0.2": the third block of the first
+  std::string name, type;
+  std::string file;
+  int line = 0;
+};
+struct TypeMember {
+  std::string name, type;
+  std::int64_t offset = 0;  // in bits; of an enumerator, its value
+  int line = 0;
+};
+struct TypeLayout {
+  std::string kind;  // "struct", "union", "enum"
+  std::string name;  // with its scope
+  std::string file;
+  int line = 0;
+  std::uint64_t size = 0;
+  std::vector<TypeMember> members;
+};
+// Lines of source that a function's code comes from.
+struct SourceSpan {
+  std::string function;  // itself, or one that was inlined
+  std::string file;
+  int first = 0, last = 0;
+  bool has_code = false;  // lines of it were seen: `last` is the last of them
+};
+struct FunctionInfo {
+  std::string name;       // mangled
+  std::string prototype;  // "int (char const*, unsigned long)"
+  std::string file;
+  int line = 0;
+  std::vector<SourceSpan> spans;  // of `main` only
+};
+
+struct DebugInfo {
+  bool is_there = false;
+  std::vector<StaticLocal> locals;
+  std::vector<StaticLocal> variables;             // those of no function
+  std::map<std::string, TypeLayout> types;        // by kind and name
+  std::map<std::string, FunctionInfo> functions;  // by mangled name; those with code
+
+  [[nodiscard]] static Result<DebugInfo> read(const std::string& object_path);
+};
+
+}  // namespace molt::builder

@@ -1,0 +1,394 @@
+#include "builder/flow.hpp"
+
+#include "builder/capture.hpp"
+#include "builder/diff_file.hpp"
+#include "builder/line_guard.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+
+namespace molt::builder {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Parts of a tree that programs are not made of: what a diff changes there need not be compiled.
+bool is_beside(const std::string& path) {
+  constexpr std::array<std::string_view, 9> folders = {
+      "test", "tests", "testsuite", "t", "doc", "docs", "examples", "fuzz", "benchmark"};
+  std::size_t begin = 0;
+  for (;;) {
+    const std::size_t end = path.find('/', begin);
+    if (end == path.npos) return false;
+    const std::string_view folder = std::string_view(path).substr(begin, end - begin);
+    if (std::ranges::find(folders, folder) != folders.end()) return true;
+    begin = end + 1;
+  }
+}
+
+bool includes(const Record& record, const std::string& path) {
+  return std::ranges::find(record.dependencies, path) != record.dependencies.end();
+}
+
+bool is_same_file(const std::string& a, const std::string& b) {
+  std::ifstream one(a, std::ios::binary);
+  std::ifstream other(b, std::ios::binary);
+  return one && other &&
+         std::equal(std::istreambuf_iterator<char>(one), {}, std::istreambuf_iterator<char>(other),
+                    {});
+}
+
+Refusal refusal(std::string kind, std::string unit, std::string text, std::string advice) {
+  Refusal one;
+  one.kind = std::move(kind);
+  one.unit = std::move(unit);
+  one.text = std::move(text);
+  one.advice = std::move(advice);
+  return one;
+}
+
+using Records = std::map<std::string, Record>;  // by output
+
+Result<Records> records_of(const Workspace& space, std::string_view phase) {
+  auto list = read_records(space.folder_of(phase));
+  if (!list) return pass(list);
+  Records records;
+  for (Record& record : *list) {
+    std::string output = record.output;
+    records.emplace(std::move(output), std::move(record));
+  }
+  return records;
+}
+
+class Flow {
+ public:
+  explicit Flow(const FlowRequest& request) : request_(request) {}
+
+  Result<FlowResult> run() {
+    for (const FlowTarget& target : request_.targets) {
+      auto file = RunningFile::open(target.path, target.debug_file);
+      if (!file) return pass(file);
+      running_.push_back(std::move(*file));
+    }
+    if (auto done = build_three(); !done) return pass(done);
+    check_compiled();
+    list_units();
+    if (auto done = make_patch(); !done) return pass(done);
+    return std::move(result_);
+  }
+
+ private:
+  void say(const std::string& text) const {
+    if (request_.say) request_.say(text);
+  }
+
+  Status build_three();
+  Status guard(const Workspace& space);
+  Status complete_new(Workspace& space);
+  Status complete_old(Workspace& space);
+  void check_compiled();
+  void list_units();
+  void leave_alone(Unit& unit);
+  Status make_patch();
+
+  const FlowRequest& request_;
+  FlowResult result_;
+  bool is_in_no_target(const std::string& path) const;
+
+  std::vector<RunningFile> running_;
+  std::vector<PatchedFile> files_;
+  std::string hunks_;
+  std::string source_;
+  Records base_;
+  Records new_;
+  Records old_;
+  std::vector<Unit> units_;
+};
+
+// The same files with #line directives; what the compiler sees of the diff.
+Status Flow::guard(const Workspace& space) {
+  unsigned directives = 0;
+  for (PatchedFile& file : files_) {
+    if (!file.new_text || !is_c_family(file.path)) continue;
+    const std::string old_text = file.old_text.value_or("");
+    Guarded guarded = guard_lines(old_text, *file.new_text);
+    hunks_ += fmt::format("--- a/{}\n+++ b/{}\n{}", file.path, file.path, guarded.hunks);
+    if (!file.old_text) continue;
+    directives += guarded.directives;
+    file.new_text = std::move(guarded.text);
+  }
+  return write_new(files_, space.tree());
+}
+
+Status Flow::build_three() {
+  say("copying the tree");
+  auto opened = Workspace::open(request_.workspace);
+  if (!opened) return pass(opened);
+  Workspace& space = *opened;
+  source_ = space.source();
+
+  // What the user's own files have become since the last run is compiled again here.
+  say(space.is_warm() ? "building what changed since the last run"
+                      : "building the tree as it runs");
+  auto begin = Clock::now();
+  if (auto done = space.mark("building"); !done) return done;
+  if (auto done = space.build("base", false, space.is_warm()); !done) return done;
+  result_.base_s = seconds_since(begin);
+
+  auto applied = apply_diff(request_.diff, space.tree());
+  if (!applied) {
+    if (auto done = space.mark("clean"); !done) return done;
+    return pass(applied);
+  }
+  files_ = std::move(*applied);
+  if (auto done = guard(space); !done) return done;
+  say("building with the diff");
+  begin = Clock::now();
+  Status built = space.build("new", true, false);
+  if (built) built = complete_new(space);
+  result_.new_s = seconds_since(begin);
+
+  if (auto done = write_old(files_, space.tree()); !done) return done;
+  if (!built) {
+    // The objects are newer than the sources again: one more build, or a new copy the next time.
+    if (space.build("old", false, false) && !space.mark("clean")) return built;
+    return built;
+  }
+  say("building without it");
+  begin = Clock::now();
+  if (auto done = space.build("old", true, false); !done) return done;
+  if (auto done = complete_old(space); !done) return done;
+  result_.old_s = seconds_since(begin);
+  return space.mark("clean");
+}
+
+// A build command may not know of every header that an object depends on, or of a library of its own
+// that is built once. What it left alone is compiled here, with its own words.
+Status Flow::complete_new(Workspace& space) {
+  auto base = records_of(space, "base");
+  auto now = records_of(space, "new");
+  if (!base || !now) return pass(!base ? base : now);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : *base) {
+    const bool is_touched = std::ranges::any_of(files_, [&](const PatchedFile& file) {
+      return file.new_text && includes(record, source_ + "/" + file.path);
+    });
+    if (is_touched && !now->contains(output)) stale.push_back(record);
+  }
+  if (!stale.empty()) {
+    result_.notes.push_back(
+        fmt::format("the build command left {} object{} alone that the diff touches, such as {}: "
+                    "compiled by itself",
+                    stale.size(), stale.size() == 1 ? "" : "s", stale.front().output));
+    if (auto done = space.compile_again("new", stale); !done) return done;
+    now = records_of(space, "new");
+    if (!now) return pass(now);
+  }
+  base_ = std::move(*base);
+  new_ = std::move(*now);
+  return {};
+}
+
+Status Flow::complete_old(Workspace& space) {
+  auto now = records_of(space, "old");
+  if (!now) return pass(now);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : new_) {
+    const auto before = base_.find(output);
+    if (before != base_.end() && !now->contains(output)) stale.push_back(before->second);
+  }
+  if (!stale.empty()) {
+    if (auto done = space.compile_again("old", stale); !done) return done;
+    now = records_of(space, "old");
+    if (!now) return pass(now);
+  }
+  old_ = std::move(*now);
+  return {};
+}
+
+// Of a file that nothing was compiled from: is the target made without it, by its own symbol table? A
+// source would be named there. Nothing names a header; but if each source there is one that was compiled
+// here, none of them includes it.
+bool Flow::is_in_no_target(const std::string& path) const {
+  std::set<std::string> compiled = {"crtstuff.c", "crt1.o", "Scrt1.o", "gcrt1.o",
+                                    "crti.o",     "crtn.o", "init.c",  "abi-note.c"};
+  for (const Records* records : {&base_, &new_}) {
+    for (const auto& [output, record] : *records) {
+      compiled.insert(std::filesystem::path(record.source).filename().string());
+    }
+  }
+  const std::string name = std::filesystem::path(path).filename().string();
+  const bool is_source = name.find(".c") != name.npos || name.find(".C") != name.npos;
+  return std::ranges::all_of(running_, [&](const RunningFile& file) {
+    const auto& names = file.source_names();
+    const auto is_same = [&](const std::string& one) {
+      return std::filesystem::path(one).filename().string() == name;
+    };
+    if (names.empty() || std::ranges::any_of(names, is_same)) return false;
+    return is_source || std::ranges::all_of(names, [&](const std::string& one) {
+             return compiled.contains(std::filesystem::path(one).filename().string());
+           });
+  });
+}
+
+// F1
+void Flow::check_compiled() {
+  for (const PatchedFile& file : files_) {
+    if (!is_c_family(file.path)) continue;
+    const std::string path = source_ + "/" + file.path;
+    bool is_seen = false;
+    for (const auto& [output, record] : base_) {
+      const auto again = new_.find(output);
+      if (!includes(record, path)) continue;
+      is_seen = true;
+      if (again == new_.end() && file.new_text) {
+        result_.refusals.push_back(refusal(
+            "not_compiled", output,
+            fmt::format("{} is compiled from {}, which the diff changes, but the build command did "
+                        "not compile it again",
+                        output, file.path),
+            "give a build command that does, such as make without -o or the whole build"));
+      }
+    }
+    for (const auto& [output, record] : new_) is_seen |= includes(record, path);
+    if (is_seen) continue;
+    if (is_beside(file.path) || is_in_no_target(file.path)) {
+      result_.notes.push_back(fmt::format("{} is not part of what was built", file.path));
+      continue;
+    }
+    result_.refusals.push_back(refusal(
+        "not_compiled", file.path,
+        fmt::format("the diff changes {}, which the build command did not compile", file.path),
+        "give a build command that compiles it, or take it out of the diff"));
+  }
+  for (const auto& [output, record] : new_) {
+    if (!record.shadow_error.empty()) {
+      result_.refusals.push_back(
+          refusal("shadow", output,
+                  fmt::format("{} cannot be compiled with sections for each function: {}",
+                              record.source, record.shadow_error),
+                  ""));
+    }
+  }
+}
+
+void Flow::list_units() {
+  std::set<std::string> outputs;
+  for (const Records* records : {&base_, &old_, &new_}) {
+    for (const auto& [output, record] : *records) outputs.insert(output);
+  }
+  for (const std::string& output : outputs) {
+    const auto base = base_.find(output);
+    const auto older = old_.find(output);
+    const auto newer = new_.find(output);
+    const Record* any = newer != new_.end()   ? &newer->second
+                        : older != old_.end() ? &older->second
+                                              : &base->second;
+    Unit unit;
+    unit.source = any->source;
+    unit.directory = any->directory;
+    unit.command = any->command;
+    unit.output = output;
+    if (older != old_.end()) {
+      unit.old_objects = {older->second.plain, older->second.shadow};
+    } else if (base != base_.end()) {
+      unit.old_objects = {base->second.plain, ""};
+    }
+    if (newer != new_.end() && !newer->second.shadow.empty()) {
+      unit.new_objects = {newer->second.plain, newer->second.shadow};
+      if (unit.old_objects.exist() && unit.old_objects.shadow.empty()) {
+        // Compiled with the diff in and not again without it: made once, such as by a configure
+        // script, or by a build that compares contents and found the old one in a cache.
+        result_.refusals.push_back(
+            refusal("not_compiled", output,
+                    fmt::format("{} was compiled with the diff, and not again without it", output),
+                    "switch off compiler caches that the build runs itself"));
+      }
+    }
+    units_.push_back(std::move(unit));
+  }
+  result_.units_compiled = new_.size();
+  for (Unit& unit : units_) leave_alone(unit);
+}
+
+// Compiled again, but not because of the diff: a build may write a date or a counter into a source. What
+// is the same with and without the diff is not changed; and what is another one each time it is compiled
+// says nothing about the diff, unless that touches what it is compiled from.
+void Flow::leave_alone(Unit& unit) {
+  if (!unit.is_changed() || unit.is_new()) return;
+  if (is_same_file(unit.old_objects.shadow, unit.new_objects.shadow)) {
+    unit.new_objects = {};
+    return;
+  }
+  const Record& record = new_.at(unit.output);
+  const bool is_touched = std::ranges::any_of(
+      files_, [&](const PatchedFile& file) { return includes(record, source_ + "/" + file.path); });
+  const auto base = base_.find(unit.output);
+  if (is_touched || base == base_.end() ||
+      is_same_file(base->second.plain, unit.old_objects.plain)) {
+    return;
+  }
+  unit.new_objects = {};
+  result_.notes.push_back(fmt::format(
+      "{} is another one each time it is built, and the diff does not touch it: it stays as "
+      "it is",
+      unit.output));
+}
+
+Status Flow::make_patch() {
+  say("comparing");
+  const auto begin = Clock::now();
+  std::vector<Placement> placements;
+  for (const RunningFile& file : running_) {
+    auto placement = Placement::compute(file, units_);
+    if (!placement) return pass(placement);
+    placements.push_back(std::move(*placement));
+  }
+  std::vector<const Placement*> all;
+  for (const Placement& placement : placements) all.push_back(&placement);
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    if (!units_[i].is_changed()) continue;
+    result_.units_in_target += std::ranges::any_of(
+        placements, [i](const Placement& placement) { return placement.contains(i); });
+  }
+  // Of objects that are in no target it does not matter whether they were compiled again.
+  std::erase_if(result_.refusals, [&](const Refusal& one) {
+    const auto unit = std::ranges::find(units_, one.unit, &Unit::output);
+    if (unit == units_.end() || unit->is_new()) return false;
+    const auto index = static_cast<std::size_t>(unit - units_.begin());
+    return std::ranges::none_of(
+        placements, [index](const Placement& placement) { return placement.contains(index); });
+  });
+
+  PatchOptions options = request_.patch;
+  options.diff = hunks_;
+  auto patch = build_patch(units_, all, options);
+  if (!patch) {
+    result_.refusals.insert(result_.refusals.end(), patch.error().begin(), patch.error().end());
+  } else {
+    result_.notes.insert(result_.notes.end(), patch->report.notes.begin(),
+                         patch->report.notes.end());
+    if (result_.refusals.empty()) result_.patch = std::move(*patch);
+  }
+  result_.compare_s = seconds_since(begin);
+  return {};
+}
+
+}  // namespace
+
+Result<FlowResult> build_from_diff(const FlowRequest& request) { return Flow(request).run(); }
+
+}  // namespace molt::builder

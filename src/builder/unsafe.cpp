@@ -1,0 +1,360 @@
+#include "builder/unsafe.hpp"
+
+#include <algorithm>
+#include <set>
+#include <string_view>
+
+#include <fmt/format.h>
+
+namespace molt::builder {
+namespace {
+
+std::string at(const std::string& file, int line) {
+  return file.empty() ? "" : fmt::format("{}:{}", file, line);
+}
+
+bool is_accepted(const PatchOptions& options, const std::string& name) {
+  return std::find(options.accept.begin(), options.accept.end(), name) != options.accept.end();
+}
+
+// The first member that differs, in words.
+std::string difference(const TypeLayout& a, const TypeLayout& b) {
+  const bool is_enum = a.kind == "enum";
+  const auto place = [&](const TypeMember& m) {
+    return is_enum ? fmt::format("value {}", m.offset) : fmt::format("at byte {}", m.offset / 8);
+  };
+  for (const TypeMember& m : a.members) {
+    const auto twin = std::find_if(b.members.begin(), b.members.end(),
+                                   [&](const TypeMember& n) { return n.name == m.name; });
+    if (twin == b.members.end()) return fmt::format("member {} has gone", m.name);
+    if (twin->type != m.type) return fmt::format("member {}: {} -> {}", m.name, m.type, twin->type);
+    if (twin->offset != m.offset) {
+      return fmt::format("member {}: {} -> {}", m.name, place(m), place(*twin));
+    }
+  }
+  for (const TypeMember& m : b.members) {
+    const bool is_new = std::none_of(a.members.begin(), a.members.end(),
+                                     [&](const TypeMember& n) { return n.name == m.name; });
+    // A further name for a further value harms nobody.
+    if (is_new && !is_enum) return fmt::format("member {} is new, {}", m.name, place(m));
+  }
+  return "";
+}
+
+constexpr const char* state_advice =
+    "keep it as it is and attach what is new by a shadow variable (molt_shadow_alloc), or convert "
+    "what exists in a callback (--callbacks)";
+
+}  // namespace
+
+void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
+                    std::vector<Refusal>& refusals) {
+  for (const auto& [key, before] : facts.old_info->types) {
+    const auto found = facts.new_info->types.find(key);
+    if (found == facts.new_info->types.end()) continue;
+    const TypeLayout& after = found->second;
+    std::string what;
+    if (before.size != after.size) what = fmt::format("{} -> {} bytes", before.size, after.size);
+    if (const std::string member = difference(before, after); !member.empty()) {
+      what += (what.empty() ? "" : "; ") + member;
+    }
+    if (what.empty() || is_accepted(options, before.name)) continue;
+    // A header's types are in every unit.
+    const bool is_known = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& r) {
+      return r.kind == "layout_changed" && r.symbol == before.name;
+    });
+    if (is_known) continue;
+    refusals.push_back(
+        {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
+         fmt::format("{} {}: {}; objects of the old layout may exist", before.kind, before.name,
+                     what),
+         fmt::format("{}; --accept={} if none can exist", state_advice, before.name)});
+  }
+}
+
+void refuse_data(const UnitFacts& facts, const PatchOptions& options,
+                 std::vector<Refusal>& refusals) {
+  const View& now = facts.comparison->new_view();
+  const View& before = facts.comparison->old_view();
+  const auto add = [&](std::uint32_t section, const std::string& kind, const std::string& text,
+                       const std::string& advice) {
+    const std::string name(now.name(section));
+    if (is_accepted(options, name)) return;
+    refusals.push_back({kind, facts.unit->output, name, "", text, advice});
+  };
+  for (std::uint32_t i : facts.comparison->data_changed) {
+    const std::string name(now.name(i));
+    const ObjectSection& a = before.section(facts.comparison->old_section(i));
+    const ObjectSection& b = now.section(i);
+    // The compiler's own references, one copy in each object.
+    if (name.starts_with("DW.ref.")) continue;
+    if (a.size != b.size) {
+      add(i, "data_resized", fmt::format("variable {}: {} -> {} bytes", name, a.size, b.size),
+          state_advice);
+      continue;
+    }
+    std::string where = "what it points to";
+    for (std::size_t k = 0; k < b.size; ++k) {
+      const unsigned x = k < a.bytes.size() ? std::to_integer<unsigned>(a.bytes[k]) : 0;
+      const unsigned y = k < b.bytes.size() ? std::to_integer<unsigned>(b.bytes[k]) : 0;
+      if (x == y) continue;
+      where = fmt::format("byte {}: {:#04x} -> {:#04x}", k, x, y);
+      break;
+    }
+    add(i, "data_changed",
+        fmt::format("variable {}: its initial value changed ({}), and the program has long had its "
+                    "own value",
+                    name, where),
+        fmt::format("set it in a post_patch callback (--callbacks), or --accept={} if only new "
+                    "processes need it",
+                    name));
+  }
+  // Tables of virtual functions: objects that exist point to the old one.
+  for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
+    const std::string name(now.name(i));
+    const bool is_of_class = name.starts_with("_ZTV") || name.starts_with("_ZTI");
+    if (!is_of_class || facts.comparison->old_section(i) == 0 || facts.comparison->same(i)) {
+      continue;
+    }
+    const ObjectSection& a = before.section(facts.comparison->old_section(i));
+    add(i, "vtable_changed",
+        fmt::format(
+            "the virtual functions of a class changed ({}: {} -> {} bytes), and its objects "
+            "have the old table",
+            name, a.size, now.section(i).size),
+        "make the new function a plain one");
+  }
+}
+
+namespace {
+
+// What a person calls the variable: without the compiler's number, or clang's function.
+std::string plain_name(const ObjectSymbol& symbol, const DebugInfo& info) {
+  for (const auto* list : {&info.locals, &info.variables}) {
+    for (const StaticLocal& v : *list) {
+      if (v.section == symbol.section && v.offset == symbol.value) return v.name;
+    }
+  }
+  return std::string(without_number(symbol.name));
+}
+
+bool is_state(const View& view, const ObjectSymbol& symbol) {
+  return symbol.is_defined() && (symbol.type == STT_OBJECT || symbol.type == STT_TLS) &&
+         !view.is_constant(symbol.section) && !view.section(symbol.section).is_mergeable() &&
+         !symbol.name.starts_with("DW.ref.");
+}
+
+}  // namespace
+
+void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
+                            std::vector<Refusal>& refusals, std::vector<std::string>& notes) {
+  const View& now = facts.comparison->new_view();
+  const View& before = facts.comparison->old_view();
+  std::set<std::uint32_t> kept;
+  std::map<std::string, std::uint32_t> fresh;
+  for (std::uint32_t y = 1; y < now.object().symbols().size(); ++y) {
+    const ObjectSymbol& symbol = now.symbol(y);
+    if (!is_state(now, symbol)) continue;
+    if (const std::uint32_t old = facts.comparison->old_symbol(y); old != 0) {
+      kept.insert(old);
+    } else {
+      fresh.emplace(plain_name(symbol, *facts.new_info), y);
+    }
+  }
+  for (std::uint32_t y = 1; y < before.object().symbols().size(); ++y) {
+    const ObjectSymbol& symbol = before.symbol(y);
+    if (!is_state(before, symbol) || kept.contains(y)) continue;
+    const std::string name = plain_name(symbol, *facts.old_info);
+    const auto at = fresh.find(name);
+    if (at == fresh.end()) {
+      notes.push_back(fmt::format("{}: variable {} is used no more", facts.unit->output, name));
+      continue;
+    }
+    const std::string moved(now.symbol(at->second).name);
+    const bool is_told = std::any_of(refusals.begin(), refusals.end(),
+                                     [&](const Refusal& r) { return r.symbol == moved; });
+    if (is_told || is_accepted(options, name)) continue;
+    refusals.push_back(
+        {"variable_moved", facts.unit->output, moved, "",
+         fmt::format("{} was {} before the diff: the new one would begin anew, and what the "
+                     "old one holds would be lost",
+                     moved, symbol.name),
+         fmt::format("leave it where it is, or --accept={} if that may be", name)});
+  }
+  // The same place with another meaning.
+  for (const StaticLocal& v : facts.new_info->variables) {
+    for (const StaticLocal& old : facts.old_info->variables) {
+      if (v.name != old.name || v.type == old.type) continue;
+      const bool is_pair = std::any_of(now.section(v.section).symbols.begin(),
+                                       now.section(v.section).symbols.end(), [&](std::uint32_t y) {
+                                         const std::uint32_t twin = facts.comparison->old_symbol(y);
+                                         return now.symbol(y).value == v.offset && twin != 0 &&
+                                                before.symbol(twin).section == old.section &&
+                                                before.symbol(twin).value == old.offset;
+                                       });
+      if (!is_pair || now.is_constant(v.section) || is_accepted(options, v.name)) continue;
+      refusals.push_back(
+          {"variable_type_changed", facts.unit->output, v.name, at(v.file, v.line),
+           fmt::format("variable {}: {} -> {}, and it holds a value of the old type", v.name,
+                       old.type, v.type),
+           fmt::format("give the new one another name, or --accept={} if they mean the same",
+                       v.name)});
+    }
+  }
+}
+
+void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals) {
+  const View& now = facts.comparison->new_view();
+  const View& before = facts.comparison->old_view();
+  const auto is_table = [](std::string_view name) {
+    return name.starts_with(".init_array") || name.starts_with(".ctors") ||
+           name.starts_with(".fini_array") || name.starts_with(".dtors") ||
+           name.starts_with(".preinit_array");
+  };
+  const char* advice = "do what it does in a pre_patch or post_patch callback (--callbacks)";
+  for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
+    const ObjectSection& s = now.section(i);
+    if (!is_table(s.name) || s.size == 0) continue;
+    const std::uint32_t old = facts.comparison->old_section(i);
+    std::string name(s.name);
+    for (const Relocation& r : s.relocations) name = now.symbol(now.reference(i, r).symbol).name;
+    if (old == 0) {
+      refusals.push_back({"constructor_added", facts.unit->output, name, "",
+                          fmt::format("{} would have to run before main, which runs already", name),
+                          advice});
+    } else if (before.section(old).size != s.size || !facts.comparison->same(i)) {
+      refusals.push_back({"constructor_added", facts.unit->output, name, "",
+                          fmt::format("the functions that run before main changed ({}: {} -> {})",
+                                      s.name, before.section(old).size / 8, s.size / 8),
+                          advice});
+    }
+  }
+  for (std::uint32_t i : facts.comparison->changed) {
+    const std::string name(now.name(i));
+    if (!name.starts_with("_GLOBAL__sub_I_") && !name.starts_with("_GLOBAL__sub_D_") &&
+        !name.starts_with("_Z41__static_initialization_and_destruction_0")) {
+      continue;
+    }
+    refusals.push_back({"constructor_changed", facts.unit->output, name, "",
+                        "what initialises variables before main changed, and has run already",
+                        advice});
+  }
+}
+
+namespace {
+
+// "_ZZ3fooiENKUliE0_clEi", a lambda of foo(int), and whatever has one in its name: the name with the
+// number left out, and the number.
+bool split_lambda(std::string_view name, std::string& rest, std::string& number) {
+  // clang's, "3$_0", are numbered through the whole unit.
+  if (const std::size_t dollar = name.find("$_");
+      name.starts_with("_Z") && dollar != std::string_view::npos) {
+    const std::size_t end = std::min(name.find_first_not_of("0123456789", dollar + 2), name.size());
+    const std::size_t begin = name.find_last_not_of("0123456789", dollar - 1) + 1;
+    rest = std::string(name.substr(0, begin)) + "$_" + std::string(name.substr(end));
+    number = name.substr(dollar + 2, end - dollar - 2);
+    return true;
+  }
+  for (std::string_view mark : {"EUl", "ENKUl", "ENUl"}) {
+    const std::size_t at = name.find(mark);
+    if (!name.starts_with("_Z") || at == std::string_view::npos) continue;
+    for (std::size_t e = name.find('E', at + mark.size()); e != std::string_view::npos;
+         e = name.find('E', e + 1)) {
+      const std::size_t end = name.find_first_not_of("0123456789", e + 1);
+      if (end == std::string_view::npos || name[end] != '_') continue;
+      rest = std::string(name.substr(0, e + 1)) + std::string(name.substr(end));
+      number = name.substr(e + 1, end - e - 1);
+      return true;
+    }
+  }
+  return false;
+}
+
+// By what they are lambdas of.
+std::map<std::string, std::set<std::string>> lambdas_of(const View& view) {
+  std::map<std::string, std::set<std::string>> all;
+  for (const ObjectSymbol& s : view.object().symbols()) {
+    std::string rest, number;
+    if (!s.is_defined() || !s.is_function() || is_clone(s.name)) continue;
+    if (split_lambda(s.name, rest, number)) all[rest].insert(std::string(s.name));
+  }
+  return all;
+}
+
+bool is_coroutine_body(std::string_view name) {
+  return name.ends_with(".actor") || name.ends_with(".resume") || name.ends_with(".destroy") ||
+         name.ends_with(".cleanup");
+}
+
+}  // namespace
+
+void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
+  const View& now = facts.comparison->new_view();
+  const View& before = facts.comparison->old_view();
+  // Lambdas are numbered: one that is put in front of others takes their names.
+  const auto old_lambdas = lambdas_of(before), new_lambdas = lambdas_of(now);
+  for (const auto& [function, names] : new_lambdas) {
+    const auto old = old_lambdas.find(function);
+    if (old == old_lambdas.end()) continue;
+    bool is_extension =
+        std::includes(names.begin(), names.end(), old->second.begin(), old->second.end());
+    for (const std::string& name : old->second) {
+      const std::uint32_t y = now.object().find_symbol(name);
+      is_extension = is_extension && y != 0 && facts.comparison->same(now.symbol(y).section);
+    }
+    if (names == old->second || is_extension) continue;
+    refusals.push_back(
+        {"lambda_changed", facts.unit->output, function, "",
+         fmt::format("the lambdas of {} are others than before ({} -> {}): closures that "
+                     "exist would call the wrong one",
+                     function, old->second.size(), names.size()),
+         "add new lambdas behind the others, or as functions"});
+  }
+  for (std::uint32_t i : facts.comparison->changed) {
+    const std::string name(now.name(i));
+    if (is_coroutine_body(name)) {
+      refusals.push_back(
+          {"coroutine_changed", facts.unit->output, name, "",
+           fmt::format("the body of coroutine {} changed: suspended ones have frames of the "
+                       "old one",
+                       name),
+           "change what it calls instead"});
+    }
+    // Hand-written code: several functions in one section.
+    if (now.owner(i) == 0 && now.section(i).size != 0) {
+      refusals.push_back(
+          {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
+           fmt::format("section {} holds several functions and changed", now.section(i).name),
+           "patch the C function that calls it"});
+    }
+  }
+}
+
+bool is_ripple(const UnitFacts& facts, const std::string& function, const Edits& edits) {
+  if (edits.empty() || edits.has_directives()) return false;
+  const auto old_one = facts.old_info->functions.find(function);
+  const auto new_one = facts.new_info->functions.find(function);
+  if (old_one == facts.old_info->functions.end() || new_one == facts.new_info->functions.end() ||
+      old_one->second.spans.empty() || new_one->second.spans.empty()) {
+    return false;
+  }
+  // Where the code of a span is not known it may be anywhere.
+  const auto is_edited = [&](const FunctionInfo& info, bool added) {
+    return std::any_of(info.spans.begin(), info.spans.end(), [&](const SourceSpan& span) {
+      return !span.has_code || edits.touches(span.file, span.first, span.last, added);
+    });
+  };
+  return !is_edited(old_one->second, false) && !is_edited(new_one->second, true);
+}
+
+std::string prototype_change(const UnitFacts& facts, const std::string& function) {
+  const auto old_one = facts.old_info->functions.find(function);
+  const auto new_one = facts.new_info->functions.find(function);
+  if (old_one == facts.old_info->functions.end() || new_one == facts.new_info->functions.end() ||
+      old_one->second.prototype == new_one->second.prototype) {
+    return "";
+  }
+  return old_one->second.prototype + " -> " + new_one->second.prototype;
+}
+
+}  // namespace molt::builder

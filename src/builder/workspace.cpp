@@ -1,0 +1,356 @@
+#include "builder/workspace.hpp"
+
+#include "base/hash.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <span>
+#include <thread>
+
+namespace molt::builder {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_inside(const std::string& path, const std::string& folder) {
+  return path == folder || (path.starts_with(folder) && path[folder.size()] == '/');
+}
+
+std::string default_cache() {
+  if (const char* given = std::getenv("XDG_CACHE_HOME"); given != nullptr && *given == '/') {
+    return std::string(given) + "/molt/builds";
+  }
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/') {
+    return std::string(home) + "/.cache/molt/builds";
+  }
+  return fmt::format("/tmp/molt-builds-{}", ::getuid());
+}
+
+// What tells that a file of the user's was changed.
+struct Seen {
+  std::uint64_t size = 0;
+  std::int64_t seconds = 0;
+  std::int64_t nanoseconds = 0;
+  std::uint32_t mode = 0;
+
+  friend bool operator==(const Seen&, const Seen&) = default;
+};
+
+using Manifest = std::map<std::string, Seen>;
+
+Seen seen(const struct stat& status) {
+  return {S_ISDIR(status.st_mode) ? 0 : static_cast<std::uint64_t>(status.st_size),
+          S_ISDIR(status.st_mode) ? 0 : status.st_mtim.tv_sec,
+          S_ISDIR(status.st_mode) ? 0 : status.st_mtim.tv_nsec, status.st_mode};
+}
+
+Manifest read_manifest(const std::string& path) {
+  Manifest manifest;
+  std::ifstream file(path);
+  Seen one;
+  std::string name;
+  while (file >> one.size >> one.seconds >> one.nanoseconds >> one.mode && file.get() == ' ' &&
+         std::getline(file, name, '\0')) {
+    manifest.emplace(name, one);
+  }
+  return manifest;
+}
+
+void write_manifest(const std::string& path, const Manifest& manifest) {
+  std::ofstream file(path);
+  for (const auto& [name, one] : manifest) {
+    file << one.size << ' ' << one.seconds << ' ' << one.nanoseconds << ' ' << one.mode << ' '
+         << name << '\0';
+  }
+}
+
+Status copy_file(const std::string& from, const std::string& to, const struct stat& status) {
+  const Fd in(::open(from.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!in) return fail_errno(errno, "cannot read %s", from.c_str());
+  ::unlink(to.c_str());
+  const Fd out(::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, status.st_mode & 07777));
+  if (!out) return fail_errno(errno, "cannot write %s", to.c_str());
+  if (::ioctl(out.get(), FICLONE, in.get()) != 0) {
+    for (;;) {
+      const ssize_t n = ::copy_file_range(in.get(), nullptr, out.get(), nullptr, 1 << 30, 0);
+      if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == ENOSYS)) {
+        std::error_code error;
+        fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
+        if (error) return fail(error.value(), "cannot copy %s", from.c_str());
+        break;
+      }
+      if (n < 0) return fail_errno(errno, "cannot copy %s", from.c_str());
+      if (n == 0) break;
+    }
+  }
+  ::fchmod(out.get(), status.st_mode & 07777);
+  const timespec times[2] = {status.st_atim, status.st_mtim};
+  ::futimens(out.get(), times);
+  return {};
+}
+
+// Copies what the manifest does not know as it is, and adds it. Sockets and the like are left out.
+Status copy_changes(const std::string& from, const std::string& to, const std::string& relative,
+                    const Manifest& old, Manifest& now) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(from + relative, error)) {
+    const std::string name = relative + "/" + entry.path().filename().string();
+    struct stat status {};
+    if (::lstat((from + name).c_str(), &status) != 0) continue;
+    const Seen is = seen(status);
+    now.emplace(name, is);
+    const auto was = old.find(name);
+    const bool is_same = was != old.end() && was->second == is;
+    if (S_ISDIR(status.st_mode)) {
+      if (!is_same && ::mkdir((to + name).c_str(), status.st_mode & 07777) != 0 &&
+          errno != EEXIST) {
+        return fail_errno(errno, "cannot make the folder %s", (to + name).c_str());
+      }
+      if (auto done = copy_changes(from, to, name, old, now); !done) return done;
+      continue;
+    }
+    if (is_same) continue;
+    if (S_ISLNK(status.st_mode)) {
+      const fs::path target = fs::read_symlink(from + name, error);
+      ::unlink((to + name).c_str());
+      fs::create_symlink(target, to + name, error);
+      if (error) return fail(error.value(), "cannot make the link %s", (to + name).c_str());
+      const timespec times[2] = {status.st_atim, status.st_mtim};
+      ::utimensat(AT_FDCWD, (to + name).c_str(), times, AT_SYMLINK_NOFOLLOW);
+    } else if (S_ISREG(status.st_mode)) {
+      if (auto done = copy_file(from + name, to + name, status); !done) return done;
+    }
+  }
+  if (error) return fail(error.value(), "cannot list %s", (from + relative).c_str());
+  return {};
+}
+
+std::string tail_of(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::string error;
+  std::string last;
+  while (std::getline(file, line)) {
+    if (line.empty()) continue;
+    last = line;
+    if (error.empty() && line.find("error") != line.npos) error = line;
+  }
+  return error.empty() ? last : error;
+}
+
+bool write_text(const char* path, const std::string& text) {
+  const Fd fd(::open(path, O_WRONLY | O_CLOEXEC));
+  return fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+// A mount namespace, as root or in a user namespace in which everybody is who he was.
+bool enter_namespace() {
+  if (::unshare(CLONE_NEWNS) == 0) return true;
+  const uid_t user = ::geteuid();
+  const gid_t group = ::getegid();
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+  write_text("/proc/self/setgroups", "deny");
+  return write_text("/proc/self/uid_map", fmt::format("{} {} 1", user, user)) &&
+         write_text("/proc/self/gid_map", fmt::format("{} {} 1", group, group));
+}
+
+}  // namespace
+
+std::string Workspace::in_copy(const std::string& path) const {
+  return is_inside(path, options_.source) ? tree_ + path.substr(options_.source.size()) : path;
+}
+
+Result<Workspace> Workspace::open(WorkspaceOptions options) {
+  Workspace space;
+  const std::string cache = options.cache.empty() ? default_cache() : options.cache;
+  if (is_inside(cache, options.source)) {
+    return fail(EINVAL, "the cache %s is inside of the tree %s: name another one in XDG_CACHE_HOME",
+                cache.c_str(), options.source.c_str());
+  }
+  std::string identity = options.source + '\n' + options.folder;
+  for (const std::string& word : options.command) identity += '\n' + word;
+  const std::string hash = content_hash(std::as_bytes(std::span(identity))).substr(0, 16);
+  space.folder_ =
+      fmt::format("{}/{}-{}", cache, fs::path(options.source).filename().string(), hash);
+  space.tree_ = space.folder_ + "/tree";
+  space.options_ = std::move(options);
+  std::error_code error;
+  fs::create_directories(space.folder_, error);
+  if (error) return fail(error.value(), "cannot make the folder %s", space.folder_.c_str());
+  fs::permissions(space.folder_, fs::perms::owner_all, error);
+  space.lock_ = Fd(::open((space.folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!space.lock_) return fail_errno(errno, "cannot lock %s", space.folder_.c_str());
+  if (::flock(space.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    return fail(EBUSY, "another molt build works on %s: wait for it",
+                space.options_.source.c_str());
+  }
+  if (auto done = space.copy_tree(); !done) return pass(done);
+  return space;
+}
+
+Status Workspace::copy_tree() {
+  std::string state;
+  {
+    std::ifstream file(folder_ + "/state");
+    std::getline(file, state);
+  }
+  std::error_code error;
+  is_warm_ = state == "clean";
+  Manifest old;
+  if (is_warm_) {
+    old = read_manifest(folder_ + "/manifest");
+  } else {
+    // W2
+    fs::remove(folder_ + "/manifest", error);
+    for (const char* part : {"tree", "base", "new", "old"}) {
+      fs::remove_all(folder_ + "/" + part, error);
+      if (error) return fail(error.value(), "cannot remove %s/%s", folder_.c_str(), part);
+    }
+  }
+  if (auto done = mark("copying"); !done) return done;
+  fs::create_directories(tree_, error);
+  Manifest now;
+  if (auto done = copy_changes(options_.source, tree_, "", old, now); !done) return done;
+  for (const auto& [name, was] : old) {
+    if (!now.contains(name) && !S_ISDIR(was.mode)) fs::remove(tree_ + name, error);
+  }
+  write_manifest(folder_ + "/manifest", now);
+  return {};
+}
+
+Status Workspace::mark(std::string_view state) {
+  std::ofstream file(folder_ + "/state");
+  file << state << '\n';
+  file.flush();
+  if (!file) return fail(EIO, "cannot write %s/state", folder_.c_str());
+  return {};
+}
+
+void Workspace::become(const Job& job, std::string_view phase, bool with_shadows,
+                       int error_fd) const {
+  const auto give_up = [error_fd](const std::string& text) {
+    (void)!::write(error_fd, text.data(), text.size());
+    ::_exit(127);
+  };
+  // A build in the background would outlive an interrupted builder.
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  const bool has_namespace = enter_namespace();
+  const std::string& folder = job.folder;
+  if (has_namespace) {
+    if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount(tree_.c_str(), options_.source.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+      give_up(
+          fmt::format("cannot mount the copy over {}: {}", options_.source, std::strerror(errno)));
+    }
+  } else {
+    give_up(
+        "no mount namespace is permitted here: allow user namespaces "
+        "(kernel.unprivileged_userns_clone, or the container's seccomp profile), or run as root");
+  }
+  if (::chdir(folder.c_str()) != 0) {
+    give_up(fmt::format("no folder {}: {}", folder, std::strerror(errno)));
+  }
+  ::setenv("PWD", folder.c_str(), 1);
+  const char* before = std::getenv("LD_PRELOAD");
+  const std::string preload = before != nullptr && *before != '\0'
+                                  ? fmt::format("{}:{}", options_.preload, before)
+                                  : options_.preload;
+  ::setenv("LD_PRELOAD", preload.c_str(), 1);
+  ::setenv(capture::wrapper_variable, options_.wrapper.c_str(), 1);
+  ::setenv(capture::store_variable, folder_of(phase).c_str(), 1);
+  ::setenv(capture::shadows_variable, with_shadows ? "1" : "0", 1);
+  ::unsetenv(capture::inside_variable);
+  ::setenv("CCACHE_DISABLE", "1", 1);
+  const Fd out(::open(job.log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  const Fd in(::open("/dev/null", O_RDONLY));
+  ::dup2(in.get(), 0);
+  ::dup2(out.get(), 1);
+  ::dup2(out.get(), 2);
+  std::vector<char*> words;
+  for (const std::string& word : job.words) words.push_back(const_cast<char*>(word.c_str()));
+  words.push_back(nullptr);
+  ::execvp(job.program.c_str(), words.data());
+  give_up(fmt::format("cannot start {}: {}", job.program, std::strerror(errno)));
+  __builtin_unreachable();
+}
+
+Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
+  std::error_code error;
+  if (!keep) fs::remove_all(folder_of(phase), error);
+  fs::create_directories(folder_of(phase), error);
+  if (error) return fail(error.value(), "cannot make the folder %s", folder_of(phase).c_str());
+  // The command may be a compiler itself, and this process is not the one that is preloaded.
+  Job job{"env", {"env"}, options_.folder, log(phase)};
+  job.words.insert(job.words.end(), options_.command.begin(), options_.command.end());
+  return run(job, phase, with_shadows);
+}
+
+Status Workspace::compile_again(std::string_view phase, const std::vector<Record>& records) {
+  for (const Record& record : records) {
+    Job job{options_.wrapper,
+            {capture::program_name},
+            record.directory,
+            folder_of(phase) + ".again.log"};
+    job.words.insert(job.words.end(), record.command.begin(), record.command.end());
+    if (auto done = run(job, phase, true); !done) return done;
+  }
+  return {};
+}
+
+Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows) {
+  std::error_code error;
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno(errno, "no pipe");
+  const Fd read_end(ends[0]);
+  Fd write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child < 0) return fail_errno(errno, "cannot start the build");
+  if (child == 0) become(job, phase, with_shadows, write_end.get());
+  write_end.reset();
+
+  int status = 0;
+  auto next = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (;;) {
+    const pid_t ended = ::waitpid(child, &status, options_.progress ? WNOHANG : 0);
+    if (ended == child) break;
+    if (ended < 0 && errno != EINTR) return fail_errno(errno, "lost the build");
+    if (std::chrono::steady_clock::now() >= next) {
+      next += std::chrono::seconds(1);
+      std::size_t count = 0;
+      for (const auto& entry : fs::directory_iterator(folder_of(phase), error)) {
+        count += entry.path().extension() == ".json" ? 1 : 0;
+      }
+      options_.progress(count);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  char text[256] = {};
+  const ssize_t bytes = ::read(read_end.get(), text, sizeof text - 1);
+  if (bytes > 0) return fail(EPERM, "%s", text);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  return fail(EIO, "the build command failed (%s): %.140s; all of it is in %s",
+              WIFEXITED(status) ? fmt::format("exit {}", WEXITSTATUS(status)).c_str() : "killed",
+              tail_of(job.log).c_str(), job.log.c_str());
+}
+
+}  // namespace molt::builder

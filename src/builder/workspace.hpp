@@ -1,0 +1,89 @@
+// workspace.hpp - a copy of the user's source tree that is built instead of it, in the place of it.
+//
+// Where a tree lies ends up in what is compiled from it: __FILE__, the debug information's folders,
+// absolute paths that configure scripts wrote down. So the build command runs in a mount namespace of
+// its own, in which the copy lies where the user's tree is; nobody else sees that, and the user's tree
+// stays as it was.
+//
+//     CACHE/<hash of tree and command>/
+//         tree/      the copy, with what was built in it
+//         state      "clean", or what is being done: whatever else is found there is copied anew
+//         manifest   size and time of each file of the user's tree when it was copied
+//         base/ new/ old/   records and objects (capture.hpp), *.log what the build said
+//
+// Roles      flow.cpp; one builder at a time (a lock on the folder).
+// Invariants W1 The user's tree is only read.
+//            W2 Without "clean" the copy is thrown away: a build that was killed while the diff was in
+//               has objects newer than their sources.
+// Death      Killed at any moment: W2. The namespace goes with the build's last process.
+// Refuses    A cache inside of the tree; a tree of CMake where no namespace is permitted, since its
+//            build folder names the user's tree.
+// Checked by tests/builder/build.sh
+#pragma once
+
+#include "base/fd.hpp"
+#include "base/result.hpp"
+#include "builder/capture.hpp"
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace molt::builder {
+
+struct WorkspaceOptions {
+  std::string source;  // absolute
+  std::string cache;   // "": $XDG_CACHE_HOME/molt/builds or ~/.cache/molt/builds
+  std::string folder;  // where the command runs: in `source`, or equal to it
+  std::vector<std::string> command;
+  std::string preload;  // libmolt-capture.so
+  std::string wrapper;  // this program
+  // Told about once a second while a build runs: how many compilations have been recorded.
+  std::function<void(std::size_t)> progress;
+};
+
+class Workspace {
+ public:
+  // Copies the tree, or brings an earlier copy up to date.
+  [[nodiscard]] static Result<Workspace> open(WorkspaceOptions options);
+
+  const std::string& tree() const { return tree_; }
+  const std::string& source() const { return options_.source; }
+  // Of records and logs; "base", "new", "old".
+  std::string folder_of(std::string_view phase) const { return folder_ + "/" + std::string(phase); }
+  std::string log(std::string_view phase) const { return folder_of(phase) + ".log"; }
+  // The same file in the copy, for an absolute path in the user's tree; others stay.
+  std::string in_copy(const std::string& path) const;
+  // Was this copy built before, with the same command?
+  bool is_warm() const { return is_warm_; }
+
+  [[nodiscard]] Status mark(std::string_view state);
+  // Runs the build command. Records of earlier runs of that phase are kept where `keep` says so. A
+  // command that fails is EIO, with the end of what it said.
+  [[nodiscard]] Status build(std::string_view phase, bool with_shadows, bool keep);
+  // Compiles again what was recorded, from the sources as they are now, with shadows; for objects that
+  // the build command leaves alone since it does not know what they depend on.
+  [[nodiscard]] Status compile_again(std::string_view phase, const std::vector<Record>& records);
+
+ private:
+  Workspace() = default;
+  Status copy_tree();
+  struct Job {
+    std::string program;
+    std::vector<std::string> words;
+    std::string folder;
+    std::string log;
+  };
+  [[noreturn]] void become(const Job& job, std::string_view phase, bool with_shadows,
+                           int error_fd) const;
+  Status run(const Job& job, std::string_view phase, bool with_shadows);
+
+  WorkspaceOptions options_;
+  std::string folder_;
+  std::string tree_;
+  Fd lock_;
+  bool is_warm_ = false;
+};
+
+}  // namespace molt::builder

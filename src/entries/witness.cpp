@@ -1,0 +1,117 @@
+#include "entries/witness.hpp"
+
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "base/futex.hpp"
+#include "threads/census.hpp"
+#include "threads/procfs.hpp"
+#include "threads/residency.hpp"
+
+namespace molt::entries {
+namespace {
+
+// Also where that cannot be seen: descriptors may be used up.
+bool blocks_sigtrap(int tid) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
+  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return errno != ENOENT && errno != ESRCH;
+  char text[4096];
+  const ssize_t n = read(fd.get(), text, sizeof text - 1);
+  if (n <= 0) return false;  // it has gone
+  text[n] = '\0';
+  const char* mask = std::strstr(text, "\nSigBlk:");
+  unsigned long long blocked = 0;
+  constexpr unsigned long long sigtrap = 1ull << (5 - 1);
+  return mask != nullptr && std::sscanf(mask + 8, " %llx", &blocked) == 1 && (blocked & sigtrap);
+}
+
+// A sleeping thread is asked once, and then only how often it has run.
+bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
+  const auto runs = [&] {
+    std::uint64_t count = 0;
+    return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
+  };
+  const std::uint64_t before = runs();
+  if (before != 0 && before == thread.traps_open_at) return false;
+  const bool is_asleep =
+      before != 0 && thread.syscall &&
+      threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
+  if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
+  if (thread.blocks_traps) return true;
+  if (is_asleep && runs() == before) thread.traps_open_at = before;
+  return false;
+}
+
+// One listing if it is as the last one was. Whoever is born afterwards is in no listing, and has the mask
+// of a thread that is looked at here.
+Status list_blocking(std::vector<int>& tids) {
+  Status verdict;
+  Status asked = threads::inspect([&](threads::Census& census) {
+    const std::uint64_t before = census.changes();
+    verdict = census.list();
+    if (verdict && census.changes() != before) verdict = census.refresh();
+    if (!verdict) return;
+    for (threads::Thread* thread : census.threads()) {
+      if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
+    }
+  });
+  return asked ? verdict : asked;
+}
+
+}  // namespace
+
+// Threads block all signals for a moment when they begin and end: only who goes on does matters.
+Status ThreadWitness::no_thread_blocks_sigtrap() {
+  const Deadline patience = Deadline::in_ms(patience_ms_);
+  std::vector<int> blocking;
+  if (Status listed = list_blocking(blocking); !listed) return listed;
+  for (;;) {
+    std::erase_if(blocking, [](int tid) { return !blocks_sigtrap(tid); });
+    if (blocking.empty()) return {};
+    if (patience.passed()) break;
+    timespec pause{0, 1'000'000};
+    nanosleep(&pause, nullptr);  // tidy: sleep-ok nobody tells when a mask changes
+  }
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/status", blocking.front());
+  if (!Fd(open(path, O_RDONLY | O_CLOEXEC))) {
+    return fail_errno(errno, "whether thread %d blocks SIGTRAP cannot be seen", blocking.front());
+  }
+  return fail(
+      {EBUSY, arch::refusal_name(arch::Refusal::traps_blocked)},
+      "thread %d (%s) blocks SIGTRAP, and the int3 that a safe change of code needs would kill "
+      "it; `molt` opens it where it may trace the process; else let it unblock SIGTRAP, or "
+      "build with -fpatchable-function-entry=8,6",
+      blocking.front(), threads::thread_name(blocking.front()).c_str());
+}
+
+Status ThreadWitness::no_thread_within(std::span<const arch::CodeRange> ranges) {
+  threads::RangeSet set;
+  for (const arch::CodeRange& range : ranges) set.add(range.begin, range.end);
+  threads::ProofOptions options;
+  options.deadline = Deadline::in_ms(patience_ms_);
+  options.own_frame = own_frame_;
+  options.last_means = threads::LastMeans::signal;
+  // It cannot come back in: a look at itself takes it no time.
+  options.last_means_after = Deadline::in_ms(running_ms_);
+  auto proof = threads::prove_out(set, options);
+  if (!proof) return pass(proof);
+  if (proof->out()) return {};
+  const threads::Finding& who = proof->holders.front();
+  return fail({EBUSY, arch::refusal_name(arch::Refusal::in_use)},
+              "thread %d (%s) stands in the first bytes of the function (%s); try again", who.tid,
+              who.name, who.reason);
+}
+
+}  // namespace molt::entries

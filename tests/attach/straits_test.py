@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Programs in straits: no descriptor left, no folder to write to, another root, no /proc, other rights,
+another C library, another architecture. Each is served, or told why not."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import attach_test
+from attach_test import EXAMPLES, MODULE, MOLT, TARGETS, Target, molt
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+PATCH = TARGETS / "attach_other_word.so"
+
+
+def mounts_allowed():
+    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+class Straits(unittest.TestCase):
+    start = attach_test.Attach.start
+    does = attach_test.Attach.does
+    refuses = attach_test.Attach.refuses
+
+    def with_mounts(self, script, *command):
+        """A program in mounts of its own, which `script` makes; from a folder that those leave alone."""
+        if not mounts_allowed():
+            self.skipTest("needs root, and mounts of one's own")
+        return Target(self, ["unshare", "-m", "sh", "-c", f"{script}; exec \"$@\"", "sh", *map(str, command)])
+
+    def folder(self):
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        os.chmod(made.name, 0o755)
+        return Path(made.name)
+
+    def full_service(self, target):
+        """Modules, hooks and patches come and go, proven; then nothing is left."""
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertIn("plain", self.does("list", "-p", target.pid))
+        unloaded = json.loads(self.does("unload", "-p", target.pid, "plain", "--json"))
+        self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+        self.assertIn("open64", self.does("hook", "list", "-p", target.pid))
+        unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))
+        self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.does("apply", "-p", target.pid, PATCH)
+        self.does("revert", "-p", target.pid, "other_word")
+        self.does("apply", "-p", target.pid, PATCH)
+        self.assertIn("enabled", self.does("status", "-p", target.pid))
+        self.assertEqual(target.end(), ("patched", 0))
+
+    def limit(self, target):
+        lines = Path(f"/proc/{target.pid}/limits").read_text().splitlines()
+        return next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
+
+    def test_no_descriptor_left(self):
+        target = self.start("sleeper", "full", "64", "1024")
+        self.assertEqual(len(os.listdir(f"/proc/{target.pid}/fd")), 64)
+        self.assertIn("which are used up, is raised for moments", self.does("doctor", target.pid))
+        self.does("attach", "-p", target.pid)
+        self.assertEqual(self.limit(target), ["64", "1024"])
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertEqual(self.limit(target), ["64", "1024"])
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(len(os.listdir(f"/proc/{target.pid}/fd")), 64)
+        self.full_service(target)
+
+    def test_no_descriptor_may_be_had(self):
+        folder = self.folder()
+        program = shutil.copy(TARGETS / "sleeper", folder)
+        target = Target(self, [*(NOBODY if os.geteuid() == 0 else []), program, "full", "64", "64"])
+        told = self.does("doctor", target.pid)
+        self.assertIn("modules: no, all descriptors that it may have are in use", told)
+        self.assertIn("hooks and patches of libraries: no", told)
+        self.does("attach", "-p", target.pid)  # needs none of the process's
+        self.assertEqual(self.does("list", "-p", target.pid).count("\n"), 1)
+        for verb, file in (("load", MODULE), ("apply", PATCH)):
+            self.refuses(1, f"raise it: prlimit --pid {target.pid} --nofile", verb, "-p", target.pid, file)
+        self.does("detach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_no_folder(self):
+        """Neither /run nor /tmp may be written to, and the network is another one."""
+        script = "mount --make-rprivate /; for d in /run /tmp; do mount -t tmpfs -o ro,mode=755 none $d; done"
+        elsewhere = tempfile.TemporaryDirectory(dir="/var/tmp")
+        self.addCleanup(elsewhere.cleanup)
+        os.chmod(elsewhere.name, 0o755)
+        program = shutil.copy(TARGETS / "sleeper", elsewhere.name)
+        for command in ([program], [*NOBODY, program], ["unshare", "-n", program]):
+            with self.subTest(command):
+                target = self.with_mounts(script, *command)
+                self.does("attach", "-p", target.pid)
+                names = Path(f"/proc/{target.pid}/net/unix").read_text()
+                self.assertIn(f"@molt/{target.pid}/", names)
+                # Anybody may have a name like it; whose it is the kernel says.
+                with socket.socket(socket.AF_UNIX) as other:
+                    other.bind(f"\0molt/{target.pid}/0")
+                    other.listen(0)
+                    with socket.socket(socket.AF_UNIX) as fills_its_queue:
+                        fills_its_queue.connect(f"\0molt/{target.pid}/0")
+                        self.full_service(target)
+
+    def root_for(self, *, proc):
+        folder = self.folder()
+        for name in ("usr", "proc", "tmp"):
+            (folder / name).mkdir()
+        for name in ("lib", "lib64"):
+            (folder / name).symlink_to(f"usr/{name}")
+        os.chmod(folder / "tmp", 0o1777)
+        script = f"mount --make-rprivate /; mount --bind /usr {folder}/usr"
+        return folder, script + (f"; mount -t proc proc {folder}/proc" if proc else "")
+
+    def test_another_root(self):
+        folder, script = self.root_for(proc=True)
+        target = self.with_mounts(script, TARGETS / "sleeper", "root", folder)
+        self.assertIn("in a root of its own", self.does("doctor", target.pid))
+        self.assertTrue(json.loads(self.does("attach", "-p", target.pid, "--json"))["memfd"])
+        self.full_service(target)
+
+    def test_a_root_without_proc(self):
+        """No name for the runtime in memory; and nobody can be looked at."""
+        folder, script = self.root_for(proc=False)
+        target = self.with_mounts(script, TARGETS / "sleeper", "root", folder)
+        told = self.does("doctor", target.pid)
+        self.assertIn("there is no /proc in its root, so what is unloaded stays in memory", told)
+        self.assertIn("hooks and patches of libraries: no, there is no /proc", told)
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertEqual([*(folder / "tmp").glob(".libmolt*")], [])
+        for verb, file in (("load", EXAMPLES / "count_opens.so"), ("apply", PATCH)):
+            done = molt(verb, "-p", target.pid, file)
+            self.assertNotEqual(done.returncode, 0, done.stdout)
+            self.assertRegex(done.stderr, "/proc|threads")
+        unloaded = json.loads(molt("unload", "-p", target.pid, "plain", "--json").stdout)
+        self.assertEqual(unloaded["result"], "resident", unloaded)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_set_uid(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root for a program that gains rights")
+        folder = self.folder()
+        program = shutil.copy(TARGETS / "sleeper", folder)
+        os.chmod(program, 0o4755)
+        target = Target(self, [*NOBODY, program])
+        stranger = shutil.copy(MOLT, folder)
+        done = subprocess.run([*NOBODY, stranger, "doctor", str(target.pid)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 5)
+        self.assertRegex(done.stdout, "another user|gained privileges")
+        self.full_service(target)
+
+    def test_musl(self):
+        compiler = shutil.which("musl-gcc")
+        if not compiler:
+            self.skipTest("needs musl-tools")
+        folder = self.folder()
+        source = folder / "other.c"
+        source.write_text('#include <stdio.h>\nint main(void) { puts("ready"); fflush(stdout); getchar(); puts("ok"); }\n')
+        subprocess.run([compiler, "-o", folder / "other", source], check=True)
+        target = Target(self, [folder / "other"])
+        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid], ["load", "-p", target.pid, MODULE]):
+            self.refuses(5, "its C library is musl", *arguments)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_other_architecture(self):
+        folder = self.folder()
+        program = folder / "thirty_two"
+        source = Path(__file__).with_name("targets") / "thirty_two.S"
+        subprocess.run(["cc", "-m32", "-nostdlib", "-static", "-o", program, source], check=True)
+        try:
+            target = Target(self, [program])
+        except OSError as error:
+            self.skipTest(f"this kernel runs no 32-bit programs: {error}")
+        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid]):
+            self.refuses(5, "not an x86-64 program", *arguments)
+        self.assertEqual(target.end(), ("ok", 0))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""`molt build`: capture with several build tools, the user's tree left alone, what is refused and why, and
+a patch applied to the program that was built."""
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+MOLT = str(Path(os.environ["MOLT_BIN"]) / "molt")
+
+MAIN = """\
+#include <assert.h>
+#include <stdio.h>
+int answer(int);
+static int calls;
+static int __attribute__((noinline)) count(int by) {
+  calls += by;
+  return calls;
+}
+int main(void) {
+  char line[16];
+  puts("ready");
+  fflush(stdout);
+  while (fgets(line, sizeof line, stdin)) {
+    printf("%d %d\\n", answer(5), count(1));
+    fflush(stdout);
+  }
+  return 0;
+}
+"""
+ANSWER = """\
+#include <assert.h>
+#include "scale.h"
+static int calls;
+static int __attribute__((noinline)) count(int by) {
+  calls += by;
+  return calls;
+}
+int answer(int x) {
+  assert(x > 0);
+  return count(x) * SCALE;
+}
+int __attribute__((noinline)) later(int x) {
+  assert(x > 1);
+  return x * 7;
+}
+int (*volatile keep)(int) = later;
+"""
+MAKEFILE = """\
+CFLAGS = -g -O2
+prog: main.o answer.o
+\t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ main.o answer.o
+main.o: main.c
+answer.o: answer.c scale.h
+"""
+
+
+def run(*words, cwd=None, timeout=120, **options):
+    return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
+
+
+class Tree(unittest.TestCase):
+    """A small source tree, its program, and a cache of its own."""
+
+    build = ["make", "-s"]
+
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="molt-build-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.tree = self.folder / "tree"
+        self.tree.mkdir()
+        self.environment = dict(os.environ, XDG_CACHE_HOME=str(self.folder / "cache"), CCACHE_DISABLE="1")
+        for variable in ("CC", "CFLAGS", "MAKEFLAGS", "LD_PRELOAD"):
+            self.environment.pop(variable, None)
+        self.write("main.c", MAIN)
+        self.write("answer.c", ANSWER)
+        self.write("scale.h", "#define SCALE 2\n")
+        self.write("Makefile", MAKEFILE)
+
+    def write(self, name, text):
+        path = self.tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def make_target(self, command=None, program="prog"):
+        """Builds in a copy that lies where the tree does, as whoever packaged the program had it."""
+        copy = self.folder / "packaged"
+        shutil.copytree(self.tree, copy)
+        script = 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"'
+        done = run(
+            "unshare", *([] if os.getuid() == 0 else ["--user", "--map-root-user"]), "--mount",
+            "sh", "-c", script, "sh", copy, self.tree, *(command or self.build), env=self.environment,
+        )  # fmt: skip
+        if "unshare failed" in done.stderr:
+            self.skipTest("no mount namespace is permitted here")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.target = copy / program
+        return self.target
+
+    def diff(self, **edits):
+        """edits: file name with _ for the dot, and a function of its text."""
+        text = ""
+        for key, edit in edits.items():
+            name = key[::-1].replace("_", ".", 1)[::-1]
+            path = self.tree / name
+            old = path.read_text() if path.exists() else ""
+            new = edit(old)
+            text += "".join(
+                difflib.unified_diff(
+                    old.splitlines(True), new.splitlines(True), f"a/{name}" if path.exists() else "/dev/null", f"b/{name}"
+                )
+            )
+        path = self.folder / "fix.patch"
+        path.write_text(text)
+        return path
+
+    def molt_build(self, diff, *options, command=None):
+        done = run(
+            MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", *options,
+            "--", *(command or self.build), cwd=self.tree, env=self.environment,
+        )  # fmt: skip
+        said = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+        return done, said
+
+    def assert_built(self, done, said, *names):
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        # gcc may have made count.constprop.0 of count.
+        found = [function["name"].split(".")[0] for function in said["functions"]]
+        self.assertEqual(found, list(names), said)
+
+    def assert_refused(self, done, said, kind, *words):
+        self.assertEqual(done.returncode, 5, done.stderr + done.stdout)
+        texts = [refusal["text"] for refusal in said["refusals"] if refusal["kind"] == kind]
+        self.assertTrue(texts, said)
+        for word in words:
+            self.assertTrue(any(word in text for text in texts), (word, texts))
+
+
+DOUBLE = ("count(x) * SCALE", "count(x) * SCALE + 1000")
+
+
+class Building(Tree):
+    def test_applied_to_the_running_program_and_taken_back(self):
+        self.make_target()
+        before = {path: path.stat().st_mtime_ns for path in self.tree.rglob("*")}
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+        # The user's tree is as it was, to the file.
+        self.assertEqual(before, {path: path.stat().st_mtime_ns for path in self.tree.rglob("*")})
+
+        process = subprocess.Popen([self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask():
+            process.stdin.write("\n")
+            return process.stdout.readline().split()
+
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual(ask(), ["10", "1"])
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        # The static counters of both units go on; the fix is there.
+        self.assertEqual(ask(), ["1020", "2"])
+        reverted = run(MOLT, "revert", "fix", "-p", process.pid)
+        self.assertEqual(reverted.returncode, 0, reverted.stderr)
+        self.assertEqual(ask(), ["30", "3"])
+
+    def test_second_run_compiles_only_what_the_diff_touches(self):
+        self.make_target()
+        self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        done, said = self.molt_build(self.diff(main_c=lambda text: text.replace("calls += by", "calls += 2 * by")))
+        self.assert_built(done, said, "count")
+        self.assertEqual(said["units_compiled"], 1)
+        # The user goes on working: what he changed meanwhile counts. The program is another one now.
+        self.write("answer.c", ANSWER.replace("x * 7", "x * 9"))
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+
+    def test_lines_that_moved_change_nothing(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace("  assert(x > 0);", "  x += 1;\n  x += 1;\n  assert(x > 0);"))
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+
+    def test_comment_only(self):
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: "/* a comment */\n" + text))
+        self.assertEqual((done.returncode, said["functions"], said["refusals"]), (0, [], []), done.stderr)
+        self.assertFalse((self.folder / "fix.molt").exists())
+
+    def test_header(self):
+        self.make_target()
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_built(done, said, "answer")
+
+    def test_header_that_the_makefile_does_not_know_of(self):
+        self.write("Makefile", MAKEFILE.replace(" scale.h", ""))
+        self.make_target()
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_built(done, said, "answer")
+        self.assertTrue(any("compiled by itself" in note for note in said["notes"]), said)
+
+    def test_new_file(self):
+        self.write("Makefile", MAKEFILE.replace("main.o answer.o", "$(patsubst %.c,%.o,$(wildcard *.c))"))
+        self.make_target()
+        diff = self.diff(
+            answer_c=lambda text: text.replace("int answer", "int more(int);\nint answer").replace("count(x) *", "more(count(x)) *"),
+            more_c=lambda _: "int more(int x) { return x + 1; }\n",
+        )
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+
+    def test_stripped_with_and_without_its_debug_file(self):
+        self.make_target()
+        debug = self.folder / "prog.debug"
+        self.assertEqual(run("objcopy", "--only-keep-debug", self.target, debug).returncode, 0)
+        self.assertEqual(run("strip", self.target).returncode, 0)
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        for options in ([], ["--debug", debug]):
+            done, said = self.molt_build(diff, *options)
+            self.assert_built(done, said, "answer")
+        done, _ = self.molt_build(diff, "--debug", MOLT)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("another build", done.stderr)
+
+    def test_compiled_and_linked_by_one_command(self):
+        command = ["gcc", "-g", "-O2", "-o", "prog", "main.c", "answer.c"]
+        self.make_target(command)
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
+        self.assert_built(done, said, "answer")
+
+    def test_clang(self):
+        self.write("Makefile", "CC = clang\n" + MAKEFILE)
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+
+    @unittest.skipUnless(shutil.which("cmake") and shutil.which("ninja"), "no cmake or no ninja")
+    def test_cmake_and_ninja_with_a_compiler_cache(self):
+        self.write(
+            "CMakeLists.txt",
+            "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nset(CMAKE_C_FLAGS \"-g -O2\")\n"
+            "add_executable(prog main.c answer.c)\n",
+        )
+        launcher = "-DCMAKE_C_COMPILER_LAUNCHER=ccache " if shutil.which("ccache") else ""
+        command = ["sh", "-c", f"cmake -G Ninja {launcher}-S . -B out && ninja -C out"]
+        self.make_target(command, "out/prog")
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
+        self.assert_built(done, said, "answer")
+
+    def test_a_configure_script_and_a_build_below_the_tree(self):
+        self.write(
+            "configure",
+            "#!/bin/sh\necho 'int main(void){return 0;}' > conftest.c\ngcc -c conftest.c -o conftest.o || exit 1\n"
+            "rm -f conftest.*\nmkdir -p out && sed 's|\\([a-z]*\\)\\.c|../\\1.c|; s|scale|../scale|' Makefile > out/Makefile\n"
+            "printf '%%.o: ../%%.c\\n\\t$(CC) $(CFLAGS) -c -o $@ $<\\n' >> out/Makefile\n",
+        )
+        command = ["sh", "-c", "test -d out || sh ./configure; exec make -s -C out"]
+        self.make_target(command, "out/prog")
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
+        self.assert_built(done, said, "answer")
+
+
+class Refusing(Tree):
+    def change(self):
+        return self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+
+    def test_other_flags(self):
+        self.make_target()
+        self.write("Makefile", MAKEFILE.replace("-O2", "-O1"))
+        done, said = self.molt_build(self.change())
+        self.assert_refused(done, said, "bytes_differ", "+0x", "there")
+
+    def test_other_compiler(self):
+        self.make_target()
+        self.write("Makefile", "CC = clang\n" + MAKEFILE)
+        done, said = self.molt_build(self.change())
+        self.assert_refused(done, said, "bytes_differ", "+0x")
+
+    def test_other_constant_in_a_string(self):
+        self.make_target()
+        self.write("answer.c", ANSWER.replace("x > 1", "x > 2"))
+        done, said = self.molt_build(self.change())
+        self.assert_refused(done, said, "bytes_differ", "later+0x")
+
+    def test_link_time_optimisation(self):
+        for flags in ("-flto", "-flto -ffat-lto-objects"):
+            self.write("Makefile", MAKEFILE.replace("-O2", f"-O2 {flags}"))
+            shutil.rmtree(self.folder / "packaged", ignore_errors=True)
+            self.make_target()
+            done, said = self.molt_build(self.change())
+            self.assert_refused(done, said, "lto", "link-time optimisation")
+
+    @unittest.skipUnless(shutil.which("ld.lld"), "no lld")
+    def test_folded_functions(self):
+        twin = "int __attribute__((noinline)) twin(int x) {\n  return x * 1234 + 77;\n}\n"
+        self.write("answer.c", ANSWER + twin)
+        self.write("main.c", MAIN + twin.replace("twin", "other") + "int twin(int);\n")
+        link = "-fuse-ld=lld -Wl,--icf=all -Wl,-u,twin -Wl,-u,other"
+        self.write("Makefile", MAKEFILE.replace("-O2", "-O2 -ffunction-sections") + f"prog: LDFLAGS = {link}\n")
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace("1234", "4321")))
+        self.assertEqual(done.returncode, 5, done.stdout)
+        self.assertTrue(any("twin" in refusal["text"] for refusal in said["refusals"]), said)
+        # A function beside it is not shared, and can be patched.
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+
+    def test_symbol_that_the_target_does_not_have(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace("int answer", "int nowhere(int);\nint answer").replace("count(x) *", "nowhere(x) *"))
+        # Linking fails as well: what is built here is the objects.
+        command = ["make", "-s", "main.o", "answer.o"]
+        done, said = self.molt_build(diff, command=command)
+        self.assertEqual(done.returncode, 5, done.stdout + done.stderr)
+        self.assertTrue(any("nowhere" in refusal["text"] for refusal in said["refusals"]), said)
+
+    def test_source_that_is_not_built(self):
+        self.make_target()
+        done, said = self.molt_build(self.change(), command=["make", "-s", "main.o"])
+        self.assert_refused(done, said, "not_compiled", "answer.c")
+
+    def test_diff_that_does_not_apply_or_is_in_already(self):
+        self.make_target()
+        diff = self.change()
+        self.write("answer.c", ANSWER.replace(*DOUBLE))
+        done, _ = self.molt_build(diff)
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("in the tree already", done.stderr + done.stdout)
+        self.write("answer.c", ANSWER.replace("count(x)", "count(x + 9)"))
+        done, _ = self.molt_build(diff)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("does not apply", done.stderr + done.stdout)
+
+    def test_build_that_fails_with_the_diff(self):
+        self.make_target()
+        done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace("SCALE", "NOWHERE")))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("NOWHERE", done.stderr + done.stdout)
+        # And leaves nothing behind that the next run would trip over.
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

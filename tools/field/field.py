@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""field.py [--molt PROGRAM] [--folder DIR] [--only PATTERN] [PACKAGE...]
+
+Debian's own security fixes as live patches. For each security patch of a package, in the order of its
+series: the tree as it was before that patch, built for real and started; a patch file of that one
+diff; applied to the process under load, seen to take effect; the package's own tests against the
+patched process; reverted, unloaded, and nothing left of it.
+
+Everything lies in build/field; what is there already is not done again. The result is a table, and
+build/field/report.json. Exit 1: something was built wrongly, or failed.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import packages
+import source
+
+# What a hand-written callback could do something about, by the builder's words for it.
+WANTS_CALLBACK = {"layout_changed", "data_changed", "initialiser", "initializer", "resized", "constructor", "layout", "data"}
+
+
+def molt(program, *arguments, timeout=900, cwd=None, environment=None):
+    return subprocess.run(
+        [program, *arguments], text=True, capture_output=True, timeout=timeout, check=False, cwd=cwd, env=environment
+    )
+
+
+def memory_of(pid, address, size):
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        memory.seek(address)
+        return memory.read(size)
+
+
+def base_of(pid, path):
+    """Where the file's first page is mapped."""
+    for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+        part = line.split(None, 5)
+        if len(part) == 6 and pathlib.Path(part[5]).name == pathlib.Path(path).resolve().name and part[2] == "00000000":
+            return int(part[0].split("-")[0], 16)
+    return 0
+
+
+def entries_of(path, names):
+    """Link-time addresses of functions; of names that occur once."""
+    said = subprocess.run(["nm", str(path)], text=True, capture_output=True, check=False).stdout
+    found = {}
+    for line in said.splitlines():
+        part = line.split()
+        if len(part) == 3 and part[2] in names:
+            found.setdefault(part[2], []).append(int(part[0], 16))
+    return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
+
+
+class Field:
+    def __init__(self, arguments):
+        self.molt = str(pathlib.Path(arguments.molt).resolve())
+        self.folder = pathlib.Path(arguments.folder).resolve()
+        self.only = re.compile(arguments.only)
+        self.again = arguments.again
+        self.rows = []
+        self.environment = source.build_environment(self.folder)
+        self.environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
+
+    def package(self, name):
+        print(f"field: {name}: fetching", file=sys.stderr)
+        package_source = source.Source(name, self.folder)
+        tree = package_source.folder / "tree"
+        built = package_source.folder / "built"
+        what = packages.PACKAGES[name](built, package_source.folder / "run")
+        package_source.unpack(tree)
+        for patch in package_source.series(tree):
+            if package_source.is_security(patch) and self.only.search(patch):
+                done = package_source.folder / "rows" / (pathlib.Path(patch).name + ".json")
+                if done.exists() and not self.again:
+                    self.rows.append(json.loads(done.read_text()))
+                else:
+                    row = self.one(what, tree, built, patch)
+                    done.parent.mkdir(exist_ok=True)
+                    done.write_text(json.dumps(row, indent=1))
+                    self.rows.append(row)
+                self.tell(self.rows[-1])
+            source.apply_patch(tree, patch)
+
+    @staticmethod
+    def tell(row):
+        print(
+            f"{row['package']:10} {row['patch'][:44]:44} {row['functions']:4} {row['size']:7} {row['build_s']:7.1f} "
+            f"{row['compare_s']:6.2f} {row['apply_ms']:7.1f}  {row['verdict']}{': ' + row['why'] if row['why'] else ''}",
+            flush=True,
+        )
+
+    def bring_up(self, what, tree, built):
+        """The built copy gets the tree's sources of now, and is built where the tree lies."""
+        if not built.exists():
+            shutil.copytree(tree, built, symlinks=True)
+        else:
+            for path in tree.rglob("*"):
+                twin = built / path.relative_to(tree)
+                if path.is_symlink() or not path.is_file():
+                    continue
+                if not twin.exists() or twin.read_bytes() != path.read_bytes():
+                    twin.parent.mkdir(parents=True, exist_ok=True)
+                    if path.suffix in (".c", ".h") or not twin.exists():
+                        shutil.copyfile(path, twin)
+                        shutil.copymode(path, twin)
+        source.build_in_place(built, tree, what.command(), what.scratch.parent / "build.log", self.environment)
+
+    def one(self, what, tree, built, patch):
+        row = dict(
+            package=what.name, patch=pathlib.Path(patch).name, functions=0, size=0, build_s=0.0, compare_s=0.0,
+            apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[],
+        )  # fmt: skip
+        try:
+            print(f"field: {what.name}: {row['patch']}: building the program", file=sys.stderr)
+            self.bring_up(what, tree, built)
+            self.build_and_apply(what, tree, built, patch, row)
+        except source.Missing as missing:
+            row["why"] = str(missing)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            row["verdict"], row["why"] = "failed", str(error)[:300]
+        return row
+
+    def build_and_apply(self, what, tree, built, patch, row):
+        output = what.scratch.parent / "patches" / (row["patch"] + ".molt")
+        output.parent.mkdir(exist_ok=True)
+        targets = []
+        for target in what.targets:
+            targets += ["--target", str((built / target).resolve())]
+        diff = tree / "debian/patches" / patch
+        done = molt(
+            self.molt, "build", "--json", "--diff", str(diff), *targets, "--source", str(tree), "-o", str(output),
+            "--description", f"Debian's {row['patch']}", *sum((["--cve", c] for c in sorted(set(re.findall(r"CVE-\d+-\d+", patch)))), []),
+            "--", *what.command(), cwd=tree, environment=self.environment, timeout=3600,
+        )  # fmt: skip
+        said = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+        row["notes"] = said.get("notes", [])
+        row["build_s"] = round(said.get("new_s", 0) + said.get("old_s", 0), 2)
+        row["compare_s"] = round(said.get("compare_s", 0), 3)
+        if done.returncode == 5:
+            kinds = {refusal["kind"] for refusal in said.get("refusals", [])}
+            row["why"] = "; ".join(refusal["text"] for refusal in said.get("refusals", [])) or done.stderr.strip()
+            if kinds == {"not_compiled"}:
+                # The package's build leaves it out: no program of Debian's has it.
+                row["verdict"] = "no code"
+                return
+            row["verdict"] = "needs a callback" if kinds and kinds <= WANTS_CALLBACK else "refused"
+            row["kinds"] = sorted(kinds)
+            return
+        if done.returncode != 0:
+            row["why"] = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"molt build: exit {done.returncode}"
+            return
+        row["names"] = [function["name"] for function in said["functions"]]
+        row["functions"] = len(row["names"])
+        if not row["functions"]:
+            row["verdict"] = "no code"
+            return
+        row["size"] = output.stat().st_size
+        what.start()
+        try:
+            self.apply(what, tree, output, said["functions"], row)
+            if what.process.poll() is not None:
+                row["verdict"], row["why"] = "wrong", f"the program ended with {what.process.returncode}"
+        finally:
+            what.stop()
+
+    def apply(self, what, tree, output, functions, row):
+        pids = what.pids()
+        everyone = sum((["-p", str(pid)] for pid in pids), [])
+        name = None
+        entries = []
+        for pid in pids:
+            for target in what.targets:
+                path = what.built / target
+                names = {f["name"] for f in functions if pathlib.Path(f["target"]).name.startswith(path.name.split(".so")[0])}
+                base = base_of(pid, path)
+                for address in entries_of(path, names).values():
+                    if base:
+                        entries.append((pid, base + address, memory_of(pid, base + address, 8)))
+        with packages.Load(what.ask) as load:
+            began = time.monotonic()
+            done = molt(self.molt, "apply", str(output), *everyone, "--json")
+            row["apply_ms"] = round((time.monotonic() - began) * 1000, 1)
+            if done.returncode != 0:
+                row["verdict"] = "refused" if done.returncode == 5 else "failed"
+                row["why"] = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit {done.returncode}"
+                return
+            for pid in pids:
+                status = json.loads(molt(self.molt, "status", "-p", str(pid), "--json").stdout)
+                patch = status["patches"][0]
+                name = patch["name"]
+                if not patch.get("enabled", True) or patch.get("transition", False):
+                    row["why"] = f"its state is {patch}"
+                    return
+            unchanged = [address for pid, address, before in entries if memory_of(pid, address, 8) == before]
+            if unchanged:
+                row["verdict"], row["why"] = "wrong", f"{len(unchanged)} of {len(entries)} entries are as before"
+                return
+            failed = what.test(tree)
+            done = molt(self.molt, "revert", name, *everyone)
+            if done.returncode != 0:
+                row["why"] = f"revert: {done.stderr.strip()}"
+                return
+            changed = [address for pid, address, before in entries if memory_of(pid, address, 8) != before]
+            for pid in pids:
+                status = json.loads(molt(self.molt, "status", "-p", str(pid), "--json").stdout)
+                if status["patches"] or changed:
+                    row["why"] = f"left behind: {status['patches'] or changed}"
+                    return
+        row["requests"] = load.done
+        if load.failures:
+            row["verdict"], row["why"] = "wrong", f"{len(load.failures)} requests failed: {load.failures[0]}"
+        elif failed:
+            row["verdict"], row["why"] = "wrong", f"tests failed: {failed}"
+        else:
+            row["verdict"] = "applied"
+
+    def report(self):
+        code = [row for row in self.rows if row["verdict"] != "no code"]
+        applied = [row for row in code if row["verdict"] == "applied"]
+        wrong = [row for row in code if row["verdict"] in ("wrong", "failed")]
+        share = 100 * len(applied) / len(code) if code else 0
+        print(
+            f"\n{len(self.rows)} patches, {len(code)} change the program's code: {len(applied)} applied live with no line "
+            f"written by hand ({share:.0f} %; the goal is 95), {len(wrong)} wrong or failed"
+        )
+        (self.folder / "report.json").write_text(
+            json.dumps({"schema": 1, "patches": self.rows, "applied": len(applied), "changing": len(code)}, indent=1) + "\n"
+        )
+        return 1 if wrong else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    parser.add_argument("--molt", default=root / "build/bin/molt")
+    parser.add_argument("--folder", default=root / "build/field")
+    parser.add_argument("--only", default="", help="a pattern for names of patches")
+    parser.add_argument("--again", action="store_true", help="also what was done before")
+    parser.add_argument("packages", nargs="*", default=list(packages.PACKAGES), metavar="PACKAGE")
+    arguments = parser.parse_args()
+    field = Field(arguments)
+    print(f"{'package':10} {'patch':44} {'fns':>4} {'bytes':>7} {'build s':>7} {'cmp s':>6} {'ms':>7}  verdict")
+    for name in arguments.packages:
+        try:
+            field.package(name)
+        except source.Missing as missing:
+            print(f"field: {name}: {missing}", file=sys.stderr)
+            field.rows.append(dict(package=name, patch="-", functions=0, size=0, build_s=0, compare_s=0, apply_ms=0, verdict="failed", why=str(missing)))
+    sys.exit(field.report())
+
+
+if __name__ == "__main__":
+    main()
