@@ -74,9 +74,9 @@ std::string transition_svg(const Json& history) {
   // One area for each kind, on top of those below it. Counts hold until the next moment.
   for (int kind = 0; kind < 3; ++kind) {
     std::string upper, lower;
-    const auto sum = [&](const Moment& m, int upto) {
+    const auto sum = [&](const Moment& m, int kinds_below) {
       double n = 0;
-      for (int k = 0; k < upto; ++k) n += m.counts[k];
+      for (int k = 0; k < kinds_below; ++k) n += m.counts[k];
       return n;
     };
     for (std::size_t i = 0; i < moments.size(); ++i) {

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "arch/x86_64/entry.hpp"
 #include "arch/x86_64/gate.hpp"
@@ -62,12 +63,13 @@ Result<arch::Entry> analyse(const elf::NamedObject& object, const elf::Symbols& 
   query.size = seat.size;
   find_padding(symbols, segment, query);
   query.live = memory(seat.address - query.before, seat.address + seat.size + query.after);
-  const auto in_file = elf::bytes_in_file(object, seat.address - query.before, query.live.size());
+  // What is there is what belongs there, a jump or int3 at the entry too.
+  std::optional<Bytes> in_file;
   if (verified) {
-    // What is there is what belongs there, a jump or int3 at the entry too.
     query.expected = query.live;
-  } else if (in_file) {
-    query.expected = {in_file->data(), in_file->size()};
+  } else {
+    in_file = elf::bytes_in_file(object, seat.address - query.before, query.live.size());
+    if (in_file) query.expected = {in_file->data(), in_file->size()};
   }
   std::vector<arch::EntryQuery::Part> parts;
   for (const arch::CodeRange& part : seat.parts) {

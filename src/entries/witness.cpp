@@ -53,10 +53,15 @@ bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
   return false;
 }
 
+// One listing if it is as the last one was. Whoever is born afterwards is in no listing, and has the mask
+// of a thread that is looked at here.
 Status list_blocking(std::vector<int>& tids) {
   Status verdict;
   Status asked = threads::inspect([&](threads::Census& census) {
-    if (verdict = census.refresh(); !verdict) return;
+    const std::uint64_t before = census.changes();
+    verdict = census.list();
+    if (verdict && census.changes() != before) verdict = census.refresh();
+    if (!verdict) return;
     for (threads::Thread* thread : census.threads()) {
       if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
     }

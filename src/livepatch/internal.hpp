@@ -157,6 +157,7 @@ void ensure_worker();
 // "b (thread 12 in slow, asleep 3 s; ...)": who holds it up.
 std::string holders_text(const Transition& transition);
 std::string function_at(std::uintptr_t address);
+// --- release.cpp ---
 // Takes the patch off the list; its module is put, or it is pinned.
 void retire(const PatchPtr& patch, const char* why_pinned);
 

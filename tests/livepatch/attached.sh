@@ -5,7 +5,8 @@ molt=$MOLT_BIN/molt modules=$MOLT_LIB/livepatch
 
 coproc host { exec "$1" "$modules/liblp_plugin.so"; }
 pid=$! out=${host[0]} in=${host[1]}
-trap 'kill $pid 2>/dev/null || true' EXIT
+svg=$(mktemp)
+trap 'kill $pid 2>/dev/null || true; rm -f "$svg"' EXIT
 read -r line <&"$out"
 
 # What the program prints until it is done, in one line.
@@ -26,6 +27,13 @@ expect close 'destructor 1'
 expect open 'pre_patch 0, post_patch 0, constructor 2'
 expect call 'answer 2'
 "$molt" list -p "$pid"
+# The picture of the transition: an area for each kind of thread, and the name.
+"$molt" status -p "$pid" --svg "$svg"
+if [ "$(grep -c '<polygon' "$svg")" != 3 ] || ! grep -q 'lp_library: threads over time<' "$svg"; then
+  echo "no picture of the transition:"
+  cat "$svg"
+  exit 1
+fi
 expect close 'destructor 2, pre_unpatch 0, post_unpatch 0'
 expect open 'pre_patch 0, post_patch 0, constructor 2'
 "$molt" revert -p "$pid" lp_library
