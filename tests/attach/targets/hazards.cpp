@@ -59,6 +59,7 @@ long hz_allocates() {
 }
 long hz_timed() {
   const timespec moment{0, 200'000};
+  // tidy: sleep-ok whether it is interrupted is the question
   return nanosleep(&moment, nullptr) == 0 ? 1 : -1;
 }
 asm(R"(
@@ -136,7 +137,7 @@ void* work(void* given) {
     }
     ++hazard.rounds;
     const timespec moment{0, 50'000};
-    nanosleep(&moment, nullptr);
+    nanosleep(&moment, nullptr);  // tidy: sleep-ok how often is the load, no wait for anything
   }
   return nullptr;
 }
@@ -144,7 +145,7 @@ void* work(void* given) {
 void* feed(void*) {
   while (!stop) {
     const timespec moment{0, 3'000'000};
-    nanosleep(&moment, nullptr);
+    nanosleep(&moment, nullptr);  // tidy: sleep-ok so long hz_blocked shall be blocked
     if (write(in[1], "x", 1) != 1) ++wrong;
   }
   return nullptr;
