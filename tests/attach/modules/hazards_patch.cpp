@@ -50,6 +50,7 @@ static long new_allocates() {
 }
 static long new_timed() {
   const timespec moment{0, 300'000};
+  // tidy: sleep-ok whether it is interrupted is the question
   return nanosleep(&moment, nullptr) == 0 ? 2 : -2;
 }
 static long new_page() { return 2; }

@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
       own[i] = memfd_create("own", 0);
       if (own[i] < 0 || write(own[i], "mine\n", 5) != 5) return 1;
     }
-    usleep(100);
+    usleep(100); /* tidy: sleep-ok time for others to do harm, no wait for anything */
     for (int i = 0; i < 8; ++i) {
       if (!good(own[i])) {
         printf("descriptor %d is another one\n", own[i]);

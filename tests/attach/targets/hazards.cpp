@@ -59,6 +59,7 @@ long hz_allocates() {
 }
 long hz_timed() {
   const timespec moment{0, 200'000};
+  // tidy: sleep-ok whether it is interrupted is the question
   return nanosleep(&moment, nullptr) == 0 ? 1 : -1;
 }
 asm(R"(
