@@ -87,17 +87,22 @@ std::string text_of(const std::vector<builder::Refusal>& refusals) {
 void run(World& world, const Case& made) {
   const std::string pid = std::to_string(world.pid());
   std::istringstream words(made.run);
-  std::size_t left_before = 0;
+  unsigned long address = 0;  // of the patch's memory
   for (std::string word; words >> word;) {
     if (word == "apply") {
       ASSERT_EQ(0, world.molt({"apply", world.patch_path(), "-p", pid})) << world.said;
-      left_before = world.anonymous_code().size();
+      ASSERT_EQ(0, world.molt({"list", "--json", "-p", pid})) << world.said;
+      const std::size_t at = world.said.find("\"address\":");
+      ASSERT_NE(std::string::npos, at) << world.said;
+      // A number, or a text of one.
+      address =
+          std::strtoul(world.said.c_str() + world.said.find_first_of("0123456789", at), nullptr, 0);
+      EXPECT_TRUE(world.has_code_at(address)) << world.said;
     } else if (word == "revert") {
       ASSERT_EQ(0, world.molt({"revert", "fix", "-p", pid})) << world.said;
       ASSERT_EQ(0, world.molt({"list", "-p", pid})) << world.said;
       EXPECT_EQ(std::string::npos, world.said.find("fix")) << world.said;
-      const auto left = world.anonymous_code();
-      EXPECT_EQ(left_before - 1, left.size()) << "the patch's memory is still there";
+      EXPECT_FALSE(world.has_code_at(address)) << "the patch's memory is still there";
     } else {
       const std::size_t equals = word.find('=');
       EXPECT_EQ(word.substr(equals + 1), world.ask(word.substr(0, equals))) << "step " << word;

@@ -232,6 +232,15 @@ int World::molt(const std::vector<std::string>& arguments) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+bool World::has_code_at(unsigned long address) const {
+  for (const std::string& line : anonymous_code()) {
+    char* end = nullptr;
+    const unsigned long begin = std::strtoul(line.c_str(), &end, 16);
+    if (address >= begin && address < std::strtoul(end + 1, nullptr, 16)) return true;
+  }
+  return false;
+}
+
 std::vector<std::string> World::anonymous_code() const {
   std::vector<std::string> found;
   std::ifstream maps("/proc/" + std::to_string(pid_) + "/maps");

@@ -39,6 +39,7 @@ class World {
   int molt(const std::vector<std::string>& arguments);
   // Mappings that are executable and of no file: what a patch leaves behind would be there.
   std::vector<std::string> anonymous_code() const;
+  bool has_code_at(unsigned long address) const;
   std::string patch_path() const { return folder_ + "/fix.molt"; }
   pid_t pid() const { return pid_; }
   std::string said;
