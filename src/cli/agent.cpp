@@ -92,6 +92,21 @@ void open_traps(Session& session) {
   }
 }
 
+Json with_traps_open(Session& session, const std::function<Json()>& change) {
+  constexpr int most_tries = 4;
+  for (int tries = 1;; ++tries) {
+    open_traps(session);
+    try {
+      return change();
+    } catch (const Failure& failure) {
+      if (failure.code != EBUSY || tries == most_tries ||
+          attach::blocking_traps(session.process().pid).empty()) {
+        throw;
+      }
+    }
+  }
+}
+
 void open_traps_for(Session& session, const std::string& module) {
   if (attach::blocking_traps(session.process().pid).empty()) return;
   for (const Json& hook : session.call(wire::method::hook_list).at("hooks")) {

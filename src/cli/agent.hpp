@@ -6,6 +6,7 @@
 #include "cli/process.hpp"
 #include "cli/targets.hpp"
 
+#include <functional>
 #include <string>
 
 namespace molt::cli {
@@ -23,6 +24,9 @@ const char* to_text(attach::Found found);
 // Before functions are hooked or unhooked there: threads that block SIGTRAP no longer do
 // (attach/masks.hpp). What that takes and cannot be had, the process itself says.
 void open_traps(Session& session);
+// Runs what changes functions there, with traps open, and again if meanwhile a thread was born that
+// blocks them: programs make threads when others allocate (jemalloc), such as those of the agent.
+Json with_traps_open(Session& session, const std::function<Json()>& change);
 // The same before a module is unloaded, if it has hooked functions.
 void open_traps_for(Session& session, const std::string& module);
 

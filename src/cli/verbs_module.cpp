@@ -118,8 +118,8 @@ Json load_file(Session& session, const LoadWords& words, const std::string& file
   Json parameters = request_for_file(session.options(), file, words.args);
   if (words.force) parameters["force"] = true;
   if (words.probe) parameters["probe"] = true;
-  if (hooks_functions(file)) open_traps(session);
-  Json reply = call_with_file(session, wire::method::load, file, std::move(parameters));
+  const auto load = [&] { return call_with_file(session, wire::method::load, file, parameters); };
+  Json reply = hooks_functions(file) ? with_traps_open(session, load) : load();
   note_warnings(session, reply);
   return reply;
 }
@@ -311,8 +311,10 @@ Runner declare_replace(CLI::App& verb) {
       Json request = request_for_file(options, file, args);
       if (names.size() == 2) request["name"] = names[0];
       if (*force) request["force"] = true;
-      if (hooks_functions(file)) open_traps(session);
-      Json reply = call_with_file(session, wire::method::replace, file, std::move(request));
+      const auto replace = [&] {
+        return call_with_file(session, wire::method::replace, file, request);
+      };
+      Json reply = hooks_functions(file) ? with_traps_open(session, replace) : replace();
       note_warnings(session, reply);
       note_kept(session,
                 fmt::format("{} {}", reply.at("name").get<std::string>(), reply.value("from", "")),

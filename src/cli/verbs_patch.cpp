@@ -47,12 +47,13 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
                const std::string& as, bool no_wait) {
   const Fd fd = open_module_file(file);
   attach_if_absent(session);
-  if (!session.options().dry_run) open_traps(session);
   Json request = {{"path", std::filesystem::absolute(file).lexically_normal().string()}};
   if (!args.empty()) request["args"] = args;
   if (!as.empty()) request["name"] = as;
   if (session.options().dry_run) request["dry_run"] = true;
-  Json reply = session.call_waiting(wire::method::load, std::move(request), load_ms, fd.get());
+  Json reply = with_traps_open(session, [&] {
+    return session.call_waiting(wire::method::load, request, load_ms, fd.get());
+  });
   if (session.options().dry_run || no_wait) return reply;
   const auto name = reply.at("name").get<std::string>();
   try {
