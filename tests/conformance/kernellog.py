@@ -33,8 +33,8 @@ SHOWN_ELSEWHERE = {
                     "livepatch_test.Transition.BusyThreadsSeeOneVersionPerActivation, torture.livepatch",
     "ST-kprobe-1": "who owns the entry stands for a kprobe: arch/redirect_test.cpp, livepatch_test.Entry.*; "
                    "the refusal is the one of ST-ftrace-1",
-    "ST-kprobe-2": "an entry has one owner here: a function that is hooked cannot be patched (EBUSY), and "
-                   "the other way round",
+    "ST-kprobe-2": "a function may be hooked and patched: the hook is around whatever version is in "
+                   "force (tests/interpose/stacked_test.cpp)",
     "ST-ftrace-2": "a replacement is a module's function, and can be traced and probed as any other",
     "ST-module-function-1/2": "a target that is there first, or comes later: KL-K06 to K10, "
                               "ST-callbacks-1 and -2",
