@@ -135,15 +135,15 @@ TEST_F(ServerTest, LoadsTheVeryFileThatTheClientOpened) {
   log::Requester requester;
   fake::on_load([&](const module::LoadRequest& request) {
     struct stat info {};
-    is_same.store(fstat(request.fd, &info) == 0 && info.st_ino == wanted.st_ino,
-                  std::memory_order_relaxed);
     path = request.path;
     requester = log::current_requester();
+    is_same.store(fstat(request.fd, &info) == 0 && info.st_ino == wanted.st_ino,
+                  std::memory_order_release);
   });
   Client client = connect();
   const Json reply = client.ask("molt.Load", {{"path", "/opt/a.so"}}, file.get());
   EXPECT_EQ(text(reply, "name"), "a");
-  EXPECT_TRUE(is_same.load(std::memory_order_relaxed));
+  EXPECT_TRUE(is_same.load(std::memory_order_acquire));
   EXPECT_EQ(path, "/opt/a.so");
   EXPECT_EQ(requester.pid, getpid());
   EXPECT_EQ(requester.uid, geteuid());
