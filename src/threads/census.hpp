@@ -49,6 +49,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "threads/maps.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::threads {
 
@@ -86,6 +87,12 @@ struct Thread {
   // slept.
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
+
+  // What its `syscall` said when it slept with that run count, both of pc and arguments masked (ranges.hpp):
+  // holds while `runs` is what it was. 0: never. `registers_settled`: the count was read afterwards too.
+  Snapshot registers;
+  std::uint64_t registers_at = 0;
+  bool registers_settled = false;
 
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
