@@ -90,7 +90,9 @@ def many(count, *command):
     env = dict(os.environ, GLIBC_TUNABLES="glibc.pthread.stack_cache_size=0")
     done = subprocess.run([MANY, RUNTIME, count, TARGETS / "busy", *map(str, command)], env=env,
                           capture_output=True, text=True)
-    return done.returncode, " ".join(done.stdout.split("\n")[-2:]).strip() + done.stderr
+    lines = done.stdout.strip().split("\n")
+    # What failed is said before the sum.
+    return done.returncode, lines[-1] if done.returncode == 0 else "; ".join(lines + [done.stderr.strip()])
 
 
 def attaches():

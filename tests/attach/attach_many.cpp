@@ -5,6 +5,8 @@
 
 #include "attach/attach.hpp"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -35,6 +37,29 @@ static bool attach_and_die(pid_t pid, const attach::Options& options, unsigned u
   int status = 0;
   waitpid(child, &status, 0);
   return WIFSIGNALED(status);
+}
+
+// Where its threads are, and how long each has had a processor and has waited for one.
+static void show_threads(pid_t pid) {
+  const std::string tasks = "/proc/" + std::to_string(pid) + "/task/";
+  DIR* folder = opendir(tasks.c_str());
+  if (folder == nullptr) return;
+  while (const dirent* entry = readdir(folder)) {
+    if (entry->d_name[0] == '.') continue;
+    std::printf("thread %s:", entry->d_name);
+    for (const char* file : {"comm", "stat", "syscall", "schedstat", "wchan"}) {
+      char text[300] = {};
+      const int fd = open((tasks + entry->d_name + "/" + file).c_str(), O_RDONLY | O_CLOEXEC);
+      if (fd >= 0 && read(fd, text, sizeof text - 1) > 0) {
+        const char* from = std::strcmp(file, "stat") == 0 ? std::strrchr(text, ')') : nullptr;
+        std::printf(" %.*s", from != nullptr ? 1 : static_cast<int>(std::strcspn(text, "\n")),
+                    from != nullptr ? from + 2 : text);
+      }
+      if (fd >= 0) close(fd);
+    }
+    std::printf("\n");
+  }
+  closedir(folder);
 }
 
 int main(int argc, char** argv) {
@@ -74,6 +99,7 @@ int main(int argc, char** argv) {
     if (!report) {
       std::printf("attach %d: %s: %s\n", i + 1, errno_name(report.error().code),
                   report.error().detail);
+      show_threads(pid);
       good = false;
       break;
     }
@@ -98,6 +124,7 @@ int main(int argc, char** argv) {
     nanosleep(&nap, nullptr);  // tidy: sleep-ok between two looks, bounded
     if (i == 1499) {
       std::printf("the program does not end: it is stuck\n");
+      show_threads(pid);
       kill(pid, SIGKILL);
       waitpid(pid, &status, 0);
     }
