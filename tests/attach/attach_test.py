@@ -35,6 +35,9 @@ class Target:
         self.first = self.process.stdout.readline().split()
         test.assertEqual(self.first[0], "ready")
 
+    def kill_only(self):
+        self.process.kill()
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()
@@ -180,6 +183,8 @@ class Attach(unittest.TestCase):
             with self.subTest(kind):
                 target = self.start("sleeper", kind)
                 self.does("doctor", target.pid)
+                self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
+                self.does("revert", "-p", target.pid, "other_word")
                 self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
                 self.assertIn("open64", self.does("hook", "list", "-p", target.pid))
                 unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))
