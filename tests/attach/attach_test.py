@@ -2,6 +2,7 @@
 """`molt` and programs that were built without Molt: attach, load, run, doctor."""
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -132,7 +133,21 @@ class Attach(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             program = shutil.copy(TARGETS / "sleeper", folder)
             many = [Target(self, [program]) for _ in range(12)]
-            self.does("apply", "--exe", program, TARGETS / "attach_other_word.so")
+            # On a terminal one sees how far it has got.
+            terminal, stderr = pty.openpty()
+            done = subprocess.run([MOLT, "apply", "--exe", program, TARGETS / "attach_other_word.so"],
+                                  stdout=subprocess.PIPE, stderr=stderr, timeout=60)
+            os.close(stderr)
+            shown = os.read(terminal, 10000).decode()
+            os.close(terminal)
+            self.assertEqual((done.returncode, done.stdout), (0, b""), shown)
+            self.assertIn("apply: 12 of 12 processes", shown)
+            self.assertEqual(shown.count(" of 12 processes"), 12)
+            self.assertTrue(shown.endswith("\x1b[K"), shown)
+            # Other tests' processes may end meanwhile.
+            patched = json.loads(molt("status", "--all", "--json").stdout)
+            pids = {answer["pid"] for answer in patched if answer.get("patches")}
+            self.assertTrue(pids.issuperset(target.pid for target in many))
             self.does("revert", "-p", many[0].pid, "other_word")
             for target in many[1:]:
                 self.assertEqual(target.end(), ("patched", 0))
