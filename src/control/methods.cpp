@@ -171,7 +171,7 @@ Reply load(Arguments& arguments, const Caller& caller) {
     if (name && module::same_content(*name, caller.file))
       return already_loaded(*name, request.args);
   }
-  return refuse(Asked::load, report);
+  return refuse(Asked::load, explain_closed(report.error()));
 }
 
 Reply unload(Arguments& arguments, const Caller& caller) {
