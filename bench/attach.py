@@ -170,7 +170,7 @@ def nginx_rate(port, seconds):
 def compare(name, rate, port, select):
     """With and without in turn, each other time in the opposite order: what disturbs, disturbs both."""
     ratios, all_rates = [], {True: [], False: []}
-    rounds = number("MOLT_ROUNDS", 15)
+    rounds = max(5, number("MOLT_ROUNDS", 15))
     for n in range(rounds):
         rates = {}
         for attached in ((True, False) if n % 2 else (False, True)):
