@@ -50,6 +50,7 @@
 #include "base/result.hpp"
 #include "threads/lent.hpp"
 #include "threads/maps.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::threads {
 
@@ -88,6 +89,12 @@ struct Thread {
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
 
+  // What its `syscall` said when it slept with that run count, both of pc and arguments masked (ranges.hpp):
+  // holds while `runs` is what it was. 0: never. `registers_settled`: the count was read afterwards too.
+  Snapshot registers;
+  std::uint64_t registers_at = 0;
+  bool registers_settled = false;
+
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
   std::uint64_t traps_open_at = 0;
@@ -120,9 +127,14 @@ class Census {
   void close_spare(Thread& thread);
   // Finds the thread's own stack, if that is not known yet.
   void find_stack(Thread& thread);
+<<<<<<< HEAD
   // lent.hpp. One thread's `syscall`; false: it is another file, or not needed.
   bool lend(int tid, Fd file);
   [[nodiscard]] Status take_loans(Loans& loans);
+=======
+  // Its thread pointer, at the upper end of its stack if it is not the first thread; 0: it is not glibc's.
+  std::uintptr_t descriptor_of(const Thread& thread) const;
+>>>>>>> integ
   // Whether it is one of the kernel's own; asked once.
   bool is_worker(Thread& thread);
   // Asks for that and for blocks_traps. False: it has gone.
