@@ -127,14 +127,11 @@ class Census {
   void close_spare(Thread& thread);
   // Finds the thread's own stack, if that is not known yet.
   void find_stack(Thread& thread);
-<<<<<<< HEAD
   // lent.hpp. One thread's `syscall`; false: it is another file, or not needed.
   bool lend(int tid, Fd file);
   [[nodiscard]] Status take_loans(Loans& loans);
-=======
   // Its thread pointer, at the upper end of its stack if it is not the first thread; 0: it is not glibc's.
   std::uintptr_t descriptor_of(const Thread& thread) const;
->>>>>>> integ
   // Whether it is one of the kernel's own; asked once.
   bool is_worker(Thread& thread);
   // Asks for that and for blocks_traps. False: it has gone.
