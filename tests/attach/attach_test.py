@@ -176,6 +176,40 @@ class Attach(unittest.TestCase):
         self.does("load", "-p", target.pid, MODULE)
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_run_with_children(self):
+        """Asked for, what it starts has Molt too; otherwise not."""
+        for flag, expected in ((["--children"], True), ([], False)):
+            target = Target(self, [MOLT, "run", *flag, "--", "sh", "-c", f"{TARGETS}/sleeper; exit $?"])
+            child = int(Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()[0])
+            self.assertEqual("molt" in threads(child), expected)
+            if expected:
+                self.does("list", "-p", child)
+            self.assertEqual(target.end(), ("ok", 0))
+
+    def test_manners(self):
+        """No handler until one is needed, and no descriptor, environment or mask is changed by coming."""
+        def seen(pid):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            return ({name: status[name].strip() for name in ("SigCgt", "SigIgn", "SigBlk", "FDSize", "Umask")},
+                    sorted(os.listdir(f"/proc/{pid}/fd")), Path(f"/proc/{pid}/environ").read_bytes(),
+                    os.readlink(f"/proc/{pid}/cwd"))
+
+        target = self.start("sleeper")
+        before = seen(target.pid)
+        self.does("attach", "-p", target.pid)
+        self.assertEqual(seen(target.pid), before)
+        self.does("load", "-p", target.pid, MODULE)
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(seen(target.pid), before)
+        # A jump needs SIGTRAP, and nothing else.
+        self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+        trap = 1 << signal.SIGTRAP - 1
+        caught = int(seen(target.pid)[0]["SigCgt"], 16)
+        self.assertEqual(caught & ~int(before[0]["SigCgt"], 16), trap)
+        self.does("unload", "-p", target.pid, "count_opens")
+        self.does("detach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_run_keeps_other_preloads(self):
         done = subprocess.run(["env", "LD_PRELOAD=libm.so.6", MOLT, "run", "--", "printenv", "LD_PRELOAD"],
                               capture_output=True, text=True)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What makes changing a running program hard, all of it at once and without a pause: recursion, sleeping
 threads, red zones, exceptions, cancellation, thread-locals, the loader's and the allocator's locks, time-outs,
-entries on two pages and behind an endbr64, the program's own trap handler, loops that close all descriptors."""
+entries on two pages and behind an endbr64, functions of several libraries that one call calls, the program's own
+trap handler, loops that close all descriptors."""
 import json
 import unittest
 
@@ -9,7 +10,7 @@ import attach_test
 from attach_test import EXAMPLES, MODULE, TARGETS
 
 PATCH = TARGETS / "attach_hazards_patch.so"
-ALL = 10
+ALL = 13
 
 
 class Hazards(unittest.TestCase):
