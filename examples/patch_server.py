@@ -17,6 +17,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import threading
@@ -187,8 +188,12 @@ def apply_while_one_sleeps(server, watch):
     until(one_is_left, "all others to change over")
     watch.allowed = {TYPES}
     molt_at(server, "status")
-    if "compose_head" not in molt_at(server, "blocking"):
-        fail("`molt blocking` does not name the function in which the request sleeps")
+    blocking = re.match(r"thread (\d+) .* http_files::compose_head\(", molt_at(server, "blocking"))
+    if not blocking:
+        fail("`molt blocking` does not name the thread that sleeps, and the function")
+    states = [molt_at(server, "get", f"threads/{tid}/patch_state").strip() for tid in (blocking[1], server.pid)]
+    if states != ["0", "1"]:
+        fail(f"the states of the thread that sleeps and of another one are {states}, not 0 and 1")
     show(server, watch, TYPES)
 
 

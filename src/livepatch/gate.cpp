@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/barrier.hpp"
@@ -31,8 +32,13 @@ std::atomic<void (*)()> g_all_done{nullptr};
 // From the head of a thread's robust list to its word; the same in every thread of the C library.
 std::ptrdiff_t g_from_robust_list = 0;
 
-// Scans since the agent asked last; a signal handler may lose one.
-__thread unsigned t_checks __attribute__((tls_model("initial-exec"))) = 0;
+// Since the agent asked last; a signal handler may lose one.
+struct Asked {
+  unsigned scans, passes;
+  unsigned more_passes;  // that were allowed for the last try; 0: the first
+  std::uintptr_t held_at;
+};
+__thread Asked t_asked __attribute__((tls_model("initial-exec"))) = {};
 
 std::uint32_t* own_word() { return &molt_gate_word; }
 
@@ -272,11 +278,16 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
     }
     if (value & pending_bit) {
       SelfCheck check = g_self_check.load(std::memory_order_acquire);
-      const Own own = check ? check(generation, side_of(control), sp) : Own::unknown;
-      if (own == Own::stays && ++t_checks < most_checks) {
+      Asked& asked = t_asked;
+      const std::uintptr_t held_before = asked.held_at;
+      const Own own = check ? check(generation, side_of(control), sp, asked.held_at) : Own::unknown;
+      ++(held_before != 0 && asked.held_at == held_before ? asked.passes : asked.scans);
+      const unsigned passes = std::max(asked.more_passes, few_passes);
+      if (own == Own::stays && asked.scans < most_checks && asked.passes < passes) {
         return side_of(value) == Side::patched ? Settled::stays_patched : Settled::stays_unpatched;
       }
-      t_checks = 0;
+      const bool again = own == Own::stays && asked.passes == passes && passes < most_passes;
+      asked = {0, 0, again ? 2 * passes : 0, 0};
       // Fails if a reversal took PENDING away, or the agent closed the gate meanwhile.
       if (swap(word, value, own == Own::leaves ? rule : value & ~pending_bit) &&
           own == Own::leaves) {

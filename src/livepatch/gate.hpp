@@ -34,8 +34,12 @@
 //            its context switch is the partner; of a running one the look proves nothing.
 // Progress   A thread waits for the agent's look at itself alone (microseconds), and never for
 //            another thread. The last of those that were left tells the agent, which need not guess when
-//            to look again. PENDING costs at most `most_checks` scans of its own stack for each try of
-//            the agent: a busy thread has many nested calls for each outermost one, where it can leave.
+//            to look again. A busy thread has many nested calls for each outermost one, where it can
+//            leave. A scan of its own stack tells it where the outermost word lies that holds it; until
+//            that is off the stack it looks at this one word. PENDING costs at most `most_checks` scans for
+//            each try of the agent, and few_passes such looks, then twice as many for the next try, up to
+//            most_passes: whoever leaves now and then is met at that, and who never does is not slowed down
+//            for long.
 // Death      Another thread's word is reached through the kernel (futex operations,
 //            process_vm_readv), which answers EFAULT where the memory has gone with its thread. Each
 //            operation is framed by get_robust_list(): the thread lived until after it. fork: the
@@ -77,6 +81,7 @@ inline constexpr std::uint32_t pending_bit = 2;
 inline constexpr std::uint32_t switching_bit = 4;
 inline constexpr unsigned generation_shift = 3;
 inline constexpr unsigned most_checks = 64;
+inline constexpr unsigned few_passes = 1 << 9, most_passes = 1 << 17;
 
 inline std::uint32_t generation_of(std::uint32_t word) { return word >> generation_shift; }
 inline Side side_of(std::uint32_t word) { return static_cast<Side>(word & side_bit); }
@@ -99,8 +104,10 @@ enum class Own {
   stays,    // something old was seen there
   unknown,  // not its own stack, or of another generation or target
 };
-// What the calling thread's stack says, from `sp` up. Async-signal-safe.
-using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp);
+// What the calling thread's stack says, from `sp` up. `held_at`: where the outermost word lay that an
+// earlier look found; 0: look at all. Where this one found it, if it stays. Async-signal-safe.
+using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp,
+                          std::uintptr_t& held_at);
 void set_self_check(SelfCheck check);
 
 // So many threads were left by the agent's last try: when as many have changed over by themselves,

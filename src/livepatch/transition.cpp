@@ -92,10 +92,13 @@ std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
   return lowest;
 }
 
-// Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
-gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
+// Copied by the kernel: should memory be missing in between, that is an answer, not a fault. To the
+// end, for the outermost.
+gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end,
+                         std::uintptr_t& held_at) {
   constexpr std::size_t words = 512;
   std::uintptr_t buffer[words];
+  held_at = 0;
   for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end;) {
     const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
     iovec to{buffer, bytes}, from{reinterpret_cast<void*>(at), bytes};
@@ -103,14 +106,22 @@ gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std
       return gate::Own::unknown;
     }
     for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
-      if (ranges.contains(buffer[i])) return gate::Own::stays;
+      if (ranges.contains(buffer[i])) held_at = at + i * sizeof(std::uintptr_t);
     }
     at += bytes;
   }
-  return gate::Own::leaves;
+  return held_at != 0 ? gate::Own::stays : gate::Own::leaves;
 }
 
-gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp) {
+gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp,
+                            std::uintptr_t& held_at) {
+  if (held_at >= sp) {
+    std::uintptr_t word = 0;
+    iovec to{&word, sizeof word}, from{reinterpret_cast<void*>(held_at), sizeof word};
+    const bool is_there = process_vm_readv(getpid(), &to, 1, &from, 1, 0) == sizeof word;
+    if (is_there && ranges.contains(word)) return gate::Own::stays;
+  }
+  held_at = 0;
   stack_t alternate;
   if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return gate::Own::unknown;
   if (alternate.ss_flags & SS_ONSTACK) {
@@ -119,15 +130,16 @@ gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp) 
     if (below == 0) return gate::Own::unknown;
     const auto alternate_end =
         reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
-    const gate::Own here = scan_own_stack(ranges, sp, alternate_end);
+    const gate::Own here = scan_own_stack(ranges, sp, alternate_end, held_at);
     if (here != gate::Own::leaves) return here;
     sp = below - red_zone;
   }
   const std::uintptr_t end = stack_end(sp);
-  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end);
+  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end, held_at);
 }
 
-gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
+gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp,
+                     [[maybe_unused]] std::uintptr_t& held_at) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
   return gate::Own::leaves;
 #endif
@@ -135,7 +147,7 @@ gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t
   const Armed* armed = g_armed.load(std::memory_order_seq_cst);
   gate::Own own = gate::Own::unknown;
   if (armed != nullptr && armed->generation == generation && armed->target == target) {
-    own = look_at_own_stack(armed->ranges, sp);
+    own = look_at_own_stack(armed->ranges, sp, held_at);
   }
   g_checking.fetch_sub(1, std::memory_order_release);
   return own;
