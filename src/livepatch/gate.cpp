@@ -71,8 +71,6 @@ std::ptrdiff_t word_offset() {
   return reinterpret_cast<char*>(own_word()) - static_cast<char*>(__builtin_thread_pointer());
 }
 
-const std::uint32_t* word_of_self() { return own_word(); }
-
 Status setup() {
   void* head = robust_list_of(0);
   if (head == nullptr) {
@@ -278,6 +276,7 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
     }
     if (value & pending_bit) {
       SelfCheck check = g_self_check.load(std::memory_order_acquire);
+      using threads::Own;
       Asked& asked = t_asked;
       const std::uintptr_t held_before = asked.held_at;
       const Own own = check ? check(generation, side_of(control), sp, asked.held_at) : Own::unknown;

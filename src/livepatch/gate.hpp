@@ -58,6 +58,7 @@
 #include <span>
 
 #include "base/result.hpp"
+#include "threads/own_stack.hpp"
 
 // Where the torture's builds stop for a moment, so that what could go wrong there does.
 #ifdef MOLT_TORTURE_STEPS
@@ -92,22 +93,16 @@ inline std::uint32_t decided(std::uint32_t generation, Side side) {
 
 // Where the word is, from the thread pointer: negative.
 std::ptrdiff_t word_offset();
-const std::uint32_t* word_of_self();
 
 // --- the agent ----------------------------------------------------------------------------------
 
 // Whether words of other threads can be reached in this process. Once, before the first transition.
 Status setup();
 
-enum class Own {
-  leaves,   // nothing old on its stack
-  stays,    // something old was seen there
-  unknown,  // not its own stack, or of another generation or target
-};
-// What the calling thread's stack says, from `sp` up. `held_at`: where the outermost word lay that an
-// earlier look found; 0: look at all. Where this one found it, if it stays. Async-signal-safe.
-using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp,
-                          std::uintptr_t& held_at);
+// Whether something old is on the calling thread's stack, from `sp` up; `unknown` also if another
+// generation or target is asked about by now. `held_at`: threads/own_stack.hpp. Async-signal-safe.
+using SelfCheck = threads::Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp,
+                                   std::uintptr_t& held_at);
 void set_self_check(SelfCheck check);
 
 // So many threads were left by the agent's last try: when as many have changed over by themselves,

@@ -8,9 +8,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +19,7 @@
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
 #include "threads/own_frames.hpp"
+#include "threads/own_stack.hpp"
 #include "threads/own_thread.hpp"
 
 namespace molt::livepatch {
@@ -45,124 +43,27 @@ struct Armed {
   gate::Side target;
   threads::RangeSet ranges;
 };
-std::atomic<const Armed*> g_armed{nullptr};
-// Threads in self_check(). One that is cancelled or jumps out of it by a signal handler leaves its
-// count behind: then sets are leaked from there on, never freed under somebody.
-std::atomic<unsigned> g_checking{0};
-std::vector<const Armed*> g_disarmed;
-const std::uint32_t* g_main_word = nullptr;  // of the thread that runs on the kernel's stack
-std::uintptr_t g_main_stack_end = 0;
+threads::Posted<Armed> g_armed;
 
-void arm(const Armed* armed) {
-  const Armed* old = g_armed.exchange(armed, std::memory_order_seq_cst);
-  if (old != nullptr) g_disarmed.push_back(old);
-  if (g_checking.load(std::memory_order_seq_cst) != 0) return;
-  for (const Armed* set : g_disarmed) delete set;
-  g_disarmed.clear();
+// f(ranges) on what a thread that changes over to `target` must not have on its stack; `otherwise` if
+// that is not what is asked any more.
+template <class T, class F>
+T with_old_code(std::uint32_t generation, gate::Side target, T otherwise, F&& f) {
+  return g_armed.read([&](const Armed* armed) {
+    const bool asked =
+        armed != nullptr && armed->generation == generation && armed->target == target;
+    return asked ? f(armed->ranges) : otherwise;
+  });
 }
 
-// Where the stack ends that the calling thread was born with: at its own descriptor, which the C
-// library puts on top of it, or, of the main thread, where the kernel's part begins. 0: `sp` is not on
-// it, as far as one can see.
-std::uintptr_t stack_end(std::uintptr_t sp) {
-  const std::uintptr_t end = gate::word_of_self() == g_main_word
-                                 ? g_main_stack_end
-                                 : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
-  constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
-  return sp >= end || end - sp > most ? 0 : end;
-}
-
-// On the alternate signal stack: where the stack pointer was when the first handler there began. The
-// kernel keeps it in the frame that it built, beside the bounds of that stack. 0: not found.
-std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
-  static_assert(offsetof(ucontext_t, uc_stack) + sizeof(stack_t) ==
-                offsetof(ucontext_t, uc_mcontext.gregs));
-  constexpr std::size_t sp_place = sizeof(stack_t) / sizeof(std::uintptr_t) + REG_RSP;
-  const auto begin = reinterpret_cast<std::uintptr_t>(alternate.ss_sp);
-  const auto* end = reinterpret_cast<const std::uintptr_t*>(begin + alternate.ss_size);
-  std::uintptr_t lowest = 0;
-  for (const auto* at = reinterpret_cast<const std::uintptr_t*>(sp & ~std::uintptr_t{7});
-       at + sp_place < end; ++at) {
-    if (at[0] != begin || at[2] != alternate.ss_size) continue;
-    const std::uintptr_t found = at[sp_place];
-    // A handler on top of another; a leftover can only make more of the stack be looked at.
-    if (found - begin <= alternate.ss_size || stack_end(found) == 0) continue;
-    if (lowest == 0 || found < lowest) lowest = found;
-  }
-  return lowest;
-}
-
-// Copied by the kernel: should memory be missing in between, that is an answer, not a fault. To the
-// end, for the outermost.
-gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end,
-                         std::uintptr_t& held_at) {
-  constexpr std::size_t words = 512;
-  std::uintptr_t buffer[words];
-  held_at = 0;
-  for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end;) {
-    const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
-    iovec to{buffer, bytes}, from{reinterpret_cast<void*>(at), bytes};
-    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(bytes)) {
-      return gate::Own::unknown;
-    }
-    for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
-      if (ranges.contains(buffer[i])) held_at = at + i * sizeof(std::uintptr_t);
-    }
-    at += bytes;
-  }
-  return held_at != 0 ? gate::Own::stays : gate::Own::leaves;
-}
-
-gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp,
-                            std::uintptr_t& held_at) {
-  if (held_at >= sp) {
-    std::uintptr_t word = 0;
-    iovec to{&word, sizeof word}, from{reinterpret_cast<void*>(held_at), sizeof word};
-    const bool is_there = process_vm_readv(getpid(), &to, 1, &from, 1, 0) == sizeof word;
-    if (is_there && ranges.contains(word)) return gate::Own::stays;
-  }
-  held_at = 0;
-  stack_t alternate;
-  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return gate::Own::unknown;
-  if (alternate.ss_flags & SS_ONSTACK) {
-    constexpr std::uintptr_t red_zone = 128;
-    const std::uintptr_t below = interrupted_sp(sp, alternate);
-    if (below == 0) return gate::Own::unknown;
-    const auto alternate_end =
-        reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
-    const gate::Own here = scan_own_stack(ranges, sp, alternate_end, held_at);
-    if (here != gate::Own::leaves) return here;
-    sp = below - red_zone;
-  }
-  const std::uintptr_t end = stack_end(sp);
-  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end, held_at);
-}
-
-gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp,
-                     [[maybe_unused]] std::uintptr_t& held_at) {
+threads::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp,
+                        std::uintptr_t& held_at) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
-  return gate::Own::leaves;
+  return threads::Own::leaves;
 #endif
-  g_checking.fetch_add(1, std::memory_order_seq_cst);
-  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
-  gate::Own own = gate::Own::unknown;
-  if (armed != nullptr && armed->generation == generation && armed->target == target) {
-    own = look_at_own_stack(armed->ranges, sp, held_at);
-  }
-  g_checking.fetch_sub(1, std::memory_order_release);
-  return own;
-}
-
-void find_main_stack() {
-  if (g_main_stack_end != 0) return;
-  static_cast<void>(threads::inspect([](threads::Census& census) {
-    if (!census.refresh()) return;
-    threads::Thread* main = census.find(getpid());
-    if (main == nullptr) return;
-    census.find_stack(*main);
-    g_main_word = gate::word_of(getpid());
-    g_main_stack_end = main->stack.end;
-  }));
+  return with_old_code(
+      generation, target, threads::Own::unknown,
+      [&](const threads::RangeSet& ranges) { return look_at_own_stack(ranges, sp, &held_at); });
 }
 
 // --- what is old --------------------------------------------------------------------------------------
@@ -195,7 +96,9 @@ threads::RangeSet old_code(const Transition& t) {
   return ranges;
 }
 
-void publish_old_code(const Transition& t) { arm(new Armed{t.generation, t.target, old_code(t)}); }
+void publish_old_code(const Transition& t) {
+  g_armed.post(new Armed{t.generation, t.target, old_code(t)});
+}
 
 const char* direction(gate::Side side) {
   return side == gate::Side::patched ? "patching" : "unpatching";
@@ -294,7 +197,7 @@ bool complete() {
   t.completing = true;
   retire_gates();
   gate::end();
-  arm(nullptr);
+  g_armed.post(nullptr);
   const bool forced = t.forced;
   const bool never_asked = !is_gated(t);
 
@@ -387,7 +290,7 @@ bool complete() {
 // --- steps ---------------------------------------------------------------------------------------------
 
 void init_transition(const PatchPtr& patch, gate::Side target) {
-  find_main_stack();
+  threads::find_main_stack();
   gate::set_self_check(self_check);
   Engine& e = engine();
   {
@@ -730,13 +633,7 @@ void change_over_self() {
     target = t.target;
   }
   if (!gate::is_held_self(generation, target)) return;
-  // As in self_check(): the set is not freed meanwhile, and is the right one or none.
-  g_checking.fetch_add(1, std::memory_order_seq_cst);
-  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
-  const bool leaves = armed != nullptr && armed->generation == generation &&
-                      armed->target == target && threads::own_frames_are_out(armed->ranges);
-  g_checking.fetch_sub(1, std::memory_order_release);
-  if (!leaves) return;
+  if (!with_old_code(generation, target, false, threads::own_frames_are_out)) return;
   // A reversal changes the target under the lock, before the agent looks at words again.
   Lock lock(engine().mutex);
   const Transition& t = engine().transition;

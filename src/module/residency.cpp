@@ -100,6 +100,7 @@ std::string threads_left([[maybe_unused]] const Module& module, [[maybe_unused]]
   threads::ProofOptions options;
   options.deadline = deadline;
   options.cancelled = cancelled;
+  options.call_in = hooks::call_in;
   threads::RangeSet ranges = module.text;
   ranges.add(module.ways_in);
   const auto proof = threads::prove_out(ranges, options);

@@ -280,15 +280,19 @@ void Census::find_stack(Thread& thread) {
     if (around) thread.stack = {around.begin, main_stack_top_};
     return;
   }
-  if (thread.stack || robust_offset_ == 0) return;
-  const std::uintptr_t head = robust_list_of(thread.tid);
-  if (head == 0) return;
-  // glibc's descriptor points at itself, twice. It lies at the upper end of the stack.
+  if (thread.stack) return;
+  const std::uintptr_t pointer = descriptor_of(thread);
+  const Extent around = pointer != 0 ? maps_.writable_around(pointer - 8) : Extent{};
+  if (around) thread.stack = {around.begin, pointer};
+}
+
+std::uintptr_t Census::descriptor_of(const Thread& thread) const {
+  const std::uintptr_t head = robust_offset_ != 0 ? robust_list_of(thread.tid) : 0;
+  if (head == 0) return 0;
+  // It points at itself, twice.
   const std::uintptr_t pointer = head - robust_offset_;
   std::uintptr_t words[3];
-  if (!read_words(pointer, words) || words[0] != pointer || words[2] != pointer) return;
-  const Extent around = maps_.writable_around(pointer - 8);
-  if (around) thread.stack = {around.begin, pointer};
+  return read_words(pointer, words) && words[0] == pointer && words[2] == pointer ? pointer : 0;
 }
 
 bool Census::is_worker(Thread& thread) {

@@ -119,6 +119,8 @@ class Census {
   void close_spare(Thread& thread);
   // Finds the thread's own stack, if that is not known yet.
   void find_stack(Thread& thread);
+  // Its thread pointer, at the upper end of its stack if it is not the first thread; 0: it is not glibc's.
+  std::uintptr_t descriptor_of(const Thread& thread) const;
   // Whether it is one of the kernel's own; asked once.
   bool is_worker(Thread& thread);
   // Asks for that and for blocks_traps. False: it has gone.

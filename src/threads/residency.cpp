@@ -13,6 +13,7 @@
 #include "threads/own_frames.hpp"
 #include "threads/procfs.hpp"
 #include "threads/sample.hpp"
+#include "threads/self_proof.hpp"
 #include "threads/sharers.hpp"
 #include "threads/signalled.hpp"
 
@@ -25,6 +26,10 @@ constexpr std::int64_t longest_pause_ns = 20'000'000;
 constexpr std::int64_t sample_wait_ns = 3'000'000;
 constexpr std::int64_t signal_wait_ns = 50'000'000;
 constexpr std::size_t samples_at_once = 8;
+// Whoever passes hooks often enough for it has come by in that time.
+constexpr std::int64_t call_in_ms = 50;
+// Most are asleep, or in a sample, by then, and nobody need be called.
+constexpr std::size_t rounds_alone = 2;
 constexpr int most_listings = 8;
 
 void name_it(Finding& f) {
@@ -51,8 +56,12 @@ class Prover {
         asker_(asker),
         asker_is_out_(own_frames_are_out(ranges)) {}
 
+  ~Prover() { call_in(false); }
+
   // One round on the census thread: true if everybody is out.
   bool round(Census& census);
+  // Between two: asks those that run to look at themselves, or gives that up.
+  void call_in_runners();
   Status status;
   Proof proof;
 
@@ -63,6 +72,8 @@ class Prover {
     if (mark.serial != thread.serial) mark = {thread.serial, Mark::pending};
     return mark;
   }
+  void hear_answers(Census& census);
+  void call_in(bool on);
   void look_at_pending(Census& census);
   void take(Census& census, Thread& thread, const Finding& finding, Mark::State if_out);
   void sample_running(Census& census);
@@ -75,6 +86,11 @@ class Prover {
   const Asker asker_;
   // By its frames: it waits for this proof, so they stay what they are.
   const bool asker_is_out_;
+  SelfProof self_proof_;
+  bool called_in_ = false;
+  bool gave_up_ = false;
+  std::size_t heard_ = 0;
+  Deadline answers_until_{};
   std::vector<Mark> marks_;
   std::vector<Thread*> pending_;
   std::vector<Finding> findings_;
@@ -88,7 +104,43 @@ void Prover::take(Census& census, Thread& thread, const Finding& finding, Mark::
   }
 }
 
+// Who answered was listed before it was asked; that it is alive after its answer was read shows that
+// the answer is its own (S2).
+void Prover::hear_answers(Census& census) {
+  self_proof_.hear([&](int tid) {
+    Thread* thread = census.find(tid);
+    if (thread == nullptr || thread->is_spare) return;
+    Mark& m = mark(census, *thread);
+    if (m.state == Mark::out) return;
+    settle(*thread);
+    if (thread->is_gone) return;
+    m.state = Mark::out;
+    ++proof.answered;
+  });
+}
+
+void Prover::call_in(bool on) {
+  if (on != called_in_) options_.call_in(on);
+  called_in_ = on;
+}
+
+void Prover::call_in_runners() {
+  if (!options_.call_in || !self_proof_ || gave_up_) return;
+  const bool runners =
+      std::any_of(proof.holders.begin(), proof.holders.end(), [](const Finding& f) {
+        return f.activity == Activity::running || f.asleep_ns < call_in_ms * 1'000'000;
+      });
+  if (!runners) return call_in(false);
+  if (proof.rounds < rounds_alone) return;
+  if (!called_in_ || proof.answered != heard_) answers_until_ = Deadline::in_ms(call_in_ms);
+  heard_ = proof.answered;
+  gave_up_ = answers_until_.passed();
+  call_in(!gave_up_);
+  if (called_in_) self_proof_.ask(ranges_);
+}
+
 void Prover::look_at_pending(Census& census) {
+  hear_answers(census);
   pending_.clear();
   for (Thread* thread : census.threads()) {
     // "Looked" holds only in the round that looked: others may have read the run count since.
@@ -308,6 +360,7 @@ Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options, con
       break;
     }
     if (options.deadline.passed()) break;
+    prover.call_in_runners();
     const timespec t{0, pause};
     clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);
     pause = std::min(2 * pause, longest_pause_ns);

@@ -133,6 +133,10 @@ struct ProofOptions {
   // Null: the caller's.
   const void* own_frame = nullptr;
   bool may_sample = true;
+  // Makes threads that run without a pause come by where they look at themselves (self_proof.hpp), or
+  // lets them go their usual way again; from the asking thread, never within a job. May be empty. Only
+  // while somebody has not been proven out, runs, and others like him have come by lately.
+  std::function<void(bool)> call_in{};
 };
 
 struct Proof {
@@ -141,6 +145,7 @@ struct Proof {
   std::size_t rounds = 0;
   std::size_t sampled = 0;    // decided by a sample
   std::size_t signalled = 0;  // decided by the last means
+  std::size_t answered = 0;   // looked at themselves
   bool cancelled = false;
 
   bool out() const { return holders.empty(); }
