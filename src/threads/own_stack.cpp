@@ -58,7 +58,8 @@ Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end
   constexpr std::size_t words = 512;
   std::uintptr_t buffer[words];
   Own own = Own::leaves;
-  for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end && (own == Own::leaves || held_at != nullptr);) {
+  for (std::uintptr_t at = sp & ~std::uintptr_t{7};
+       at < end && (own == Own::leaves || held_at != nullptr);) {
     const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
     if (!copy_memory(buffer, at, bytes)) {
       own = Own::unknown;
