@@ -97,6 +97,7 @@ class Flow {
   }
 
   Status build_three();
+  static Status check_outputs(const Workspace& space);
   Status guard(const Workspace& space);
   Status complete_new(Workspace& space);
   Status complete_old(Workspace& space);
@@ -104,6 +105,7 @@ class Flow {
   void check_compiled();
   void list_units();
   void leave_alone(Unit& unit);
+  void count_identity(const Placement& placement);
   Status make_patch();
 
   const FlowRequest& request_;
@@ -136,6 +138,25 @@ Status Flow::guard(const Workspace& space) {
   return write_new(files_, space.tree());
 }
 
+// W1. Objects of a folder that was not copied would be built with the diff in, in the user's own.
+Status Flow::check_outputs(const Workspace& space) {
+  auto base = records_of(space, "base");
+  if (!base) return pass(base);
+  for (const auto& [output, record] : *base) {
+    const bool is_of_tree = std::ranges::any_of(
+        record.dependencies, [&](const std::string& path) { return space.is_in_copy(path); });
+    std::error_code error;
+    if (space.is_in_copy(output) || !is_of_tree || !std::filesystem::exists(output, error)) {
+      continue;
+    }
+    return fail(EINVAL,
+                "the build command puts %s outside of the source tree: name the build folder with "
+                "--build-folder",
+                output.c_str());
+  }
+  return {};
+}
+
 Status Flow::build_three() {
   say("copying the tree");
   auto opened = Workspace::open(request_.workspace);
@@ -150,6 +171,10 @@ Status Flow::build_three() {
   if (auto done = space.mark("building"); !done) return done;
   if (auto done = space.build("base", false, space.is_warm()); !done) return done;
   result_.base_s = seconds_since(begin);
+  if (auto done = check_outputs(space); !done) {
+    if (auto marked = space.mark("clean"); !marked) return marked;
+    return done;
+  }
 
   auto applied = apply_diff(request_.diff, space.tree());
   if (!applied) {
@@ -386,6 +411,29 @@ void Flow::leave_alone(Unit& unit) {
       unit.output));
 }
 
+// What differs in a unit that the diff changes is refused (placement.hpp). In another one it is told: a
+// date that was compiled in, or sources that are not quite those of the program.
+void Flow::count_identity(const Placement& placement) {
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    if (!placement.contains(i)) continue;
+    std::size_t proven = 0;
+    std::size_t differing = 0;
+    std::string name;
+    for (const PlacedFunction& function : placement.functions(i)) {
+      if (function.match == PlacedFunction::Match::proven) ++proven;
+      if (function.match != PlacedFunction::Match::differs) continue;
+      if (++differing == 1) name = function.name;
+    }
+    result_.functions_proven += proven;
+    result_.functions_compared += proven + differing;
+    if (differing == 0 || units_[i].is_changed()) continue;
+    result_.notes.push_back(fmt::format(
+        "{}: {} of {} functions, such as {}, are not those of {}; the diff does not "
+        "touch this unit",
+        units_[i].output, differing, proven + differing, name, placement.image().path()));
+  }
+}
+
 Status Flow::make_patch() {
   say("comparing");
   const auto begin = Clock::now();
@@ -402,6 +450,7 @@ Status Flow::make_patch() {
     result_.units_in_target += std::ranges::any_of(
         placements, [i](const Placement& placement) { return placement.contains(i); });
   }
+  for (const Placement& placement : placements) count_identity(placement);
   // Of objects that are in no target it does not matter whether they were compiled again.
   std::erase_if(result_.refusals, [&](const Refusal& one) {
     const auto unit = std::ranges::find(units_, one.unit, &Unit::output);

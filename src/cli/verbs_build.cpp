@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -24,6 +25,7 @@ struct BuildArguments {
   std::vector<std::string> targets;
   std::vector<std::string> debug_files;
   std::string source;
+  std::vector<std::string> build_folders;
   std::string output;
   std::string name;
   std::string description;
@@ -80,11 +82,60 @@ std::string name_of(const std::string& diff) {
   return name.substr(0, bytes_max);
 }
 
-// The folder in which the command runs is where the user stands, if that is in the tree.
-std::string folder_of_build(const std::string& source) {
+bool is_inside(const std::string& path, const std::string& folder) {
+  return path == folder || path.starts_with(folder + "/");
+}
+
+// Where a build folder of CMake's says that its sources are; "" for another folder.
+std::string source_of_build_folder(const fs::path& folder) {
+  std::ifstream file(folder / "CMakeCache.txt");
+  constexpr std::string_view key = "CMAKE_HOME_DIRECTORY:INTERNAL=";
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return line.substr(key.size());
+  }
+  return "";
+}
+
+// Is this what a configure step leaves: a folder that a build command writes into?
+bool is_build_folder(const fs::path& folder) {
+  std::error_code error;
+  return std::ranges::any_of(
+      std::array{"CMakeCache.txt", "build.ninja", "config.status", "meson-info"},
+      [&](const char* name) { return fs::exists(folder / name, error); });
+}
+
+// Those that are named, and those that the command is run in or told of, outside of the source tree.
+std::vector<std::string> build_folders_of(const BuildArguments& arguments,
+                                          const std::string& source) {
+  std::vector<std::string> folders;
+  const auto add = [&](const std::string& folder) {
+    if (is_inside(folder, source)) return;
+    if (std::ranges::find(folders, folder) == folders.end()) folders.push_back(folder);
+  };
+  for (const std::string& folder : arguments.build_folders) {
+    add(existing(folder, "the build folder"));
+  }
+  std::vector<std::string> words = arguments.command;
+  words.emplace_back(".");
+  for (std::string& word : words) {
+    for (const char* option : {"-C", "-B"}) {
+      if (word.starts_with(option) && word.size() > 2) word.erase(0, 2);
+    }
+    std::error_code error;
+    const fs::path folder = fs::canonical(word, error);
+    if (error || !fs::is_directory(folder, error) || !is_build_folder(folder)) continue;
+    if (!is_inside(source, folder.string())) add(folder.string());
+  }
+  return folders;
+}
+
+// The command runs where the user stands, if that is in what is copied.
+std::string folder_of_build(const builder::WorkspaceOptions& workspace) {
   const std::string here = fs::current_path().string();
-  const bool is_inside = here == source || here.starts_with(source + "/");
-  return is_inside ? here : source;
+  const auto holds = [&](const std::string& folder) { return is_inside(here, folder); };
+  return holds(workspace.source) || std::ranges::any_of(workspace.build_folders, holds)
+             ? here
+             : workspace.source;
 }
 
 Json json_of(const builder::Refusal& refusal) {
@@ -115,6 +166,8 @@ Json json_of(const builder::FlowResult& result) {
           {"notes", std::move(notes)},
           {"units_compiled", result.units_compiled},
           {"units_in_target", result.units_in_target},
+          {"functions_compared", result.functions_compared},
+          {"functions_proven", result.functions_proven},
           {"base_s", result.base_s},
           {"new_s", result.new_s},
           {"old_s", result.old_s},
@@ -142,9 +195,11 @@ void write_whole(const std::string& path, const std::vector<std::byte>& bytes) {
 builder::FlowRequest request_of(const BuildArguments& arguments, const Options& options) {
   builder::FlowRequest request;
   request.diff = existing(arguments.diff, "the diff");
-  request.workspace.source =
-      existing(arguments.source.empty() ? "." : arguments.source, "the source tree");
-  request.workspace.folder = folder_of_build(request.workspace.source);
+  std::string source = arguments.source;
+  if (source.empty()) source = source_of_build_folder(".");
+  request.workspace.source = existing(source.empty() ? "." : source, "the source tree");
+  request.workspace.build_folders = build_folders_of(arguments, request.workspace.source);
+  request.workspace.folder = folder_of_build(request.workspace);
   request.workspace.command = arguments.command;
   request.workspace.preload = capture_library();
   request.workspace.wrapper = fs::read_symlink("/proc/self/exe").string();
@@ -190,10 +245,13 @@ std::string summary(const builder::FlowResult& result, const std::string& output
       text += fmt::format("added: {}\n", demangled(name));
     }
     text += fmt::format(
-        "{} units compiled, {} of them in the target; base {:.1f} s, new {:.1f} s, old {:.1f} s, "
+        "{} units compiled, {} of them in the target; {} of {} functions are byte for byte those "
+        "of the "
+        "running file\n"
+        "base {:.1f} s, new {:.1f} s, old {:.1f} s, "
         "comparing {:.2f} s\n",
-        result.units_compiled, result.units_in_target, result.base_s, result.new_s, result.old_s,
-        result.compare_s);
+        result.units_compiled, result.units_in_target, result.functions_proven,
+        result.functions_compared, result.base_s, result.new_s, result.old_s, result.compare_s);
   }
   return text + fmt::format("{}: {} function{}, {} bytes\n", output,
                             result.patch.report.functions.size(),
@@ -262,6 +320,9 @@ Runner declare_build(CLI::App& verb) {
       "FILE");
   verb.add_option("--source", arguments->source, "The source tree; default: here")
       ->option_text("DIR");
+  several(verb.add_option("--build-folder", arguments->build_folders,
+                          "A folder outside of the source tree that is built in; may be repeated"),
+          "DIR");
   verb.add_option("-o,--output", arguments->output, "The patch file; default: NAME.molt")
       ->option_text("FILE");
   verb.add_option("--patch-name", arguments->name, "The patch's name; default: the diff's")

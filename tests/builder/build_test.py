@@ -223,6 +223,14 @@ class Building(Tree):
         self.assertEqual((done.returncode, said["functions"], said["refusals"]), (0, [], []), done.stderr)
         self.assertFalse((self.folder / "fix.molt").exists())
 
+    def test_another_unit_that_is_not_the_running_one_is_told(self):
+        self.make_target()
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+        self.assertLess(said["functions_proven"], said["functions_compared"])
+        self.assertTrue(any("such as count" in note and "main.o" in note for note in said["notes"]), said)
+
     def test_header(self):
         self.make_target()
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
@@ -282,6 +290,50 @@ class Building(Tree):
         self.make_target(command, "out/prog")
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
         self.assert_built(done, said, "answer")
+
+    @unittest.skipUnless(shutil.which("cmake") and shutil.which("ninja"), "no cmake or no ninja")
+    def test_a_build_folder_beside_the_tree(self):
+        self.write("CMakeLists.txt", "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(prog main.c answer.c)\n")
+        out = self.folder / "out"
+        done = run("cmake", "-G", "Ninja", "-DCMAKE_C_FLAGS=-g -O2", "-S", self.tree, "-B", out, env=self.environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(run("ninja", "-C", out, env=self.environment).returncode, 0)
+        self.target = out / "prog"
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        # Named by the command; named by hand; where the user stands, who then need not name the tree.
+        for command, options, here in (
+            (["ninja", "-C", "../out"], (), self.tree),
+            (["sh", "-c", "ninja -C ../out"], ("--build-folder", "../out"), self.tree),
+            (["ninja"], (), out),
+        ):
+            done = run(
+                MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", *options,
+                "--", *command, cwd=here, env=self.environment,
+            )  # fmt: skip
+            self.assert_built(done, json.loads(done.stdout or "{}"), "answer")
+        # Not named at all: refused before the diff is in.
+        self.assertEqual(before, {path: path.stat().st_mtime_ns for path in out.rglob("*")})
+        self.write("answer.c", ANSWER.replace("x * 7", "x * 9"))
+        done, _ = self.molt_build(diff, command=["sh", "-c", "ninja -C ../out"])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("--build-folder", done.stderr)
+        done, _ = self.molt_build(diff, "--build-folder", self.folder, command=["true"])
+        self.assertIn("inside of each other", done.stderr)
+
+    def test_a_change_that_is_older_than_what_was_built(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        self.molt_build(diff)
+        # Out of an archive: the time is of long ago, and make would leave the object alone.
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        os.utime(self.tree / "main.c", (1_000_000_000, 1_000_000_000))
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target()
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+        self.assertGreater(said["functions_compared"], 3)
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_a_configure_script_and_a_build_below_the_tree(self):
         self.write(

@@ -11,6 +11,7 @@ build/field/report.json. Exit 1: something was built wrongly, or failed.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -23,6 +24,7 @@ import packages
 import source
 
 # What a hand-written callback could do something about, by the builder's words for it.
+BROKEN = ("failed", "wrong")
 WANTS_CALLBACK = {"layout_changed", "data_changed", "initialiser", "initializer", "resized", "constructor", "layout", "data"}
 
 
@@ -58,9 +60,21 @@ def entries_of(path, names):
     return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
 
 
+def executable_memory(pid):
+    """Ranges that can run and are of no file: where patches, their stubs and gates lie."""
+    found = set()
+    for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+        part = line.split(None, 5)
+        if "x" in part[1] and (len(part) < 6 or not part[5].startswith(("/", "[v"))):
+            found.add(part[0])
+    return found
+
+
 class Field:
     def __init__(self, arguments):
         self.molt = str(pathlib.Path(arguments.molt).resolve())
+        made_of = [pathlib.Path(self.molt), pathlib.Path(self.molt).parents[1] / "lib/libmolt.so.0"]
+        self.tool = hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()[:16]
         self.folder = pathlib.Path(arguments.folder).resolve()
         self.only = re.compile(arguments.only)
         self.again = arguments.again
@@ -80,8 +94,9 @@ class Field:
         for patch in package_source.series(tree):
             if package_source.is_security(patch) and self.only.search(patch):
                 done = package_source.folder / "rows" / (pathlib.Path(patch).name + ".json")
-                if done.exists() and not self.again:
-                    self.rows.append(json.loads(done.read_text()))
+                row = json.loads(done.read_text()) if done.exists() else None
+                if row and self.is_final(row):
+                    self.rows.append(row)
                 else:
                     row = self.one(what, tree, built, patch)
                     done.parent.mkdir(exist_ok=True)
@@ -89,6 +104,12 @@ class Field:
                     self.rows.append(row)
                 self.tell(self.rows[-1])
             source.apply_patch(tree, patch)
+
+    def is_final(self, row):
+        """Need it not be done again? What was refused is asked again of another molt."""
+        if self.again:
+            return False
+        return row["verdict"] in ("applied", "no code") or (row["verdict"] not in BROKEN and row.get("tool") == self.tool)
 
     @staticmethod
     def tell(row):
@@ -117,7 +138,7 @@ class Field:
     def one(self, what, tree, built, patch):
         row = dict(
             package=what.name, patch=pathlib.Path(patch).name, functions=0, size=0, build_s=0.0, compare_s=0.0,
-            apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[],
+            proven=0, compared=0, apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[], tool=self.tool,
         )  # fmt: skip
         try:
             print(f"field: {what.name}: {row['patch']}: building the program", file=sys.stderr)
@@ -145,6 +166,7 @@ class Field:
         row["notes"] = said.get("notes", [])
         row["build_s"] = round(said.get("new_s", 0) + said.get("old_s", 0), 2)
         row["compare_s"] = round(said.get("compare_s", 0), 3)
+        row["compared"], row["proven"] = said.get("functions_compared", 0), said.get("functions_proven", 0)
         if done.returncode == 5:
             kinds = {refusal["kind"] for refusal in said.get("refusals", [])}
             row["why"] = "; ".join(refusal["text"] for refusal in said.get("refusals", [])) or done.stderr.strip()
@@ -229,7 +251,7 @@ class Field:
     def report(self):
         code = [row for row in self.rows if row["verdict"] != "no code"]
         applied = [row for row in code if row["verdict"] == "applied"]
-        wrong = [row for row in code if row["verdict"] in ("wrong", "failed")]
+        wrong = [row for row in code if row["verdict"] in BROKEN]
         share = 100 * len(applied) / len(code) if code else 0
         print(
             f"\n{len(self.rows)} patches, {len(code)} change the program's code: {len(applied)} applied live with no line "

@@ -209,7 +209,7 @@ class Nginx(Package):
     name = "nginx"
     configure = NGINX_CONFIGURE
     configured = "Makefile"
-    build = ("make", "-f", "objs/Makefile", "default")
+    build = ("make", "build")
     targets = ("objs/nginx", "objs/ngx_mail_module.so", "objs/ngx_stream_module.so")
 
     CONFIG = """
