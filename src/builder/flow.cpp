@@ -99,6 +99,7 @@ class Flow {
   Status build_three();
   static Status check_outputs(const Workspace& space);
   Status guard(const Workspace& space);
+  static Status complete_base(Workspace& space, std::filesystem::file_time_type started);
   Status complete_new(Workspace& space);
   Status complete_old(Workspace& space);
   Status compile_callbacks(Workspace& space);
@@ -169,7 +170,9 @@ Status Flow::build_three() {
                       : "building the tree as it runs");
   auto begin = Clock::now();
   if (auto done = space.mark("building"); !done) return done;
+  const auto started = std::filesystem::file_time_type::clock::now();
   if (auto done = space.build("base", false, space.is_warm()); !done) return done;
+  if (auto done = complete_base(space, started); !done) return done;
   result_.base_s = seconds_since(begin);
   if (auto done = check_outputs(space); !done) {
     if (auto marked = space.mark("clean"); !marked) return marked;
@@ -202,6 +205,22 @@ Status Flow::build_three() {
   if (auto done = complete_old(space); !done) return done;
   result_.old_s = seconds_since(begin);
   return space.mark("clean");
+}
+
+// The same as complete_new() of what the user changed since the last run.
+Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type started) {
+  if (space.changed().empty()) return {};
+  auto base = records_of(space, "base");
+  if (!base) return pass(base);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : *base) {
+    std::error_code error;
+    const bool is_again = std::filesystem::last_write_time(record.plain, error) >= started;
+    const bool is_touched = std::ranges::any_of(
+        space.changed(), [&](const std::string& path) { return includes(record, path); });
+    if (is_touched && !is_again) stale.push_back(record);
+  }
+  return stale.empty() ? Status{} : space.compile_again("base", stale);
 }
 
 // A build command may not know of every header that an object depends on, or of a library of its own

@@ -284,6 +284,10 @@ Status Workspace::copy_all() {
       fs::remove(to + name.substr(folders_[i].size()), error);
     }
   }
+  for (const auto& [name, was] : old) {
+    const auto is = now.find(name);
+    if (is != now.end() && is->second != was) changed_.push_back(name);
+  }
   write_manifest(folder_ + "/manifest", now);
   return {};
 }

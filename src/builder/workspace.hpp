@@ -58,6 +58,8 @@ class Workspace {
   bool is_in_copy(const std::string& path) const;
   // Was this copy built before, with the same command?
   bool is_warm() const { return is_warm_; }
+  // Files of the user's that an earlier copy had, and had otherwise.
+  const std::vector<std::string>& changed() const { return changed_; }
 
   [[nodiscard]] Status mark(std::string_view state);
   // Runs the build command. Records of earlier runs of that phase are kept where `keep` says so. A
@@ -88,6 +90,7 @@ class Workspace {
   std::string folder_;
   std::string tree_;
   std::vector<std::string> folders_;  // the source tree first
+  std::vector<std::string> changed_;
   Fd lock_;
   bool is_warm_ = false;
 };

@@ -182,6 +182,55 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_program_and_its_modules_in_one_patch(self):
+        self.write(
+            "main.c",
+            MAIN.replace("#include <stdio.h>", "#include <dlfcn.h>\n#include <stdio.h>")
+            .replace("int answer(int);", "int spare(int x) { return x + 7000; }\nint __attribute__((noinline, noclone)) answer(int x) { return x * 37 + 1; }")
+            .replace("  puts(", "  int (*plug)(int) = dlsym(dlopen(\"./plug.so\", RTLD_NOW), \"plug\");\n  puts(")
+            .replace("count(1));", "plug(1));"),
+        )
+        self.write("plug.c", "static int calls;\nint plug(int x) {\n  return x + ++calls;\n}\n")
+        self.write(
+            "Makefile",
+            "CFLAGS = -g -O2\nall: prog plug.so\nprog: main.c\n\t$(CC) $(CFLAGS) -rdynamic -o $@ main.c -ldl\n"
+            "plug.o: plug.c\n\t$(CC) $(CFLAGS) -fPIC -c -o $@ plug.c\nplug.so: plug.o\n\t$(CC) -shared -o $@ plug.o\n",
+        )
+        self.make_target()
+        # The module calls what only the program exports, which it never did before.
+        diff = self.diff(
+            main_c=lambda text: text.replace("x * 37 + 1;", "x * 37 + 100;"),
+            plug_c=lambda text: "int spare(int);\n" + text.replace("x + ++calls", "spare(++calls)"),
+        )
+        plug = self.target.parent / "plug.so"
+        done, said = self.molt_build(diff, "--target", plug)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        self.assertEqual({(f["name"], Path(f["target"]).name) for f in said["functions"]},
+                         {("answer", "prog"), ("plug", "plug.so")}, said)  # fmt: skip
+        process = subprocess.Popen(
+            [self.target], cwd=self.target.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask():
+            process.stdin.write("\n")
+            return process.stdout.readline().split()
+
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual(ask(), ["186", "2"])
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        self.assertEqual(ask(), ["285", "7002"])
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        self.assertEqual(ask(), ["186", "4"])
+        # The module alone: what it wants is not there, and the line says what to do.
+        self.target = plug
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "symbol_absent", "spare")
+        self.assertIn("--target", said["refusals"][0]["advice"])
+
     def test_callbacks(self):
         self.make_target()
         source = self.folder / "callbacks.cpp"
@@ -242,6 +291,20 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
         self.assert_built(done, said, "answer")
         self.assertTrue(any("compiled by itself" in note for note in said["notes"]), said)
+
+    def test_build_command_that_never_builds_again(self):
+        # As debian/rules does, by its stamps.
+        command = ["sh", "-c", "test -e stamp || { make -s && touch stamp; }"]
+        self.make_target(command)
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        done, said = self.molt_build(diff, command=command)
+        self.assert_built(done, said, "answer")
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target(command)
+        done, said = self.molt_build(diff, command=command)
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_new_file(self):
         self.write("Makefile", MAKEFILE.replace("main.o answer.o", "$(patsubst %.c,%.o,$(wildcard *.c))"))

@@ -86,11 +86,12 @@ class Field:
 
     def package(self, name):
         print(f"field: {name}: fetching", file=sys.stderr)
-        package_source = source.Source(name, self.folder)
+        package_source = source.Source(name, self.folder, packages.PACKAGES[name].source)
         tree = package_source.folder / "tree"
         built = package_source.folder / "built"
         what = packages.PACKAGES[name](built, package_source.folder / "run")
         package_source.unpack(tree)
+        what.prepare(tree)
         for patch in package_source.series(tree):
             if package_source.is_security(patch) and self.only.search(patch):
                 done = package_source.folder / "rows" / (pathlib.Path(patch).name + ".json")
@@ -130,10 +131,10 @@ class Field:
                     continue
                 if not twin.exists() or twin.read_bytes() != path.read_bytes():
                     twin.parent.mkdir(parents=True, exist_ok=True)
-                    if path.suffix in (".c", ".h") or not twin.exists():
+                    if path.suffix in (".c", ".h") or path.is_relative_to(tree / "debian") or not twin.exists():
                         shutil.copyfile(path, twin)
                         shutil.copymode(path, twin)
-        source.build_in_place(built, tree, what.command(), what.scratch.parent / "build.log", self.environment)
+        source.build_in_place(built, tree, what.whole(), what.scratch.parent / "build.log", self.environment)
 
     def one(self, what, tree, built, patch):
         row = dict(
@@ -207,10 +208,17 @@ class Field:
                 path = what.built / target
                 names = {f["name"] for f in functions if pathlib.Path(f["target"]).name.startswith(path.name.split(".so")[0])}
                 base = base_of(pid, path)
-                for address in entries_of(path, names).values():
+                for address in entries_of(what.symbols(target), names).values():
                     if base:
                         entries.append((pid, base + address, memory_of(pid, base + address, 8)))
+        failed = ""
         with packages.Load(what.ask) as load:
+            # Put in before, so that what is there afterwards can be compared.
+            done = self.ask("attach", *everyone)
+            if done.returncode != 0:
+                row["why"] = f"attach: {done.stderr.strip()}"
+                return
+            ranges = {pid: executable_memory(pid) for pid in pids}
             began = time.monotonic()
             done = self.ask("apply", str(output), *everyone, "--json")
             row["apply_ms"] = round((time.monotonic() - began) * 1000, 1)
@@ -234,17 +242,23 @@ class Field:
             if done.returncode != 0:
                 row["why"] = f"revert: {done.stderr.strip()}"
                 return
+            if failed:
+                # Is it the patch, or do they fail here anyway?
+                row["verdict"], row["why"] = "wrong", f"tests failed: {failed}"
+                if without := what.test(tree):
+                    row["verdict"], row["why"] = "failed", f"tests fail without the patch as well: {without}"
+                return
             changed = [address for pid, address, before in entries if memory_of(pid, address, 8) != before]
             for pid in pids:
                 status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
-                if status["patches"] or changed:
-                    row["why"] = f"left behind: {status['patches'] or changed}"
+                modules = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"]
+                more = executable_memory(pid) - ranges[pid]
+                if status["patches"] or changed or modules or more:
+                    row["why"] = f"left behind: {status['patches'] or changed or modules or sorted(more)}"
                     return
         row["requests"] = load.done
         if load.failures:
             row["verdict"], row["why"] = "wrong", f"{len(load.failures)} requests failed: {load.failures[0]}"
-        elif failed:
-            row["verdict"], row["why"] = "wrong", f"tests failed: {failed}"
         else:
             row["verdict"] = "applied"
 
