@@ -285,8 +285,24 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
         self.assert_built(done, said, "answer")
 
+    def test_what_is_missing_is_missing_for_probes_too(self):
+        # As configure scripts ask; what gcc answers must not depend on who watches.
+        self.write("probe.c", "#include <no/such/header.h>\nint x;\n")
+        probe = "HAS := $(shell $(CC) -c probe.c -o probe.o 2>/dev/null && echo -DSCALE=9)\n"
+        self.write("Makefile", probe + MAKEFILE.replace("-O2", "-O2 $(HAS)"))
+        self.write("scale.h", "#ifndef SCALE\n#define SCALE 2\n#endif\n")
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+
     def test_header_that_the_makefile_does_not_know_of(self):
-        self.write("Makefile", MAKEFILE.replace(" scale.h", ""))
+        self.header_that_the_makefile_does_not_know_of("")
+
+    def test_header_that_the_makefile_does_not_know_of_and_clang(self):
+        self.header_that_the_makefile_does_not_know_of("CC = clang\n")
+
+    def header_that_the_makefile_does_not_know_of(self, first):
+        self.write("Makefile", first + MAKEFILE.replace(" scale.h", ""))
         self.make_target()
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
         self.assert_built(done, said, "answer")

@@ -25,7 +25,9 @@ import source
 
 # What a hand-written callback could do something about, by the builder's words for it.
 BROKEN = ("failed", "wrong")
-WANTS_CALLBACK = {"layout_changed", "data_changed", "initialiser", "initializer", "resized", "constructor", "layout", "data"}
+WANTS_CALLBACK = {
+    "layout_changed", "data_changed", "data_resized", "variable_type_changed", "constructor_added", "constructor_changed",
+}  # fmt: skip
 
 
 def molt(program, *arguments, timeout=900, cwd=None, environment=None):
@@ -60,14 +62,14 @@ def entries_of(path, names):
     return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
 
 
-def executable_memory(pid):
-    """Ranges that can run and are of no file: where patches, their stubs and gates lie."""
-    found = set()
+def is_executable(pid, address):
+    """Is there code at this address?"""
     for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
-        part = line.split(None, 5)
-        if "x" in part[1] and (len(part) < 6 or not part[5].startswith(("/", "[v"))):
-            found.add(part[0])
-    return found
+        part = line.split(None, 2)
+        begin, end = (int(bound, 16) for bound in part[0].split("-"))
+        if "x" in part[1] and begin <= address < end:
+            return True
+    return False
 
 
 class Field:
@@ -211,14 +213,10 @@ class Field:
                 for address in entries_of(what.symbols(target), names).values():
                     if base:
                         entries.append((pid, base + address, memory_of(pid, base + address, 8)))
-        failed = ""
+        if not entries:
+            row["why"] = "none of the functions is where one could look whether it is replaced"
+            return
         with packages.Load(what.ask) as load:
-            # Put in before, so that what is there afterwards can be compared.
-            done = self.ask("attach", *everyone)
-            if done.returncode != 0:
-                row["why"] = f"attach: {done.stderr.strip()}"
-                return
-            ranges = {pid: executable_memory(pid) for pid in pids}
             began = time.monotonic()
             done = self.ask("apply", str(output), *everyone, "--json")
             row["apply_ms"] = round((time.monotonic() - began) * 1000, 1)
@@ -232,6 +230,13 @@ class Field:
                 name = patch["name"]
                 if not patch.get("enabled", True) or patch.get("transition", False):
                     row["why"] = f"its state is {patch}"
+                    return
+            code = {}
+            for pid in pids:
+                module = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"][0]
+                code[pid] = int(str(module["address"]), 0)
+                if not is_executable(pid, code[pid]):
+                    row["why"] = f"no code at {code[pid]:#x}, where the patch is said to be"
                     return
             unchanged = [address for pid, address, before in entries if memory_of(pid, address, 8) == before]
             if unchanged:
@@ -252,9 +257,9 @@ class Field:
             for pid in pids:
                 status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
                 modules = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"]
-                more = executable_memory(pid) - ranges[pid]
-                if status["patches"] or changed or modules or more:
-                    row["why"] = f"left behind: {status['patches'] or changed or modules or sorted(more)}"
+                kept = [hex(code[pid])] if is_executable(pid, code[pid]) else []
+                if status["patches"] or changed or modules or kept:
+                    row["why"] = f"left behind: {status['patches'] or changed or modules or kept}"
                     return
         row["requests"] = load.done
         if load.failures:

@@ -409,7 +409,7 @@ class Curl(Package):
         "--enable-threaded-resolver --with-lber-lib=lber --with-gssapi=/usr --with-nghttp2 --without-libssh "
         "--with-libssh2 --with-openssl --with-ca-path=/etc/ssl/certs"
     )
-    configured = "Makefile"
+    configured = "config.status"
     build = ("make", "-C", "lib")
     targets = ("lib/.libs/libcurl.so.4",)
 
