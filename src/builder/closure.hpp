@@ -39,7 +39,8 @@ class Closure {
  public:
   // `placements`: of all running files, which export functions to each other.
   Closure(PatchWriter& writer, std::uint32_t target, const Placement& placement,
-          std::span<const Placement* const> placements, std::span<const DiffedUnit> units, std::vector<Refusal>& refusals, PatchReport& report);
+          std::span<const Placement* const> placements, std::span<const DiffedUnit> units,
+          std::vector<Refusal>& refusals, PatchReport& report);
 
   // Takes the section along with all that it needs; its index in the writer.
   std::uint32_t include(const DiffedUnit& unit, std::uint32_t section);
