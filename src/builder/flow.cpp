@@ -469,7 +469,17 @@ Status Flow::make_patch() {
     result_.units_in_target += std::ranges::any_of(
         placements, [i](const Placement& placement) { return placement.contains(i); });
   }
-  for (const Placement& placement : placements) count_identity(placement);
+  for (const Placement& placement : placements) {
+    const std::size_t before = result_.functions_compared;
+    count_identity(placement);
+    const bool is_refused = !placement.refusals().empty();
+    if (result_.functions_compared != before || is_refused || units_.empty()) continue;
+    result_.refusals.push_back(
+        refusal("not_the_target", placement.image().path(),
+                fmt::format("of {} objects that the build command compiled, none is in {}",
+                            units_.size(), placement.image().path()),
+                "name the program that these sources make; it is the file that runs, or its copy"));
+  }
   // Of objects that are in no target it does not matter whether they were compiled again.
   std::erase_if(result_.refusals, [&](const Refusal& one) {
     const auto unit = std::ranges::find(units_, one.unit, &Unit::output);

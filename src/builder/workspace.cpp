@@ -1,6 +1,7 @@
 #include "builder/workspace.hpp"
 
 #include "base/hash.hpp"
+#include "builder/line_guard.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -93,8 +94,12 @@ struct Copying {
 };
 
 // A file that changed may be older than what was built since, where it comes out of an archive or a
-// backup: `make` would leave its object alone.
-timespec time_of(const struct stat& status, const timespec& built) {
+// backup: `make` would leave its object alone. And where the user has built in the tree, his objects come
+// along: nobody knows what they include, so in a new copy the sources are newer than they (W3).
+timespec time_of(const std::string& path, const struct stat& status, const timespec& built) {
+  const std::string ending = fs::path(path).extension().string();
+  const bool is_source = is_c_family(path) && (ending.starts_with(".c") || ending == ".C");
+  if (built.tv_sec == 0 && is_source) return {0, UTIME_NOW};
   const bool is_older =
       status.st_mtim.tv_sec < built.tv_sec ||
       (status.st_mtim.tv_sec == built.tv_sec && status.st_mtim.tv_nsec <= built.tv_nsec);
@@ -122,7 +127,7 @@ Status copy_file(const std::string& from, const std::string& to, const struct st
     }
   }
   ::fchmod(out.get(), status.st_mode & 07777);
-  const timespec times[2] = {status.st_atim, time_of(status, built)};
+  const timespec times[2] = {status.st_atim, time_of(to, status, built)};
   ::futimens(out.get(), times);
   return {};
 }
@@ -153,7 +158,7 @@ Status copy_changes(const Copying& copying, const std::string& relative, Manifes
       ::unlink(to.c_str());
       fs::create_symlink(target, to, error);
       if (error) return fail(error.value(), "cannot make the link %s", to.c_str());
-      const timespec times[2] = {status.st_atim, time_of(status, copying.built)};
+      const timespec times[2] = {status.st_atim, time_of(to, status, copying.built)};
       ::utimensat(AT_FDCWD, to.c_str(), times, AT_SYMLINK_NOFOLLOW);
     } else if (S_ISREG(status.st_mode)) {
       if (auto done = copy_file(from, to, status, copying.built); !done) return done;
@@ -175,6 +180,7 @@ std::string tail_of(const std::string& path) {
     last = line;
     if (error.empty() && line.find("error") != line.npos) error = line;
   }
+  if (last.empty()) return "it said nothing";
   return error.empty() ? last : error;
 }
 

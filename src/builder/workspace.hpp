@@ -16,6 +16,8 @@
 //               refused after the first build, before the diff is in.
 //            W2 Without "clean" the copy is thrown away: a build that was killed while the diff was in
 //               has objects newer than their sources.
+//            W3 All objects of the target that are made by the command were compiled under our eyes: what
+//               the user had built in his tree is built again in a new copy.
 // Death      Killed at any moment: W2. The namespace goes with the build's last process.
 // Refuses    A cache inside of the tree; folders inside of each other; where no namespace is permitted.
 // Checked by tests/builder/build_test.py

@@ -1,16 +1,19 @@
 // `molt build`: a source tree, a build command and a diff in, a patch file out.
 
+#include "base/fd.hpp"
 #include "builder/capture.hpp"
 #include "builder/flow.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -174,22 +177,43 @@ Json json_of(const builder::FlowResult& result) {
           {"compare_s", result.compare_s}};
 }
 
-// Renamed into place: a reader never sees half a patch, and an older one stays if this fails.
-void write_whole(const std::string& path, const std::vector<std::byte>& bytes) {
-  const std::string temporary = fmt::format("{}.{}", path, ::getpid());
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(bytes.data()),
-               static_cast<std::streamsize>(bytes.size()));
-    file.flush();
-    if (!file) {
-      fs::remove(temporary);
-      fail(ErrorClass::failed, EIO, "cannot write {}", path);
-    }
-  }
+[[noreturn]] void cannot_write(const std::string& path, int code) {
+  fail(class_of_errno(code), code, "cannot write {}: {}", path, std::strerror(code));
+}
+
+bool is_special(const std::string& path) {
   std::error_code error;
-  fs::rename(temporary, path, error);
-  if (error) fail(class_of_errno(error.value()), error.value(), "cannot write {}", path);
+  const auto type = fs::status(path, error).type();
+  return type != fs::file_type::not_found && type != fs::file_type::regular;
+}
+
+// Renamed into place: a reader never sees half a patch, and an older one stays if this fails. What is no
+// file (/dev/stdout) is written to.
+void write_whole(const std::string& path, const std::vector<std::byte>& bytes) {
+  const bool is_direct = is_special(path);
+  const std::string temporary = is_direct ? path : fmt::format("{}.{}", path, ::getpid());
+  const auto give_up = [&](int code) {
+    if (!is_direct) ::unlink(temporary.c_str());
+    cannot_write(path, code);
+  };
+  Fd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!file) cannot_write(path, errno);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno != EINTR) give_up(errno);
+    if (n > 0) done += static_cast<std::size_t>(n);
+  }
+  if (!is_direct && ::fsync(file.get()) != 0) give_up(errno);
+  file.reset();
+  if (!is_direct && ::rename(temporary.c_str(), path.c_str()) != 0) give_up(errno);
+}
+
+// Before minutes of building, not behind them.
+void check_output(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) cannot_write(path, EISDIR);
+  const fs::path folder = fs::path(path).parent_path();
+  if (::access(folder.empty() ? "." : folder.c_str(), W_OK) != 0) cannot_write(path, errno);
 }
 
 builder::FlowRequest request_of(const BuildArguments& arguments, const Options& options) {
@@ -261,6 +285,9 @@ std::string summary(const builder::FlowResult& result, const std::string& output
 
 int build(const BuildArguments& arguments, const Options& options) {
   const builder::FlowRequest request = request_of(arguments, options);
+  const std::string output =
+      arguments.output.empty() ? request.patch.name + ".molt" : arguments.output;
+  if (!options.dry_run) check_output(output);
   auto result = builder::build_from_diff(request);
   if (!result) {
     const int code = result.error().code;
@@ -291,8 +318,6 @@ int build(const BuildArguments& arguments, const Options& options) {
     print_result(options, "build", fields, summary(*result, "(not written)", options));
     return exit_done;
   }
-  const std::string output =
-      arguments.output.empty() ? request.patch.name + ".molt" : arguments.output;
   write_whole(output, result->patch.bytes);
   fields["file"] = output;
   fields["size"] = result->patch.bytes.size();

@@ -120,8 +120,8 @@ class Tree(unittest.TestCase):
 
     def molt_build(self, diff, *options, command=None):
         done = run(
-            MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", *options,
-            "--", *(command or self.build), cwd=self.tree, env=self.environment,
+            MOLT, "build", "--json", "--diff", diff, "--target", self.target,
+            *([] if "-o" in options else ["-o", self.folder / "fix.molt"]), *options, "--", *(command or self.build), cwd=self.tree, env=self.environment,
         )  # fmt: skip
         said = json.loads(done.stdout) if done.stdout.startswith("{") else {}
         return done, said
@@ -300,6 +300,16 @@ class Building(Tree):
 
     def test_header_that_the_makefile_does_not_know_of_and_clang(self):
         self.header_that_the_makefile_does_not_know_of("CC = clang\n")
+
+    def test_objects_of_the_user_s_own_are_built_again(self):
+        # They are newer than their sources, and nothing says that answer.o includes scale.h.
+        self.write("Makefile", MAKEFILE.replace("answer.c scale.h", "answer.c").replace("main.c\n", "main.c scale.h\n"))
+        self.make_target()
+        shutil.rmtree(self.tree)
+        shutil.copytree(self.folder / "packaged", self.tree)
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_built(done, said, "answer")
+        self.assertGreater(said["functions_compared"], 3)
 
     def header_that_the_makefile_does_not_know_of(self, first):
         self.write("Makefile", first + MAKEFILE.replace(" scale.h", ""))
@@ -480,6 +490,30 @@ class Refusing(Tree):
         done, said = self.molt_build(diff, command=command)
         self.assertEqual(done.returncode, 5, done.stdout + done.stderr)
         self.assertTrue(any("nowhere" in refusal["text"] for refusal in said["refusals"]), said)
+
+    def test_another_program(self):
+        self.make_target()
+        self.target = Path("/bin/true").resolve()
+        done, said = self.molt_build(self.change())
+        self.assert_refused(done, said, "not_the_target", "none is in")
+
+    def test_output_that_cannot_be_written(self):
+        self.make_target()
+        diff = self.change()
+        for output, code, word in (("/nowhere/x.molt", 3, "No such file"), (self.folder, 1, "Is a directory")):
+            done, _ = self.molt_build(diff, "-o", output)
+            self.assertEqual(done.returncode, code)
+            self.assertIn(word, done.stderr + done.stdout)
+            self.assertFalse((self.folder / "cache").exists(), "it was built all the same")
+        # What is no file is written to, and stays what it is.
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        done, said = self.molt_build(diff, "-o", pipe)
+        self.assert_built(done, said, "answer")
+        self.assertTrue(os.read(reader, 100000).startswith(b"\x7fELF"))
+        self.assertTrue(pipe.is_fifo())
 
     def test_source_that_is_not_built(self):
         self.make_target()
