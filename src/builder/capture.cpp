@@ -118,7 +118,7 @@ std::vector<std::string> read_dependencies(const std::string& path, const std::s
   }
   end_word();
   std::ranges::sort(found);
-  found.erase(std::ranges::unique(found).begin(), found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
   return found;
 }
 

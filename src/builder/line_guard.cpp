@@ -144,7 +144,7 @@ class Lexer {
   }
   bool begin_raw(std::string_view rest) {
     const std::size_t open = rest.find('(');
-    if (open == rest.npos || open > 17) return false;
+    if (open > 17) return false;
     raw_end_ = fmt::format("){}\"", rest.substr(1, open - 1));
     state_ = State::raw;
     return true;

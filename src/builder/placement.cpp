@@ -15,8 +15,6 @@ namespace {
 
 using State = Placement::State;
 
-constexpr std::uint64_t nowhere = ~std::uint64_t{0};
-
 bool is_relocated(const void* context, std::uint64_t address) {
   return static_cast<const RunningFile::State*>(context)->relocation_at(address) != nullptr;
 }

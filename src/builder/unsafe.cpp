@@ -60,7 +60,7 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
     }
     if (what.empty() || is_accepted(options, before.name)) continue;
     // A header's types are in every unit.
-    const bool is_known = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& r) {
+    const bool is_known = std::any_of(refusals.begin(), refusals.end(), [&before = before](const Refusal& r) {
       return r.kind == "layout_changed" && r.symbol == before.name;
     });
     if (is_known) continue;

@@ -57,7 +57,7 @@ Runner declare_blocking(CLI::App& verb) {
     const auto ask = [name](Session& session) {
       Json request = Json::object();
       if (!name->empty()) request["name"] = *name;
-      Json reply = session.call(wire::method::blocking, std::move(request));
+      Json reply = session.call(wire::method::blocking, request);
       unwind_threads(session.process(), reply["holders"], nullptr);
       return reply;
     };
