@@ -37,7 +37,8 @@ void add(Report& report, const std::string& line) {
 Bench part(const char* name, const char* what) {
   const auto run = [name](const Options& options, Report& report) {
     const std::string command = std::string(options.quick ? "MOLT_QUICK=1 " : "") +
-                                "PYTHONDONTWRITEBYTECODE=1 exec '" MOLT_BENCH_ATTACH "' --records " +
+                                "PYTHONDONTWRITEBYTECODE=1 exec '" MOLT_BENCH_ATTACH
+                                "' --records " +
                                 (name + sizeof "attach." - 1);
     FILE* const out = popen(command.c_str(), "re");
     if (out == nullptr) throw std::runtime_error("cannot run " MOLT_BENCH_ATTACH);

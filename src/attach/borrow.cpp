@@ -197,8 +197,8 @@ Result<Loan> borrow_at_call_here(const Target& target, pid_t tid, std::uint64_t 
 
 }  // namespace
 
-Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code,
-                            const Frame& frame, double patience_us) {
+Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code, const Frame& frame,
+                            double patience_us) {
   return traced<Loan>([&] { return borrow_at_call_here(target, tid, code, frame, patience_us); });
 }
 

@@ -46,9 +46,8 @@ class Pace {
 class Followed {
  public:
   pid_t next(const std::vector<pid_t>& threads) {
-    const pid_t tid = *std::min_element(threads.begin(), threads.end(), [this](pid_t a, pid_t b) {
-      return times_[a] < times_[b];
-    });
+    const pid_t tid = *std::min_element(threads.begin(), threads.end(),
+                                        [this](pid_t a, pid_t b) { return times_[a] < times_[b]; });
     round_ = times_[tid]++;
     candidates_ = threads.size();
     ++count_;

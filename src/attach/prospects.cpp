@@ -112,7 +112,8 @@ bool may_look_at_itself(const Target& target) {
   struct stat info {};
   const std::string pid = std::to_string(target.pid());
   const auto user = static_cast<uid_t>(std::strtoul(
-      target.status("Uid").substr(target.status("Uid").find_first_of(" \t") + 1).c_str(), nullptr, 10));
+      target.status("Uid").substr(target.status("Uid").find_first_of(" \t") + 1).c_str(), nullptr,
+      10));
   return user == 0 || ::stat(target.proc("task/" + pid + "/syscall").c_str(), &info) != 0 ||
          info.st_uid == user;
 }

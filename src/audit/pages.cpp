@@ -152,8 +152,7 @@ bool Pages::clear_soft_dirty() const {
   const auto address = reinterpret_cast<std::uintptr_t>(page);
   *byte = 1;
   bool works = (entry(address) & entry_soft_dirty) != 0 && fd.is_there() &&
-               write(fd.get(), "4", 1) == 1 &&
-               (entry(address) & entry_soft_dirty) == 0;
+               write(fd.get(), "4", 1) == 1 && (entry(address) & entry_soft_dirty) == 0;
   *byte = 2;
   works = works && (entry(address) & entry_soft_dirty) != 0;
   munmap(page, page_bytes);

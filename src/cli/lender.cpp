@@ -42,8 +42,7 @@ Fd syscall_of(const Fd& proc, int pid, int tid) {
   how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   const std::string path = fmt::format("{}/task/{}/syscall", pid, tid);
-  return Fd(
-      static_cast<int>(::syscall(SYS_openat2, proc.get(), path.c_str(), &how, sizeof how)));
+  return Fd(static_cast<int>(::syscall(SYS_openat2, proc.get(), path.c_str(), &how, sizeof how)));
 }
 
 Fd connect_to(const Process& process, const std::string& name) {

@@ -158,9 +158,8 @@ Connection& Session::connection(Deadline deadline) {
   if (!connection_ || connection_->is_awaiting()) {
     connection_.emplace(process_, deadline);
     if (needs_loans(process_)) {
-      lend(process_, [&] {
-        return connection_->call(wire::method::lend, Json::object(), -1, deadline);
-      });
+      lend(process_,
+           [&] { return connection_->call(wire::method::lend, Json::object(), -1, deadline); });
       // A request that was given up is still answered.
       if (connection_->is_awaiting()) connection_.emplace(process_, deadline);
     }

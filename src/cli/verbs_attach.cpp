@@ -109,7 +109,8 @@ Runner declare_doctor(CLI::App& verb) {
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
       Json prospects = Json::array();
       std::vector<attach::Prospect> verbs;
-      if (code == 0) verbs = attach::prospects(pid, there).value_or(std::vector<attach::Prospect>());
+      if (code == 0)
+        verbs = attach::prospects(pid, there).value_or(std::vector<attach::Prospect>());
       for (const attach::Prospect& prospect : verbs) {
         prospects.push_back(
             {{"what", prospect.what}, {"possible", prospect.possible}, {"text", prospect.text}});

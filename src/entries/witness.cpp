@@ -11,8 +11,8 @@
 #include <cstring>
 #include <vector>
 
-#include "base/own_fd.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "threads/census.hpp"
 #include "threads/procfs.hpp"
 #include "threads/residency.hpp"

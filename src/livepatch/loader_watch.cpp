@@ -18,8 +18,8 @@
 #include "arch/x86_64/pool.hpp"
 #include "arch/x86_64/text.hpp"
 #include "base/barrier.hpp"
-#include "base/own_fd.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "livepatch/internal.hpp"
 
 namespace molt::livepatch {

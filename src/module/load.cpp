@@ -244,18 +244,6 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
-// What the loader had open was not our copy any more, which has been examined. The loader's descriptor
-// is in the host's table, since what the module's constructors open is.
-bool was_disturbed(const std::string& text, int code) {
-  if (code == EBADF || code == ENOMEM) return code == EBADF;
-  for (const char* words : {"Bad file descriptor", "invalid ELF header", "file too short",
-                            "cannot read file data", "cannot stat shared object",
-                            "failed to map segment"}) {
-    if (text.find(words) != std::string::npos) return true;
-  }
-  return false;
-}
-
 Status map(Module& module, const Prepared& prepared, bool force) {
   const std::span<const std::byte> content = prepared.content;
   if (prepared.is_patch_file) return map_patch(module, content);
@@ -286,10 +274,11 @@ Status map(Module& module, const Prepared& prepared, bool force) {
                   module.name.c_str(), symbol.c_str());
     }
     if (was_disturbed(text, loader_errno)) {
-      return fail(EAGAIN,
-                  "%s: %s; if another thread of the process closes descriptors that it did not open: "
-                  "try again",
-                  module.name.c_str(), text.c_str());
+      return fail(
+          EAGAIN,
+          "%s: %s; if another thread of the process closes descriptors that it did not open: "
+          "try again",
+          module.name.c_str(), text.c_str());
     }
     return fail(code, "%s: %s", module.name.c_str(), text.c_str());
   }

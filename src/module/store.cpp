@@ -150,4 +150,14 @@ void store_forget(const Stored& stored) {
   names().memfds.erase(memfd_number(stored));
 }
 
+bool was_disturbed(const std::string& complaint, int code) {
+  if (code == EBADF || code == ENOMEM) return code == EBADF;
+  for (const char* words :
+       {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
+        "cannot stat shared object", "failed to map segment"}) {
+    if (complaint.find(words) != std::string::npos) return true;
+  }
+  return false;
+}
+
 }  // namespace molt::module

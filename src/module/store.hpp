@@ -27,4 +27,8 @@ void store_mapped(const Stored& stored);
 // After the copy was unmapped, or was never loaded.
 void store_forget(const Stored& stored);
 
+// By what dlopen says and its errno: what it had open was not the copy any more, which had been examined.
+// Its descriptor is in the host's table, since what the module's constructors open is the host's.
+bool was_disturbed(const std::string& complaint, int code);
+
 }  // namespace molt::module

@@ -148,9 +148,7 @@ bool lend(const Lender& lender) {
     std::function<Fd(std::size_t)> file;
   } const wrongs[] = {
       {"another thread's file is taken",
-       [&](std::size_t i) {
-         return own((i + 1) % static_cast<std::size_t>(first.missing));
-       }},
+       [&](std::size_t i) { return own((i + 1) % static_cast<std::size_t>(first.missing)); }},
       {"another process's file is taken",
        [&](std::size_t) { return lender.file(getpid(), gettid()); }},
       {"another file of the thread is taken",

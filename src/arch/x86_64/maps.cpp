@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/own_fd.hpp"
 #include "base/memory.hpp"
+#include "base/own_fd.hpp"
 
 namespace molt::arch {
 namespace {

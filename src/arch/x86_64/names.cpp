@@ -11,8 +11,8 @@
 #include <new>
 #include <utility>
 
-#include "base/own_fd.hpp"
 #include "base/memory.hpp"
+#include "base/own_fd.hpp"
 
 // The debugger's interface: it finds these two by name, stops in the first, and reads the second.
 // Hidden, so that a host with a just-in-time compiler of its own keeps its own.

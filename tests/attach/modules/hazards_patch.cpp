@@ -67,13 +67,13 @@ static long new_contract() {
 }
 
 MOLT_MODULE("hazards_patch", "1", "Apache-2.0", "does the same another way")
-MOLT_PATCH(MOLT_PROGRAM(
-               MOLT_REPLACE("hz_recursion", new_recursion), MOLT_REPLACE("hz_blocked", new_blocked),
-               MOLT_REPLACE("hz_red_zone", new_red_zone), MOLT_REPLACE("hz_throws", new_throws),
-               MOLT_REPLACE("hz_cancelled", new_cancelled),
-               MOLT_REPLACE("hz_thread_local", new_thread_local),
-               MOLT_REPLACE("hz_loader", new_loader), MOLT_REPLACE("hz_allocates", new_allocates),
-               MOLT_REPLACE("hz_timed", new_timed), MOLT_REPLACE("hz_page", new_page),
-               MOLT_REPLACE("hz_contract", new_contract)),
-           MOLT_OBJECT("libhz_dozen.so", MOLT_REPLACE("hz_dozen", new_dozen)),
-           MOLT_OBJECT("libhz_hundred.so", MOLT_REPLACE("hz_hundred", new_hundred)))
+MOLT_PATCH(
+    MOLT_PROGRAM(MOLT_REPLACE("hz_recursion", new_recursion),
+                 MOLT_REPLACE("hz_blocked", new_blocked), MOLT_REPLACE("hz_red_zone", new_red_zone),
+                 MOLT_REPLACE("hz_throws", new_throws), MOLT_REPLACE("hz_cancelled", new_cancelled),
+                 MOLT_REPLACE("hz_thread_local", new_thread_local),
+                 MOLT_REPLACE("hz_loader", new_loader), MOLT_REPLACE("hz_allocates", new_allocates),
+                 MOLT_REPLACE("hz_timed", new_timed), MOLT_REPLACE("hz_page", new_page),
+                 MOLT_REPLACE("hz_contract", new_contract)),
+    MOLT_OBJECT("libhz_dozen.so", MOLT_REPLACE("hz_dozen", new_dozen)),
+    MOLT_OBJECT("libhz_hundred.so", MOLT_REPLACE("hz_hundred", new_hundred)))

@@ -129,13 +129,12 @@ struct Hazard {
   const char* name;
   long (*call)();
   std::atomic<long> rounds{0};
-} hazards[] = {{"recursion", recursion}, {"blocked", blocked},
-               {"red_zone", red_zone},   {"throws", caught},
-               {"cancelled", cancelled}, {"thread_local", hz_thread_local},
-               {"loader", hz_loader},    {"allocates", hz_allocates},
-               {"timed", hz_timed},      {"page", hz_page},
-               {"dozen", hz_dozen},      {"hundred", hz_hundred},
-               {"contract", hz_contract}};
+} hazards[] = {
+    {"recursion", recursion}, {"blocked", blocked},        {"red_zone", red_zone},
+    {"throws", caught},       {"cancelled", cancelled},    {"thread_local", hz_thread_local},
+    {"loader", hz_loader},    {"allocates", hz_allocates}, {"timed", hz_timed},
+    {"page", hz_page},        {"dozen", hz_dozen},         {"hundred", hz_hundred},
+    {"contract", hz_contract}};
 
 void* work(void* given) {
   auto& hazard = *static_cast<Hazard*>(given);

@@ -34,12 +34,14 @@ static int crowd(void) {
     if (begin > end && begin <= top) {
       unsigned long from = begin - end > 2 * around ? begin - around : end;
       if (mmap((void*)from, begin - from, PROT_NONE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED) {
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+               0) == MAP_FAILED) {
         return -1;
       }
       if (from != end && end > 1UL << 16 &&
           mmap((void*)end, around, PROT_NONE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED) {
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+               0) == MAP_FAILED) {
         return -1;
       }
     }
