@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian's redis-server and nginx, as packaged and started as usual, while redis-benchmark and wrk ask
 # all they can: attached to, given policies and counters on the functions by which they open and write,
-# patched live, relieved of all that, detached. `./run demo` calls this after the first two acts.
+# patched live, relieved of all that, detached. `./run demo` ends with this act.
 #
 # A client at a constant rate watches redis meanwhile: the slowest of its answers is the longest pause
 # that anybody has seen. In the end each server is the process that it was, no request has failed, and

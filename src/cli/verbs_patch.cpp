@@ -166,10 +166,12 @@ Runner declare_apply(CLI::App& verb) {
       args += (args.empty() ? "" : " ") + parameter;
     }
     open_module_file(words->file);
-    const auto show = [&options](const Json& reply) -> std::string {
+    const auto show = [&options, words](const Json& reply) -> std::string {
       if (!options.verbose && !options.dry_run) return "";
       return fmt::format("{}: {}\n", reply.at("name").get<std::string>(),
-                         options.dry_run ? "would be applied" : "applied");
+                         options.dry_run  ? "would be applied"
+                         : words->no_wait ? "its transition has begun"
+                                          : "applied");
     };
     return run_on_targets(options, "apply",
                           {[=](Session& session) {

@@ -56,13 +56,14 @@ T with_old_code(std::uint32_t generation, gate::Side target, T otherwise, F&& f)
   });
 }
 
-threads::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
+threads::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp,
+                        std::uintptr_t& held_at) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
   return threads::Own::leaves;
 #endif
   return with_old_code(
       generation, target, threads::Own::unknown,
-      [sp](const threads::RangeSet& ranges) { return look_at_own_stack(ranges, sp); });
+      [&](const threads::RangeSet& ranges) { return look_at_own_stack(ranges, sp, &held_at); });
 }
 
 // --- what is old --------------------------------------------------------------------------------------
@@ -73,25 +74,27 @@ const Func* version_after(const Change& change, gate::Side target) {
 
 bool is_original(const Func* version) { return version == nullptr || version->nop; }
 
-threads::RangeSet old_code(const Transition& t) {
+threads::RangeSet old_code(const Transition& t, std::span<const Change> more = {}) {
   threads::RangeSet ranges;
 #ifndef MOLT_MUTATE_NO_TRAMPOLINE
   add_pool_code(ranges);
 #endif
-  for (const Change& change : t.changes) {
+  const auto add = [&](const Change& change) {
     const Func* mine = change.gated ? version_after(change, t.target) : nullptr;
     if (!change.gated) {
       // Below another's version: nothing changes for callers, but it is to be empty when it goes.
       if (!t.patching()) add_version(ranges, *change.site, change.unpatched);
-      continue;
+      return;
     }
-    if ((change.patched != nullptr && change.patched->immediate)) continue;
+    if ((change.patched != nullptr && change.patched->immediate)) return;
     for (const Func* version : change.site->stack) {
       if (version == mine || version->nop) continue;
       add_version(ranges, *change.site, version);
     }
     if (!is_original(mine)) add_version(ranges, *change.site, nullptr);
-  }
+  };
+  for (const Change& change : t.changes) add(change);
+  for (const Change& change : more) add(change);
   return ranges;
 }
 
@@ -347,12 +350,24 @@ Status patch_object(Object& object) {
     leads.push_back({func->site, func->site->top(), func.get(), gated});
     changes.push_back({func->site, func->site->top(), func.get(), gated});
   }
-  if (Status ok = lead(leads, t.generation, prologue_patience_ms); !ok) {
+  // The proof for the entries looks at the stacks that the census is to look at.
+  static std::uint64_t last_number = 0;
+  threads::RangeSet foreseen;
+  std::uint64_t number = 0;
+  if (gated) {
+    foreseen = old_code(t, changes);
+    number = ++last_number;
+  }
+  Status placed =
+      lead(leads, t.generation, prologue_patience_ms, gated ? &foreseen : nullptr, number);
+  if (!placed) {
     say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
-        -ok.error().code);
-    return ok;
+        -placed.error().code);
+    return placed;
   }
   Lock lock(e.mutex);
+  t.foreseen = std::move(foreseen);
+  t.foreseen_number = number;
   for (const auto& func : object.funcs) {
     func->site->stack.insert(func->site->stack.begin(), func.get());
     func->patched = true;
@@ -401,6 +416,10 @@ namespace {
 struct Attempt {
   unsigned threads = 0, left = 0;
   std::vector<threads::Finding> holders;
+  // Of a census that found everybody out and asleep: how often each had run, in the order of the list
+  // that was the census's then. Empty otherwise.
+  std::vector<std::uint64_t> runs;
+  std::uint64_t of_list = 0;
 };
 
 // The runtime's own two threads are in no old code that matters to anybody.
@@ -423,23 +442,21 @@ Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
     std::uint64_t looked_at = 0;  // serials up to here
     std::vector<threads::Thread*> fresh;
     std::vector<threads::Finding> findings;
-    for (int i = 0; i < most_listings; ++i) {
-      const std::uint64_t before = census.changes();
-      if (Status ok = census.list(); !ok) {
-        verdict = ok;
-        return;
-      }
-      // Two equal listings, both begun since the gates are in place (threads/census.hpp).
-      if (i > 0 && census.changes() == before) {
-        verdict = {};
-        break;
-      }
+    bool all_slept = true;
+    const std::uint64_t foreseen = t.foreseen.includes(ranges) ? t.foreseen_number : 0;
+    const auto look_at_fresh = [&] {
       fresh.clear();
       std::uint64_t newest = looked_at;
       for (threads::Thread* thread : census.threads()) {
         newest = std::max(newest, thread->serial);
-        if (thread->serial <= looked_at || is_own_thread(*thread)) continue;
+        if (thread->serial <= looked_at) continue;
         if (asker_is_out && thread->tid == asker) continue;
+        if (is_own_thread(*thread)) {
+          all_slept = all_slept && thread->tid == asker;
+          continue;
+        }
+        // Out when its stack was copied for the proof that preceded, and asleep since.
+        if (threads::is_clean(census, *thread, foreseen)) continue;
         fresh.push_back(thread);
       }
       looked_at = newest;
@@ -450,9 +467,35 @@ Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
       for (threads::Finding& f : findings) f.verdict = threads::Verdict::out;
 #endif
       for (std::size_t k = 0; k < fresh.size(); ++k) {
+        all_slept = all_slept && findings[k].verdict != threads::Verdict::unknown &&
+                    findings[k].activity == threads::Activity::sleeping && !fresh[k]->is_worker;
         if (findings[k].verdict == threads::Verdict::out) continue;
         gate::mark(fresh[k]->tid, t.generation, gate::other(t.target));
         ++a.left;
+      }
+    };
+    // Those who are known, if they are all: the gates were in place before they were counted (N5). Else
+    // until two listings are equal (threads/census.hpp).
+    const std::size_t count = census.count();
+    look_at_fresh();
+    if (all_slept && census.is_all(count)) {
+      verdict = {};
+      if (a.left == 0) {
+        for (const threads::Thread* thread : census.threads()) a.runs.push_back(thread->runs);
+        a.of_list = census.changes();
+      }
+    } else {
+      for (int i = 0; i < most_listings; ++i) {
+        const std::uint64_t before = census.changes();
+        if (Status ok = census.list(); !ok) {
+          verdict = ok;
+          return;
+        }
+        if (i > 0 && census.changes() == before) {
+          verdict = {};
+          break;
+        }
+        look_at_fresh();
       }
     }
     a.threads = static_cast<unsigned>(census.threads().size());
@@ -532,12 +575,26 @@ Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_s
   return a;
 }
 
+// Whether all threads but this one have slept since that census: then none was born, and none has passed a
+// gate.
+bool all_slept_since(const Attempt& a, const threads::Census& census, int asker) {
+  const std::size_t count = census.count();
+  const auto& list = census.threads();
+  if (a.runs.size() != list.size() || a.of_list != census.changes()) return false;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (list[i]->tid != asker && !threads::has_slept_since(*list[i], a.runs[i])) return false;
+  }
+  return !list.empty() && census.is_all(count);
+}
+
 // G6. False: somebody has come that the last try did not see.
-bool close_transition(const Transition& t) {
+bool close_transition(const Transition& t, const Attempt& a) {
   gate::close();
   bool is_held = false;
   Status verdict;
+  const int asker = gettid();
   Status asked = threads::inspect([&](threads::Census& census) {
+    if (all_slept_since(a, census, asker)) return;
     if (verdict = census.refresh(); !verdict) return;
     for (const gate::ThreadWord& word : words_of(census)) {
       is_held = is_held || word.is_held(t.generation, t.target);
@@ -615,7 +672,7 @@ bool try_complete(bool may_sample) {
   }
   gate::await_self_checks(t.left, hurry_worker);
   announce();
-  if (!asked || !verdict || t.left != 0 || !close_transition(t)) return false;
+  if (!asked || !verdict || t.left != 0 || !close_transition(t, a)) return false;
   if (complete()) return true;
   gate::reopen();
   return false;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <sys/single_threaded.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <cstring>
 #include <string>
 
+#include "arch/x86_64/text.hpp"
 #include "base/barrier.hpp"
 #include "base/descriptor_room.hpp"
 #include "base/directory.hpp"
@@ -75,6 +77,9 @@ constexpr module::PatchHooks patch_hooks = {
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {
   barrier_setup();
+  // What every change of code needs. In a process with threads it takes 10 ms, and is done by the first that
+  // wants it.
+  if (__libc_single_threaded) arch::text_setup();
   threads::setup();
   last_error_setup();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);

@@ -122,13 +122,24 @@ Status Census::read_directory() {
   }
 }
 
+// In the directory's links.
+std::size_t Census::count() const {
+  struct stat status;
+  return fstat(directory_.get(), &status) == 0 && status.st_nlink > 2 ? status.st_nlink - 2 : 0;
+}
+
+bool Census::is_all(std::size_t count) const {
+#ifdef MOLT_MUTATE_NO_COUNT
+  return count != 0;
+#endif
+  return count == list_.size() + 1;  // the census's own is not on the list
+}
+
 Status Census::list() {
   if (Status ok = read_directory(); !ok) return ok;
-  // The kernel counts the threads in the directory's links. A listing that was cut short is another
-  // one than the next in any case; the count makes that show at once.
-  struct stat status;
-  const bool complete =
-      fstat(directory_.get(), &status) == 0 && status.st_nlink == tids_.size() + 2;
+  // A listing that was cut short is another one than the next in any case; the count makes that show at
+  // once.
+  const bool complete = count() == tids_.size();
   if (complete && tids_ == previous_) {
     for (Thread* thread : list_) {
       if (thread->is_gone) return adopt(), ++changes_, Status();

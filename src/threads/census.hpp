@@ -23,6 +23,11 @@
 //               is listed; a thread born meanwhile is listed or is found by the next one.
 //            N4 No code but the runtime's runs on the census thread, and it takes no lock that is
 //               held over module code. It blocks all signals.
+//            N5 Who was listed before the threads were counted, and is asleep in a system call at some
+//               moment afterwards, was among those counted, and not about to be taken off: who ends runs,
+//               and does not sleep again. If all who were listed are, and are as many, nobody else was
+//               there. One count takes the place of two listings then. A look through the descriptors
+//               (N2) says so, or the run count, if it is what it was before the threads were counted.
 // Order      procfs can skip a thread while another dies. Of two listings that both began after a
 //            thread was born, and that are equal, none has skipped it: the death that hides it from
 //            the first leaves the dead one in the first listing only.
@@ -95,6 +100,9 @@ struct Thread {
   std::uint64_t registers_at = 0;
   bool registers_settled = false;
 
+  // The run count at which it was asleep and out of what was foreseen under that number; 0: never.
+  std::uint64_t clean_at = 0, clean_of = 0;
+
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
   std::uint64_t traps_open_at = 0;
@@ -114,6 +122,10 @@ class Census {
   [[nodiscard]] Status list();
   // Counts listings that differed from the one before.
   std::uint64_t changes() const { return changes_; }
+  // How many threads the process has now, without listing them; 0: that cannot be told. N5: if that is as
+  // many as were listed, and each of those is seen asleep afterwards, then those are all there were.
+  std::size_t count() const;
+  bool is_all(std::size_t count) const;
   // As of the last listing, in the kernel's order; the census thread itself is not among them.
   const std::vector<Thread*>& threads() const { return list_; }
   // Null if the last listing had none of that number.

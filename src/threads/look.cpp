@@ -239,7 +239,8 @@ bool settle(Thread& thread) {
 }
 
 void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
-                 const Asker& asker, Settle settle_when, Finding* findings) {
+                 const Asker& asker, Settle settle_when, Finding* findings,
+                 const Foreseen& foreseen) {
   struct Copied {
     std::size_t index;
     Snapshot snapshot;
@@ -325,6 +326,17 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       // Signal frames may lead to more than was copied.
       const bool followed = scan.interrupted().empty() && !scan.too_many();
       last_doubts(c.snapshot, f);
+      if (foreseen.ranges != nullptr && followed && f.verdict == Verdict::out) {
+        Finding also;
+        also.verdict = Verdict::out;
+        Scan ahead(*foreseen.ranges, also, c.snapshot.sp, thread.valid_testimony());
+        scan_registers(c.snapshot, ahead);
+        ahead.words(reinterpret_cast<const std::uint64_t*>(c.copy), c.bytes / 8,
+                    c.snapshot.sp & ~std::uintptr_t{7});
+        // Of the count that was read before the snapshot: settle() below may find another.
+        thread.clean_of = also.verdict == Verdict::out ? foreseen.number : 0;
+        thread.clean_at = thread.runs;
+      }
       const bool later = settle_when == Settle::later && f.verdict == Verdict::out;
       if (followed && (later || settle(thread))) {
         finish(thread, f, now);
@@ -337,6 +349,20 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       finish(*threads[again[i]], findings[again[i]], now);
     }
   }
+}
+
+bool has_slept_since(const Thread& thread, std::uint64_t runs) {
+  std::uint64_t now = 0;
+  return runs != 0 && thread.schedstat && !thread.is_spare &&
+         read_run_count(thread.schedstat.get(), now) && now == runs;
+}
+
+bool is_clean(const Census& census, Thread& thread, std::uint64_t number) {
+  if (number == 0 || thread.clean_of != number || !counts(census, thread)) return false;
+#ifdef MOLT_MUTATE_OLD_LOOK
+  return true;
+#endif
+  return thread.runs == thread.clean_at && settle(thread);
 }
 
 void look_at_each(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,

@@ -51,19 +51,24 @@ std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
   return lowest;
 }
 
-// Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
-Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
+// Copied by the kernel: should memory be missing in between, that is an answer, not a fault. To the end
+// if it is of interest where the outermost lies.
+Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end,
+                   std::uintptr_t* held_at) {
   constexpr std::size_t words = 512;
   std::uintptr_t buffer[words];
   Own own = Own::leaves;
-  for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end && own == Own::leaves;) {
+  for (std::uintptr_t at = sp & ~std::uintptr_t{7};
+       at < end && (own == Own::leaves || held_at != nullptr);) {
     const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
     if (!copy_memory(buffer, at, bytes)) {
       own = Own::unknown;
       break;
     }
     for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
-      if (ranges.contains(buffer[i])) own = Own::stays;
+      if (!ranges.contains(buffer[i])) continue;
+      own = Own::stays;
+      if (held_at != nullptr) *held_at = at + i * sizeof(std::uintptr_t);
     }
     at += bytes;
   }
@@ -75,7 +80,14 @@ Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end
 
 }  // namespace
 
-Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp) {
+Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t* held_at) {
+  if (held_at != nullptr) {
+    std::uintptr_t word = 0;
+    if (*held_at >= sp && copy_memory(&word, *held_at, sizeof word) && ranges.contains(word)) {
+      return Own::stays;
+    }
+    *held_at = 0;
+  }
   stack_t alternate;
   if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return Own::unknown;
   if (alternate.ss_flags & SS_ONSTACK) {
@@ -84,12 +96,12 @@ Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp) {
     if (below == 0) return Own::unknown;
     const auto alternate_end =
         reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
-    const Own here = scan_own_stack(ranges, sp, alternate_end);
+    const Own here = scan_own_stack(ranges, sp, alternate_end, held_at);
     if (here != Own::leaves) return here;
     sp = below - red_zone;
   }
   const std::uintptr_t end = stack_end(sp);
-  return end == 0 ? Own::unknown : scan_own_stack(ranges, sp, end);
+  return end == 0 ? Own::unknown : scan_own_stack(ranges, sp, end, held_at);
 }
 
 void find_main_stack() {

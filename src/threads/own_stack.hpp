@@ -15,7 +15,10 @@ enum class Own : std::uint8_t { leaves, stays, unknown };
 // Whether a word of the calling thread's stack from `sp` on is in the ranges; where it runs on an
 // alternate signal stack, of that and of what the signal has interrupted. `unknown` where it is on
 // neither, and before find_main_stack() for the first thread. Async-signal-safe; some microseconds.
-Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp);
+//
+// `held_at` is for who is asked again and again: where the outermost word lay that was found last, 0 in
+// the beginning. As long as it is on the stack this one word is looked at.
+Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t* held_at = nullptr);
 
 // Where the first thread's stack ends. Once, before anybody is asked.
 void find_main_stack();

@@ -91,6 +91,7 @@ class Prover {
   bool gave_up_ = false;
   std::size_t heard_ = 0;
   Deadline answers_until_{};
+  bool all_slept_ = false;  // through the last confirm(), N5
   std::vector<Mark> marks_;
   std::vector<Thread*> pending_;
   std::vector<Finding> findings_;
@@ -158,7 +159,7 @@ void Prover::look_at_pending(Census& census) {
   // is looked at by itself: one that wakes every now and then would always have run by the end of a
   // round.
   const Settle settle = proof.rounds == 1 ? Settle::later : Settle::now;
-  look_at_all(census, pending_, ranges_, asker_, settle, findings_.data());
+  look_at_all(census, pending_, ranges_, asker_, settle, findings_.data(), options_.foreseen);
   for (std::size_t i = 0; i < pending_.size(); ++i) {
     take(census, *pending_[i], findings_[i], settle == Settle::now ? Mark::out : Mark::looked);
   }
@@ -198,7 +199,8 @@ void Prover::signal_running(Census& census) {
   }
 }
 
-// Two equal listings, both begun after what was found out so far (N3).
+// Two equal listings, both begun after what was found out so far (N3): where somebody runs, or N5 does not
+// hold for another reason.
 bool Prover::list_twice(Census& census) {
   status = {};
   for (int i = 0; i < most_listings; ++i) {
@@ -215,16 +217,21 @@ bool Prover::list_twice(Census& census) {
 // given birth to a thread inside since; whoever was born before that is in the listings.
 bool Prover::confirm(Census& census) {
   bool all = true;
+  all_slept_ = true;
   for (Thread* thread : census.threads()) {
     Mark& m = mark(census, *thread);
-    if (thread->is_worker) continue;
-    if (m.state == Mark::pending) {
-      all = false;
+    if (thread->tid == asker_.tid && m.state != Mark::pending) continue;  // it waits for us
+    if (thread->is_worker) {
+      all_slept_ = false;
       continue;
     }
-    if (thread->is_spare || thread->tid == asker_.tid) {
+    if (m.state == Mark::pending) {
+      all = all_slept_ = false;
+      continue;
+    }
+    if (thread->is_spare) {
       // No descriptor was kept that would tell this thread from another of the same number.
-      if (thread->tid == asker_.tid) continue;
+      all_slept_ = false;
       Finding f;
       Thread* const one[] = {thread};
       look_at_all(census, one, ranges_, asker_, Settle::now, &f);
@@ -232,6 +239,7 @@ bool Prover::confirm(Census& census) {
       continue;
     }
     const bool slept = settle(*thread);
+    all_slept_ = all_slept_ && slept;
     if (slept) {
       m.state = Mark::out;
     } else if (thread->is_gone) {
@@ -265,8 +273,12 @@ bool Prover::round(Census& census) {
   }
   // Those that are out are confirmed even while others are not: "looked" would not outlive the
   // pause.
-  if (!list_twice(census)) return false;
-  const bool all = confirm(census);
+  const std::size_t count = census.count();
+  bool all = confirm(census);
+  if (!all_slept_ || !census.is_all(count)) {
+    if (!list_twice(census)) return false;
+    all = confirm(census);
+  }
   if (!all || !proof.holders.empty()) return false;
   for (const pid_t pid : sharers()) {
     Finding f;

@@ -87,6 +87,11 @@ class Attach(unittest.TestCase):
         self.assertIn("molt", threads(target.pid))
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_a_saved_sigaction_is_no_signal_handler(self):
+        target = self.start("sleeper", "saved")
+        self.does("attach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_dry_run_changes_nothing(self):
         target = self.start("sleeper")
         self.refuses(3, "no control socket", "load", "-n", "-p", target.pid, MODULE)
