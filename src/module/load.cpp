@@ -252,9 +252,7 @@ Status map(Module& module, const Prepared& prepared, bool force) {
   module.stored = *stored;
   errno = 0;
   module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  // Its texts do not always say that memory was what it lacked.
   const int loader_errno = errno;
-  int code = loader_errno == ENOMEM ? ENOMEM : ENOEXEC;
   const char* error = module.handle ? nullptr : dlerror();
   store_mapped(*stored);
   if (module.handle == nullptr) {
@@ -273,7 +271,8 @@ Status map(Module& module, const Prepared& prepared, bool force) {
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
                   module.name.c_str(), symbol.c_str());
     }
-    if (was_disturbed(text, loader_errno)) {
+    const int code = cause_of(text, loader_errno);
+    if (code == EBADF) {
       return fail(
           EAGAIN,
           "%s: %s; if another thread of the process closes descriptors that it did not open: "
