@@ -213,8 +213,8 @@ hook_nginx() {
   status /server.key 403
 }
 etag_is() { # etag_is COUNT: how many of so many answers of either worker have one
-  local answers=0 i socket
-  for i in {1..10}; do
+  local answers=0 socket
+  for _ in {1..10}; do
     exec {socket}<>"/dev/tcp/127.0.0.1/$nginx_port" || return
     printf 'HEAD /page HTTP/1.0\r\n\r\n' >&"$socket"
     answers=$((answers + $(grep -ci '^etag:' <&"$socket")))

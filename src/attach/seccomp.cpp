@@ -94,8 +94,45 @@ constexpr Needed calls[] = {
     {"geteuid", SYS_geteuid, false},
     {"sched_yield", SYS_sched_yield, false},
     {"clock_nanosleep", SYS_clock_nanosleep, false},
+    {"ftruncate", SYS_ftruncate, false},
+    {"process_vm_readv", SYS_process_vm_readv, false},
+    {"process_vm_writev", SYS_process_vm_writev, false},
+    {"pwrite64", SYS_pwrite64, false},
+    {"rt_sigaction", SYS_rt_sigaction, false},
+    {"rt_sigtimedwait", SYS_rt_sigtimedwait, false},
+    {"tgkill", SYS_tgkill, false},
+    {"timer_create", SYS_timer_create, false},
+    {"timer_settime", SYS_timer_settime, false},
+    {"timer_delete", SYS_timer_delete, false},
+    {"statfs", SYS_statfs, false},
+    {"statx", SYS_statx, false},
+    {"ioctl", SYS_ioctl, false},
+    {"getrandom", SYS_getrandom, false},
+    {"readlink", SYS_readlink, false},
+    {"rmdir", SYS_rmdir, false},
+    {"unlink", SYS_unlink, false},
+    {"prlimit64", SYS_prlimit64, false},
+    {"fchmod", SYS_fchmod, false},
+    {"faccessat2", SYS_faccessat2, false},
+    {"mremap", SYS_mremap, false},
+    {"mincore", SYS_mincore, false},
+    {"userfaultfd", SYS_userfaultfd, false},
+    {"kcmp", SYS_kcmp, false},
+    {"waitid", SYS_waitid, false},
+    {"brk", SYS_brk, false},
+    {"uname", SYS_uname, false},
     {"perf_event_open", SYS_perf_event_open, false},
 };
+
+}  // namespace
+
+std::vector<long> calls_made() {
+  std::vector<long> numbers;
+  for (const Needed& call : calls) numbers.push_back(call.number);
+  return numbers;
+}
+
+namespace {
 
 // The kernel's order: the smallest, as signed, counts.
 bool is_more_severe(std::uint32_t a, std::uint32_t b) {

@@ -27,6 +27,10 @@ using Filter = std::vector<sock_filter>;
 // EPERM, naming the call and what the filter would do about it.
 [[nodiscard]] Status check_filters(std::span<const Filter> filters);
 
+// The system calls that are asked about. A filter that allows these and what the program itself needs
+// serves.
+[[nodiscard]] std::vector<long> calls_made();
+
 // Whether a thread has any.
 [[nodiscard]] bool has_filters(pid_t pid, pid_t tid);
 // Of a thread that the caller has stopped. EPERM also where they cannot be read.

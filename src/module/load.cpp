@@ -244,18 +244,6 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
-// What the loader had open was not our copy any more, which has been examined. The loader's descriptor
-// is in the host's table, since what the module's constructors open is.
-bool was_disturbed(const std::string& text, int code) {
-  if (code == EBADF || code == ENOMEM) return code == EBADF;
-  for (const char* words :
-       {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
-        "cannot stat shared object", "failed to map segment"}) {
-    if (text.find(words) != std::string::npos) return true;
-  }
-  return false;
-}
-
 Status map(Module& module, const Prepared& prepared, bool force) {
   const std::span<const std::byte> content = prepared.content;
   if (prepared.is_patch_file) return map_patch(module, content);
@@ -264,9 +252,7 @@ Status map(Module& module, const Prepared& prepared, bool force) {
   module.stored = *stored;
   errno = 0;
   module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  // Its texts do not always say that memory was what it lacked.
   const int loader_errno = errno;
-  int code = loader_errno == ENOMEM ? ENOMEM : ENOEXEC;
   const char* error = module.handle ? nullptr : dlerror();
   store_mapped(*stored);
   if (module.handle == nullptr) {
@@ -285,7 +271,8 @@ Status map(Module& module, const Prepared& prepared, bool force) {
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
                   module.name.c_str(), symbol.c_str());
     }
-    if (was_disturbed(text, loader_errno)) {
+    const int code = cause_of(text, loader_errno);
+    if (code == EBADF) {
       return fail(
           EAGAIN,
           "%s: %s; if another thread of the process closes descriptors that it did not open: "

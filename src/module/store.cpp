@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <functional>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -19,7 +19,6 @@
 #include "base/log.hpp"
 #include "base/own_fd.hpp"
 #include "module/internal.hpp"
-#include "threads/own_thread.hpp"
 
 namespace molt::module {
 namespace {
@@ -52,13 +51,12 @@ class FileSizeSignalBlocked {
   sigset_t signal_, before_;
 };
 
-// `may_write` is asked before each write.
-Status write_all(int fd, std::span<const std::byte> content,
-                 const std::function<bool()>& may_write) {
+Status write_all(const OwnFd& fd, std::span<const std::byte> content) {
   FileSizeSignalBlocked blocked;
   while (!content.empty()) {
-    if (!may_write()) return fail(EBADF, "the process has closed the module's copy; try again");
-    ssize_t n = write(fd, content.data(), content.size());
+    // Never to a file that the host has opened under the number since.
+    if (!fd.is_there()) return fail(EBADF, "the process has closed the module's copy; try again");
+    ssize_t n = write(fd.get(), content.data(), content.size());
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return fail_errno(n < 0 ? errno : EIO, "writing the module's copy");
     content = content.subspan(static_cast<std::size_t>(n));
@@ -66,7 +64,6 @@ Status write_all(int fd, std::span<const std::byte> content,
   return {};
 }
 
-// Apart: what the host closes meanwhile is not this file, nor is what it opens.
 Result<Stored> in_directory(std::span<const std::byte> content, const std::string& hash) {
   Result<std::string> base = process_directory(manager().directory);
   if (!base) return pass(base);
@@ -77,14 +74,17 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
   if (!allows_exec(folder)) return fail(EACCES, "%s is mounted noexec", folder.c_str());
   for (unsigned n = 0; n < 100'000; ++n) {
     std::string path = folder + "/" + hash + (n ? "-" + std::to_string(n) : "") + ".so";
-    Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    const OwnFd fd{
+        Fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600))};
     if (!fd) {
       if (errno == EEXIST) continue;
       return fail_errno(errno, "cannot make %s", path.c_str());
     }
-    Status written = write_all(fd.get(), content, [] { return true; });
+    Status written = write_all(fd, content);
     // Executable and read-only: nobody shall write to what is mapped.
-    if (written && fchmod(fd.get(), 0500) != 0) written = fail_errno(errno, "chmod of the copy");
+    if (written && (!fd.is_there() || fchmod(fd.get(), 0500) != 0)) {
+      written = fail_errno(errno, "chmod of the copy");
+    }
     if (!written) {
       unlink(path.c_str());
       return pass(written);
@@ -100,8 +100,7 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
 Result<Stored> in_memory(std::span<const std::byte> content, const std::string& hash) {
   OwnFd made(Fd(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC)));
   if (!made) return fail_errno(errno, "cannot make a memfd");
-  Status written = write_all(made.get(), content, [&] { return made.is_there(); });
-  if (!written) return pass(written);
+  if (Status ok = write_all(made, content); !ok) return pass(ok);
   Names& n = names();
   std::lock_guard lock(n.mutex);
   for (int number = made.get(); made.is_there(); ++number) {
@@ -123,8 +122,7 @@ int memfd_number(const Stored& stored) {
 }  // namespace
 
 Result<Stored> store_copy(std::span<const std::byte> content, const std::string& hash) {
-  Result<Stored> stored = Stored{};
-  threads::run_apart([&] { stored = in_directory(content, hash); });
+  Result<Stored> stored = in_directory(content, hash);
   if (stored) return stored;
   Result<Stored> memory = in_memory(content, hash);
   if (memory) {
@@ -148,6 +146,20 @@ void store_forget(const Stored& stored) {
   }
   std::lock_guard lock(names().mutex);
   names().memfds.erase(memfd_number(stored));
+}
+
+int cause_of(const std::string& complaint, int code) {
+  const auto says = [&](const char* words) { return complaint.find(words) != std::string::npos; };
+  for (const int lack : {ENOMEM, EMFILE, ENFILE}) {
+    if (code == lack || says(strerror(lack))) return lack;
+  }
+  if (code == EBADF) return EBADF;
+  for (const char* words :
+       {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
+        "cannot stat shared object", "failed to map segment"}) {
+    if (says(words)) return EBADF;
+  }
+  return ENOEXEC;
 }
 
 }  // namespace molt::module

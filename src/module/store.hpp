@@ -27,4 +27,9 @@ void store_mapped(const Stored& stored);
 // After the copy was unmapped, or was never loaded.
 void store_forget(const Stored& stored);
 
+// Why dlopen failed, by what it says and its errno; neither always tells: ENOMEM, EMFILE, ENFILE; EBADF:
+// what it had open was not the copy any more, which had been examined (its descriptor is in the host's
+// table, since what the module's constructors open is the host's); else ENOEXEC.
+int cause_of(const std::string& complaint, int code);
+
 }  // namespace molt::module

@@ -13,7 +13,7 @@
 // State      The desk: a listening socket in the census thread's descriptor table, from the first
 //            question that finds a thread missing to the one that finds none.
 // Invariants L1 A descriptor is taken only if it is the very file that the thread's name leads to now:
-//               device and inode, both of procfs. Whatever is sent, nobody is looked at by another's
+//               device and inode. Whatever is sent, nobody is looked at by another's
 //               file.
 //            L2 The process is weakened by nothing: its dumpability stays, nobody else gets a right, no
 //               descriptor is ever in the host's table, and what is lent shows the process its own

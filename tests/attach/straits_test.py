@@ -211,6 +211,23 @@ class Straits(unittest.TestCase):
         os.waitid(os.P_PID, target.pid, os.WEXITED | os.WNOWAIT)
         self.refuses(5, "it has ended already", "doctor", target.pid)
 
+    def test_filter_that_allows_just_what_is_needed(self):
+        """And kills for anything else: so what filters are asked about is all that is done."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root, who may read a filter")
+        numbers = subprocess.run([Path(MOLT).with_name("attach_many"), "calls"], capture_output=True, text=True,
+                                 check=True).stdout.split()
+        target = self.start("sleeper", "only", *numbers)
+        self.does("doctor", target.pid)
+        self.does("attach", "-p", target.pid)
+        self.does("load", "-p", target.pid, MODULE)
+        self.does("audit", "-p", target.pid, "plain")
+        self.does("blocking", "-p", target.pid, "plain")
+        self.does("unload", "-p", target.pid, "plain")
+        self.does("detach", "-p", target.pid)
+        self.does("attach", "-p", target.pid)
+        self.full_service(target)
+
     def test_filter_that_cannot_be_read(self):
         if os.geteuid() != 0:
             self.skipTest("needs root to become somebody else")

@@ -1,5 +1,6 @@
 /* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "fork": in a
-   child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "full N
+   child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "only N...": by one that kills
+   for other system calls than these and its own; "full N
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
    "crowded": with no room for code near its own. */
 #define _GNU_SOURCE
@@ -83,6 +84,24 @@ int main(int argc, char** argv) {
         {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
     };
     struct sock_fprog program = {4, code};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
+  }
+  if (strcmp(how, "only") == 0) {
+    // Those that are told, and what it needs itself.
+    static const unsigned own[] = {0 /* read */, 1 /* write */, 5 /* fstat */,
+                                   231 /* exit_group */};
+    static struct sock_filter code[256] = {{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0}};
+    const unsigned count = (unsigned)(sizeof own / sizeof own[0]) + (unsigned)argc - 2;
+    if (count > 250) return 1;
+    for (unsigned i = 0; i < count; ++i) {
+      const unsigned number =
+          i + 2 < (unsigned)argc ? (unsigned)atoi(argv[i + 2]) : own[i + 2 - (unsigned)argc];
+      code[i + 1] = (struct sock_filter){BPF_JMP | BPF_JEQ | BPF_K, (__u8)(count - i), 0, number};
+    }
+    code[count + 1] = (struct sock_filter){BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS};
+    code[count + 2] = (struct sock_filter){BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
+    struct sock_fprog program = {(unsigned short)(count + 3), code};
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
   }
