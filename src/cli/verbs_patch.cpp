@@ -17,8 +17,6 @@
 namespace molt::cli {
 namespace {
 
-constexpr int load_ms = 30'000;
-constexpr int unload_ms = 10'000;
 constexpr int transition_ms = 30'000;
 
 // A failure that says of a transition what came of it as well.
@@ -100,7 +98,7 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
   return reply;
 }
 
-std::string state_of(const Json& patch) {
+std::string patch_state(const Json& patch) {
   const bool enabled = patch.value("enabled", false);
   if (patch.value("transition", false)) return enabled ? "patching" : "unpatching";
   return enabled ? "enabled" : "disabled";
@@ -135,7 +133,7 @@ std::string show_status(const Json& reply) {
                {"FUNCTIONS", Table::left}});
   for (const Json& patch : reply.at("patches")) {
     table.add({std::to_string(patch.value("stack_order", 0)), patch.at("name").get<std::string>(),
-               state_of(patch), functions_of(patch)});
+               patch_state(patch), functions_of(patch)});
   }
   std::string text = table.empty() ? "" : table.text();
   text += progress_of(reply.value("transition", Json()));

@@ -797,35 +797,30 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
 
 }  // namespace
 
-Result<LoadReport> load(const LoadRequest& asked) {
-  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
-  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
-  // the one that all wait for, wait for a grace period of milliseconds.
-  auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
-  if (!identity) return pass(identity);
-  Manager& m = manager();
-  // What another load of this file answers for all. Takes the lock held, and leaves it released if
-  // there was one.
-  auto answered = [&](Lock& lock) -> std::optional<Result<LoadReport>> {
-    for (const FlightPtr& other : m.flights) {
-      // Before memory is taken or the file is read again.
-      if (other->file == *identity && other->as == asked.name) return join(lock, other, asked);
-    }
-    for (const ModulePtr& module : m.modules) {
-      const bool is_other_name = !asked.name.empty() && asked.name != module->name;
-      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE && !is_other_name) {
-        return already_loaded(module->name);
-      }
-    }
-    return std::nullopt;
-  };
-  {
-    Lock lock(m.mutex);
-    if (Status ok = operations_open(lock); !ok) return pass(ok);
-    if (!asked.dry_run) {
-      if (auto answer = answered(lock)) return *answer;
+namespace {
+
+// The load under way, or the module, that answers for all who ask for this file. Under the lock.
+struct Answer {
+  FlightPtr flight;
+  ModulePtr module;
+};
+Answer answer_of_others(const FileIdentity& file, const LoadRequest& asked) {
+  for (const FlightPtr& flight : manager().flights) {
+    // Before memory is taken or the file is read again.
+    if (flight->file == file && flight->as == asked.name) return {flight, nullptr};
+  }
+  for (const ModulePtr& module : manager().modules) {
+    const bool is_other_name = !asked.name.empty() && asked.name != module->name;
+    if (module->file == file && module->state == MOLT_MODULE_STATE_LIVE && !is_other_name) {
+      return {nullptr, module};
     }
   }
+  return {};
+}
+
+// Nobody has answered yet.
+[[gnu::noinline]] Result<LoadReport> load_first(const LoadRequest& asked, FileIdentity file) {
+  Manager& m = manager();
   if (Status ok = memory_available(); !ok) return pass(ok);
   LoadRequest request = asked;
   Fd opened;
@@ -833,20 +828,23 @@ Result<LoadReport> load(const LoadRequest& asked) {
     opened = Fd(open(request.path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!opened) return cannot_open(request.path);
     request.fd = opened.get();
-    identity = identify(request.fd);
+    const auto identity = module::identify(request.fd);
     if (!identity) return pass(identity);
+    file = *identity;
   }
   OperationScope scope("load " + request.path);
 
   auto flight = std::make_shared<Flight>();
-  flight->file = *identity;
+  flight->file = file;
   flight->tid = gettid();
   flight->args = request.args;
   flight->as = request.name;
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);
-    if (auto answer = answered(lock)) return *answer;
+    const Answer answer = answer_of_others(file, asked);
+    if (answer.flight) return join(lock, answer.flight, asked);
+    if (answer.module) return already_loaded(answer.module->name);
     m.flights.push_back(flight);
   }
   Result<LoadReport> result = load_alone(request, flight);
@@ -866,6 +864,24 @@ Result<LoadReport> load(const LoadRequest& asked) {
   flight->word.store(1, std::memory_order_release);
   futex_wake_all(flight->word);
   return result;
+}
+
+}  // namespace
+
+Result<LoadReport> load(const LoadRequest& asked) {
+  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
+  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
+  // the one that all wait for, wait for a grace period of milliseconds.
+  const auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
+  if (!identity) return pass(identity);
+  {
+    Lock lock(manager().mutex);
+    if (Status ok = operations_open(lock); !ok) return pass(ok);
+    const Answer answer = asked.dry_run ? Answer{} : answer_of_others(*identity, asked);
+    if (answer.flight) return join(lock, answer.flight, asked);
+    if (answer.module) return already_loaded(answer.module->name);
+  }
+  return load_first(asked, *identity);
 }
 
 }  // namespace molt::module

@@ -54,6 +54,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "threads/maps.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::threads {
 
@@ -91,6 +92,12 @@ struct Thread {
   // slept.
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
+
+  // What its `syscall` said when it slept with that run count, both of pc and arguments masked (ranges.hpp):
+  // holds while `runs` is what it was. 0: never. `registers_settled`: the count was read afterwards too.
+  Snapshot registers;
+  std::uint64_t registers_at = 0;
+  bool registers_settled = false;
 
   // The run count at which it was asleep and out of what was foreseen under that number; 0: never.
   std::uint64_t clean_at = 0, clean_of = 0;

@@ -57,9 +57,37 @@ void is_unknown(Finding& f, const char* reason) {
   f.reason = reason;
 }
 
-// Takes what one read of its `syscall` says; true if its stack is to be scanned.
-bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
+void mask(Snapshot& s) {
+  s.pc ^= RangeSet::mask;
+  for (std::uint64_t& argument : s.arguments) argument ^= RangeSet::mask;
+}
+
+bool counts(const Census& census, const Thread& thread) {
+  return census.counts_runs() && thread.runs != 0;
+}
+
+// A thread that has not run since its registers were read has them still, and need not be asked.
+Snapshot registers_of(const Census& census, Thread& thread) {
+  const bool counted = counts(census, thread);
+  Snapshot s;
+  if (counted && thread.registers_settled && thread.registers_at == thread.runs) {
+    s = thread.registers;
+    mask(s);
+    return s;
+  }
   s = read_syscall(thread.syscall.get());
+  thread.registers_settled = false;
+  thread.registers_at = counted && s.kind == Snapshot::sleeping ? thread.runs : 0;
+  if (thread.registers_at != 0) {
+    thread.registers = s;
+    mask(thread.registers);
+  }
+  return s;
+}
+
+// Takes what its `syscall` says; true if its stack is to be scanned.
+bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
+  s = registers_of(census, thread);
   f.sp = s.sp;
   f.pc = s.pc ^ RangeSet::mask;
   f.syscall = s.number;
@@ -153,10 +181,6 @@ Finding look_by_switches(Census& census, Thread& thread, const RangeSet& ranges)
   return f;
 }
 
-bool counts(const Census& census, const Thread& thread) {
-  return census.counts_runs() && thread.runs != 0;
-}
-
 Finding look_once(Census& census, Thread& thread, const RangeSet& ranges, Settle settle) {
   Finding f;
   f.tid = thread.tid;
@@ -210,6 +234,7 @@ bool settle(Thread& thread) {
   }
   const bool slept = runs == thread.runs || mutate_no_run_count;
   if (runs != thread.runs) note_runs(thread, runs);
+  thread.registers_settled |= runs != 0 && thread.registers_at == runs;
   return slept;
 }
 
