@@ -224,8 +224,8 @@ void write_by_hand() {
   const unsigned char* target = bench_lp_leaf + 5 + distance;
   write_jump(bench_lp_by_hand, target);
   // A word of the thread's is compared, and is what it is compared with.
-  const auto own = static_cast<std::uint32_t>(
-      reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()));
+  const auto own =
+      static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()));
   std::vector<unsigned char> gate{0x64, 0x81, 0x3c, 0x25, 0, 0, 0, 0};  // cmpl $own, %fs:0
   const auto* bytes = reinterpret_cast<const unsigned char*>(&own);
   gate.insert(gate.end(), bytes, bytes + 4);

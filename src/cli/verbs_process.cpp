@@ -44,12 +44,8 @@ std::string count_of(const Json& info, const char* key) {
 }
 
 std::vector<std::string> cells_of(const Process& process, const Json& info) {
-  return {std::to_string(process.pid),
-          info.value("name", process.comm),
-          info.value("version", ""),
-          count_of(info, "modules"),
-          count_of(info, "hooks"),
-          info.value("taint", ""),
+  return {std::to_string(process.pid), info.value("name", process.comm), info.value("version", ""),
+          count_of(info, "modules"),   count_of(info, "hooks"),          info.value("taint", ""),
           process_state(info)};
 }
 
