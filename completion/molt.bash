@@ -41,8 +41,8 @@ _molt() {
         selection+=("$word" "${COMP_WORDS[++at]}")
         ;;
       --all) selection+=(--all) ;;
-      --timeout | --for | --since | --every | --diff | --target | --debug | --source | -o | --output | \
-        --patch-name | --description | --cve | --keep-old | --accept | --callbacks) ((++at)) ;;
+      --timeout | --for | --since | --every | --diff | --target | --debug | --source | --build-folder | \
+        -o | --output | --patch-name | --description | --cve | --keep-old | --accept | --callbacks) ((++at)) ;;
       -*) ;;
       *)
         if [ -z "$verb" ]; then
@@ -63,7 +63,7 @@ _molt() {
     --name) word=$(_molt_fields comm ps) ;;
     --for) word=$'live\ngone\nfreed\npatched\nunpatched' ;;
     --timeout | --since | --every | --patch-name | --description | --cve | --keep-old | --accept) return ;;
-    --exe | --diff | --target | --debug | --source | -o | --output | --callbacks)
+    --exe | --diff | --target | --debug | --source | --build-folder | -o | --output | --callbacks)
       _molt_files "$current"
       return
       ;;

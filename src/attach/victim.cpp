@@ -65,7 +65,19 @@ bool is_ours(const Target& target, pid_t tid) {
 // The bytes of glibc's, and everybody else's, return from a signal handler: mov $15,%rax; syscall.
 constexpr unsigned char restorer[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
 
-// Is there, from the stack pointer on, a word that leads to a signal handler's return?
+// Behind the word that leads there the kernel has put a ucontext: flags of three bits, no link, and the
+// code segment of a 64-bit process. A `struct sigaction` that a function saved (libcurl does that in each
+// transfer) has the word too, and nothing of that behind it.
+constexpr std::size_t flags_at = 1, link_at = 2, segments_at = 24, frame_words = 25;
+constexpr std::uint64_t most_flags = 7, user_code_segment = 0x33;
+
+bool is_frame(std::span<const std::uint64_t> words) {
+  if (words.size() < frame_words) return true;
+  return words[flags_at] <= most_flags && words[link_at] == 0 &&
+         (words[segments_at] & 0xffff) == user_code_segment;
+}
+
+// Is there, from the stack pointer on, the frame of a signal handler?
 [[maybe_unused]] bool has_signal_frame(const Target& target, const Victim& victim,
                                        const Mapping& stack) {
   const std::uint64_t begin = victim.stack_pointer & ~std::uint64_t{7};
@@ -74,7 +86,8 @@ constexpr unsigned char restorer[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x0
   if (!target.read(begin, std::as_writable_bytes(std::span(words)))) return true;
   std::map<std::uint64_t, bool> known;
   const Mapping* last = nullptr;
-  for (const std::uint64_t word : words) {
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::uint64_t word = words[i];
     if (last == nullptr || !last->contains(word)) {
       const Mapping* mapping = target.mapping_at(word);
       if (mapping == nullptr || !mapping->executable) continue;
@@ -86,7 +99,7 @@ constexpr unsigned char restorer[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x0
       at->second = target.read(word, std::as_writable_bytes(std::span(code))) &&
                    std::memcmp(code.data(), restorer, sizeof restorer) == 0;
     }
-    if (at->second) return true;
+    if (at->second && is_frame(std::span(words).subspan(i))) return true;
   }
   return false;
 }
@@ -116,6 +129,16 @@ bool may_be_borrowed(const Target& target, const Victim& victim, std::size_t nee
   return stack != nullptr && victim.stack_pointer - stack->begin >= needed &&
          target.read(victim.instruction - 2, std::as_writable_bytes(std::span(code))) &&
          code[0] == 0x0f && code[1] == 0x05 && !has_signal_frame(target, victim, *stack);
+}
+
+std::vector<pid_t> find_runners(const Target& target) {
+  std::vector<pid_t> running, all;
+  for (const pid_t tid : target.threads()) {
+    if (is_ours(target, tid)) continue;
+    all.push_back(tid);
+    if (!asleep(target, tid)) running.push_back(tid);
+  }
+  return running.empty() ? all : running;
 }
 
 std::vector<Victim> find_victims(const Target& target, std::size_t needed, std::string* why_not) {

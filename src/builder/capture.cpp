@@ -87,7 +87,9 @@ std::vector<std::string> read_dependencies(const std::string& path, const std::s
   const auto end_word = [&] {
     if (word.empty()) return;
     if (in_prerequisites) {
-      found.push_back(absolute(directory, word));
+      // Hundreds for each source, and no tree's.
+      const bool is_of_system = word.starts_with("/usr/include/") || word.starts_with("/usr/lib/");
+      if (!is_of_system) found.push_back(absolute(directory, word));
     } else if (word.ends_with(':')) {
       in_prerequisites = true;
     }
@@ -119,6 +121,10 @@ std::vector<std::string> read_dependencies(const std::string& path, const std::s
   found.erase(std::ranges::unique(found).begin(), found.end());
   return found;
 }
+
+// gcc notes what a source includes where this tells it to. Not DEPENDENCIES_OUTPUT, which leaves system
+// headers out: with it a <header> that is missing is a warning, and configure scripts find everything.
+constexpr const char* note_variable = "SUNPRO_DEPENDENCIES";
 
 // Programs that a build compiles only to see whether it can.
 bool is_probe(const std::string& source, const std::string& output) {
@@ -187,6 +193,12 @@ void record_one(const CompilerCommand& command, const std::string& source,
     }
     fs::remove(own + ".log", error);
   }
+  // clang notes nothing by itself.
+  if (!with_shadow && !fs::exists(dependencies, error)) {
+    dependencies = stem + ".d";
+    (void)run(recompile(command, source, own, {"-M", "-MF", dependencies}), own + ".log");
+    fs::remove(own + ".log", error);
+  }
   if (!dependencies.empty()) record.dependencies = read_dependencies(dependencies, directory);
   record.dependencies.push_back(absolute(directory, source));
   write_record(stem + ".json", record);
@@ -208,13 +220,14 @@ int run_captured_compiler(int argc, char** argv) {
   const bool is_recorded = store != nullptr && command.makes_objects();
   std::string noted;
   const bool notes_itself = !is_recorded || !command.dependencies.empty() ||
-                            std::getenv("DEPENDENCIES_OUTPUT") != nullptr;
+                            std::getenv("DEPENDENCIES_OUTPUT") != nullptr ||
+                            std::getenv(note_variable) != nullptr;
   if (!notes_itself) {
     noted = fmt::format("{}/{}.noted", store, ::getpid());
-    ::setenv("DEPENDENCIES_OUTPUT", noted.c_str(), 1);
+    ::setenv(note_variable, noted.c_str(), 1);
   }
   const int status = run(words, "");
-  if (!notes_itself) ::unsetenv("DEPENDENCIES_OUTPUT");
+  if (!notes_itself) ::unsetenv(note_variable);
   if (status == -1) {
     fmt::print(stderr, "{}: {}\n", words[0], std::strerror(errno));
     return errno == EACCES ? 126 : 127;

@@ -29,11 +29,12 @@ patch_file::Binding binding_of(Place::Kind kind) {
 }  // namespace
 
 Closure::Closure(PatchWriter& writer, std::uint32_t target, const Placement& placement,
-                 std::span<const DiffedUnit> units, std::vector<Refusal>& refusals,
-                 PatchReport& report)
+                 std::span<const Placement* const> placements, std::span<const DiffedUnit> units,
+                 std::vector<Refusal>& refusals, PatchReport& report)
     : writer_(writer),
       target_(target),
       placement_(placement),
+      placements_(placements),
       units_(units),
       refusals_(refusals),
       report_(report) {}
@@ -106,7 +107,8 @@ Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& na
     refuse(unit, "symbol_absent", name,
            fmt::format("{} refers to {}, which the running {} does not have{}{}", user, name,
                        placement_.image().path(), place.why.empty() ? "" : ": ", place.why),
-           "patch the running program's own sources, or bring what is missing along");
+           "patch the running program's own sources, or bring what is missing along; if another "
+           "program or library of the process has it, name that with --target too");
     return {};
   }
   if (place.is_indirect) {
@@ -142,7 +144,14 @@ Closure::Bound Closure::bind_undefined(const DiffedUnit& unit, const ObjectSymbo
     const bool is_old = other.comparison != nullptr && other.comparison->old_symbol(y) != 0;
     if (!is_old) return own_copy(other, defined.section, defined.value);
   }
-  return bind_place(unit, name, placement_.named(unit.scope, name), in);
+  Place place = placement_.named(unit.scope, name);
+  // A module may use for the first time what the program exports, which it does not say that it needs.
+  for (const Placement* other : placements_) {
+    if (place.is_known()) break;
+    if (other == &placement_) continue;
+    if (Place exported = other->exported(name); exported.is_known()) place = std::move(exported);
+  }
+  return bind_place(unit, name, place, in);
 }
 
 Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Referent& ref) {

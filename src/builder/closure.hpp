@@ -37,8 +37,10 @@ struct DiffedUnit {
 
 class Closure {
  public:
+  // `placements`: of all running files, which export functions to each other.
   Closure(PatchWriter& writer, std::uint32_t target, const Placement& placement,
-          std::span<const DiffedUnit> units, std::vector<Refusal>& refusals, PatchReport& report);
+          std::span<const Placement* const> placements, std::span<const DiffedUnit> units,
+          std::vector<Refusal>& refusals, PatchReport& report);
 
   // Takes the section along with all that it needs; its index in the writer.
   std::uint32_t include(const DiffedUnit& unit, std::uint32_t section);
@@ -74,6 +76,7 @@ class Closure {
   PatchWriter& writer_;
   const std::uint32_t target_;
   const Placement& placement_;
+  std::span<const Placement* const> placements_;
   std::span<const DiffedUnit> units_;
   std::vector<Refusal>& refusals_;
   PatchReport& report_;

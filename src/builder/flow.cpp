@@ -97,13 +97,16 @@ class Flow {
   }
 
   Status build_three();
+  static Status check_outputs(const Workspace& space);
   Status guard(const Workspace& space);
+  static Status complete_base(Workspace& space, std::filesystem::file_time_type started);
   Status complete_new(Workspace& space);
   Status complete_old(Workspace& space);
   Status compile_callbacks(Workspace& space);
   void check_compiled();
   void list_units();
   void leave_alone(Unit& unit);
+  void count_identity(const Placement& placement);
   Status make_patch();
 
   const FlowRequest& request_;
@@ -136,6 +139,25 @@ Status Flow::guard(const Workspace& space) {
   return write_new(files_, space.tree());
 }
 
+// W1. Objects of a folder that was not copied would be built with the diff in, in the user's own.
+Status Flow::check_outputs(const Workspace& space) {
+  auto base = records_of(space, "base");
+  if (!base) return pass(base);
+  for (const auto& [output, record] : *base) {
+    const bool is_of_tree = std::ranges::any_of(
+        record.dependencies, [&](const std::string& path) { return space.is_in_copy(path); });
+    std::error_code error;
+    if (space.is_in_copy(output) || !is_of_tree || !std::filesystem::exists(output, error)) {
+      continue;
+    }
+    return fail(EINVAL,
+                "the build command puts %s outside of the source tree: name the build folder with "
+                "--build-folder",
+                output.c_str());
+  }
+  return {};
+}
+
 Status Flow::build_three() {
   say("copying the tree");
   auto opened = Workspace::open(request_.workspace);
@@ -148,8 +170,14 @@ Status Flow::build_three() {
                       : "building the tree as it runs");
   auto begin = Clock::now();
   if (auto done = space.mark("building"); !done) return done;
+  const auto started = std::filesystem::file_time_type::clock::now();
   if (auto done = space.build("base", false, space.is_warm()); !done) return done;
+  if (auto done = complete_base(space, started); !done) return done;
   result_.base_s = seconds_since(begin);
+  if (auto done = check_outputs(space); !done) {
+    if (auto marked = space.mark("clean"); !marked) return marked;
+    return done;
+  }
 
   auto applied = apply_diff(request_.diff, space.tree());
   if (!applied) {
@@ -177,6 +205,22 @@ Status Flow::build_three() {
   if (auto done = complete_old(space); !done) return done;
   result_.old_s = seconds_since(begin);
   return space.mark("clean");
+}
+
+// The same as complete_new() of what the user changed since the last run.
+Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type started) {
+  if (space.changed().empty()) return {};
+  auto base = records_of(space, "base");
+  if (!base) return pass(base);
+  std::vector<Record> stale;
+  for (const auto& [output, record] : *base) {
+    std::error_code error;
+    const bool is_again = std::filesystem::last_write_time(record.plain, error) >= started;
+    const bool is_touched = std::ranges::any_of(
+        space.changed(), [&](const std::string& path) { return includes(record, path); });
+    if (is_touched && !is_again) stale.push_back(record);
+  }
+  return stale.empty() ? Status{} : space.compile_again("base", stale);
 }
 
 // A build command may not know of every header that an object depends on, or of a library of its own
@@ -386,6 +430,29 @@ void Flow::leave_alone(Unit& unit) {
       unit.output));
 }
 
+// What differs in a unit that the diff changes is refused (placement.hpp). In another one it is told: a
+// date that was compiled in, or sources that are not quite those of the program.
+void Flow::count_identity(const Placement& placement) {
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    if (!placement.contains(i)) continue;
+    std::size_t proven = 0;
+    std::size_t differing = 0;
+    std::string name;
+    for (const PlacedFunction& function : placement.functions(i)) {
+      if (function.match == PlacedFunction::Match::proven) ++proven;
+      if (function.match != PlacedFunction::Match::differs) continue;
+      if (++differing == 1) name = function.name;
+    }
+    result_.functions_proven += proven;
+    result_.functions_compared += proven + differing;
+    if (differing == 0 || units_[i].is_changed()) continue;
+    result_.notes.push_back(fmt::format(
+        "{}: {} of {} functions, such as {}, are not those of {}; the diff does not "
+        "touch this unit",
+        units_[i].output, differing, proven + differing, name, placement.image().path()));
+  }
+}
+
 Status Flow::make_patch() {
   say("comparing");
   const auto begin = Clock::now();
@@ -401,6 +468,17 @@ Status Flow::make_patch() {
     if (!units_[i].is_changed()) continue;
     result_.units_in_target += std::ranges::any_of(
         placements, [i](const Placement& placement) { return placement.contains(i); });
+  }
+  for (const Placement& placement : placements) {
+    const std::size_t before = result_.functions_compared;
+    count_identity(placement);
+    const bool is_refused = !placement.refusals().empty();
+    if (result_.functions_compared != before || is_refused || units_.empty()) continue;
+    result_.refusals.push_back(
+        refusal("not_the_target", placement.image().path(),
+                fmt::format("of {} objects that the build command compiled, none is in {}",
+                            units_.size(), placement.image().path()),
+                "name the program that these sources make; it is the file that runs, or its copy"));
   }
   // Of objects that are in no target it does not matter whether they were compiled again.
   std::erase_if(result_.refusals, [&](const Refusal& one) {

@@ -44,6 +44,10 @@ struct FlowResult {
   std::vector<std::string> notes;
   std::size_t units_compiled = 0;   // with the diff in
   std::size_t units_in_target = 0;  // of those
+  // Of all units in a target: functions that are in it, and those of them that are byte for byte what
+  // was compiled here (what differs is refused).
+  std::size_t functions_compared = 0;
+  std::size_t functions_proven = 0;
   double base_s = 0, new_s = 0, old_s = 0, compare_s = 0;
 };
 

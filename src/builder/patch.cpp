@@ -386,7 +386,7 @@ struct Builder {
                         nullptr,
                         {}});
     }
-    Closure closure(writer, target, placement, diffed, refusals, report);
+    Closure closure(writer, target, placement, placements, diffed, refusals, report);
     if (has_additions) include_additions(closure, diffed.back());
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {

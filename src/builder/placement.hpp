@@ -143,6 +143,8 @@ class Placement {
   // of the image or of another unit; else what the dynamic loader finds in the libraries that the
   // image needs. For names that only the new object refers to, and for units that are new.
   [[nodiscard]] Place named(std::size_t unit, std::string_view name) const;
+  // What the dynamic loader finds for others of that name in this image; unknown if it exports none.
+  [[nodiscard]] Place exported(std::string_view name) const;
 
   struct State;
 

@@ -251,6 +251,22 @@ Place Placement::named(std::size_t unit, std::string_view name) const {
   return state_->of_name(name);
 }
 
+Place Placement::exported(std::string_view name) const {
+  const auto& dynamic = state_->file->image->dynamic_symbols();
+  for (std::size_t i = 1; i < dynamic.size(); ++i) {
+    const elf::Symbol symbol = dynamic[i];
+    if (!symbol.exported() || symbol.name != name) continue;
+    Place place;
+    place.kind = Place::Kind::dynamic;
+    place.name = name;
+    place.library = state_->file->soname;
+    place.is_function = symbol.type == STT_FUNC || symbol.type == STT_GNU_IFUNC;
+    place.is_thread_local = symbol.type == STT_TLS;
+    return place;
+  }
+  return unknown(fmt::format("{} does not export {}", state_->file->path, name));
+}
+
 Placement::Placement(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Placement::Placement(Placement&&) noexcept = default;
 Placement& Placement::operator=(Placement&&) noexcept = default;

@@ -1,6 +1,7 @@
 #include "builder/workspace.hpp"
 
 #include "base/hash.hpp"
+#include "builder/line_guard.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -84,7 +86,28 @@ void write_manifest(const std::string& path, const Manifest& manifest) {
   }
 }
 
-Status copy_file(const std::string& from, const std::string& to, const struct stat& status) {
+struct Copying {
+  const std::string& from;
+  const std::string& to;
+  timespec built;       // when the copy was last built; 0: it is a new one
+  const Manifest& old;  // by path in the user's tree
+};
+
+// A file that changed may be older than what was built since, where it comes out of an archive or a
+// backup: `make` would leave its object alone. And where the user has built in the tree, his objects come
+// along: nobody knows what they include, so in a new copy the sources are newer than they (W3).
+timespec time_of(const std::string& path, const struct stat& status, const timespec& built) {
+  const std::string ending = fs::path(path).extension().string();
+  const bool is_source = is_c_family(path) && (ending.starts_with(".c") || ending == ".C");
+  if (built.tv_sec == 0 && is_source) return {0, UTIME_NOW};
+  const bool is_older =
+      status.st_mtim.tv_sec < built.tv_sec ||
+      (status.st_mtim.tv_sec == built.tv_sec && status.st_mtim.tv_nsec <= built.tv_nsec);
+  return is_older ? timespec{0, UTIME_NOW} : status.st_mtim;
+}
+
+Status copy_file(const std::string& from, const std::string& to, const struct stat& status,
+                 const timespec& built) {
   const Fd in(::open(from.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!in) return fail_errno(errno, "cannot read %s", from.c_str());
   ::unlink(to.c_str());
@@ -104,44 +127,46 @@ Status copy_file(const std::string& from, const std::string& to, const struct st
     }
   }
   ::fchmod(out.get(), status.st_mode & 07777);
-  const timespec times[2] = {status.st_atim, status.st_mtim};
+  const timespec times[2] = {status.st_atim, time_of(to, status, built)};
   ::futimens(out.get(), times);
   return {};
 }
 
 // Copies what the manifest does not know as it is, and adds it. Sockets and the like are left out.
-Status copy_changes(const std::string& from, const std::string& to, const std::string& relative,
-                    const Manifest& old, Manifest& now) {
+Status copy_changes(const Copying& copying, const std::string& relative, Manifest& now) {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(from + relative, error)) {
+  for (const auto& entry : fs::directory_iterator(copying.from + relative, error)) {
     const std::string name = relative + "/" + entry.path().filename().string();
+    const std::string from = copying.from + name;
+    const std::string to = copying.to + name;
     struct stat status {};
-    if (::lstat((from + name).c_str(), &status) != 0) continue;
+    if (::lstat(from.c_str(), &status) != 0) continue;
     const Seen is = seen(status);
-    now.emplace(name, is);
-    const auto was = old.find(name);
-    const bool is_same = was != old.end() && was->second == is;
+    now.emplace(from, is);
+    const auto was = copying.old.find(from);
+    const bool is_same = was != copying.old.end() && was->second == is;
     if (S_ISDIR(status.st_mode)) {
-      if (!is_same && ::mkdir((to + name).c_str(), status.st_mode & 07777) != 0 &&
-          errno != EEXIST) {
-        return fail_errno(errno, "cannot make the folder %s", (to + name).c_str());
+      if (!is_same && ::mkdir(to.c_str(), status.st_mode & 07777) != 0 && errno != EEXIST) {
+        return fail_errno(errno, "cannot make the folder %s", to.c_str());
       }
-      if (auto done = copy_changes(from, to, name, old, now); !done) return done;
+      if (auto done = copy_changes(copying, name, now); !done) return done;
       continue;
     }
     if (is_same) continue;
     if (S_ISLNK(status.st_mode)) {
-      const fs::path target = fs::read_symlink(from + name, error);
-      ::unlink((to + name).c_str());
-      fs::create_symlink(target, to + name, error);
-      if (error) return fail(error.value(), "cannot make the link %s", (to + name).c_str());
-      const timespec times[2] = {status.st_atim, status.st_mtim};
-      ::utimensat(AT_FDCWD, (to + name).c_str(), times, AT_SYMLINK_NOFOLLOW);
+      const fs::path target = fs::read_symlink(from, error);
+      ::unlink(to.c_str());
+      fs::create_symlink(target, to, error);
+      if (error) return fail(error.value(), "cannot make the link %s", to.c_str());
+      const timespec times[2] = {status.st_atim, time_of(to, status, copying.built)};
+      ::utimensat(AT_FDCWD, to.c_str(), times, AT_SYMLINK_NOFOLLOW);
     } else if (S_ISREG(status.st_mode)) {
-      if (auto done = copy_file(from + name, to + name, status); !done) return done;
+      if (auto done = copy_file(from, to, status, copying.built); !done) return done;
     }
   }
-  if (error) return fail(error.value(), "cannot list %s", (from + relative).c_str());
+  if (error) {
+    return fail(error.value(), "cannot list %s%s", copying.from.c_str(), relative.c_str());
+  }
   return {};
 }
 
@@ -155,6 +180,7 @@ std::string tail_of(const std::string& path) {
     last = line;
     if (error.empty() && line.find("error") != line.npos) error = line;
   }
+  if (last.empty()) return "it said nothing";
   return error.empty() ? last : error;
 }
 
@@ -176,19 +202,39 @@ bool enter_namespace() {
 
 }  // namespace
 
-std::string Workspace::in_copy(const std::string& path) const {
-  return is_inside(path, options_.source) ? tree_ + path.substr(options_.source.size()) : path;
+bool Workspace::is_in_copy(const std::string& path) const {
+  return std::ranges::any_of(
+      folders_, [&path](const std::string& folder) { return is_inside(path, folder); });
+}
+
+std::string Workspace::copy_of(std::size_t index) const {
+  return index == 0 ? tree_ : fmt::format("{}.{}", tree_, index);
 }
 
 Result<Workspace> Workspace::open(WorkspaceOptions options) {
   Workspace space;
   const std::string cache = options.cache.empty() ? default_cache() : options.cache;
-  if (is_inside(cache, options.source)) {
-    return fail(EINVAL, "the cache %s is inside of the tree %s: name another one in XDG_CACHE_HOME",
-                cache.c_str(), options.source.c_str());
+  space.folders_ = {options.source};
+  for (const std::string& folder : options.build_folders) {
+    for (const std::string& other : space.folders_) {
+      if (is_inside(folder, other) || is_inside(other, folder)) {
+        return fail(EINVAL,
+                    "%s and %s are inside of each other: name the outer one as the source tree",
+                    folder.c_str(), other.c_str());
+      }
+    }
+    space.folders_.push_back(folder);
+  }
+  for (const std::string& folder : space.folders_) {
+    if (is_inside(cache, folder)) {
+      return fail(EINVAL,
+                  "the cache %s is inside of the tree %s: name another one in XDG_CACHE_HOME",
+                  cache.c_str(), folder.c_str());
+    }
   }
   std::string identity = options.source + '\n' + options.folder;
   for (const std::string& word : options.command) identity += '\n' + word;
+  for (const std::string& folder : options.build_folders) identity += "\nbuild " + folder;
   const std::string hash = content_hash(std::as_bytes(std::span(identity))).substr(0, 16);
   space.folder_ =
       fmt::format("{}/{}-{}", cache, fs::path(options.source).filename().string(), hash);
@@ -204,11 +250,11 @@ Result<Workspace> Workspace::open(WorkspaceOptions options) {
     return fail(EBUSY, "another molt build works on %s: wait for it",
                 space.options_.source.c_str());
   }
-  if (auto done = space.copy_tree(); !done) return pass(done);
+  if (auto done = space.copy_all(); !done) return pass(done);
   return space;
 }
 
-Status Workspace::copy_tree() {
+Status Workspace::copy_all() {
   std::string state;
   {
     std::ifstream file(folder_ + "/state");
@@ -222,17 +268,31 @@ Status Workspace::copy_tree() {
   } else {
     // W2
     fs::remove(folder_ + "/manifest", error);
-    for (const char* part : {"tree", "base", "new", "old"}) {
-      fs::remove_all(folder_ + "/" + part, error);
-      if (error) return fail(error.value(), "cannot remove %s/%s", folder_.c_str(), part);
+    std::vector<std::string> parts = {folder_ + "/base", folder_ + "/new", folder_ + "/old"};
+    for (std::size_t i = 0; i < folders_.size(); ++i) parts.push_back(copy_of(i));
+    for (const std::string& part : parts) {
+      fs::remove_all(part, error);
+      if (error) return fail(error.value(), "cannot remove %s", part.c_str());
     }
   }
+  // When the copy was last built: what the user changed since has to be newer than that.
+  struct stat built {};
+  if (::stat((folder_ + "/state").c_str(), &built) != 0) built = {};
   if (auto done = mark("copying"); !done) return done;
-  fs::create_directories(tree_, error);
   Manifest now;
-  if (auto done = copy_changes(options_.source, tree_, "", old, now); !done) return done;
+  for (std::size_t i = 0; i < folders_.size(); ++i) {
+    const std::string to = copy_of(i);
+    fs::create_directories(to, error);
+    const Copying copying{folders_[i], to, is_warm_ ? built.st_mtim : timespec{}, old};
+    if (auto done = copy_changes(copying, "", now); !done) return done;
+    for (const auto& [name, was] : old) {
+      if (!name.starts_with(folders_[i] + "/") || now.contains(name) || S_ISDIR(was.mode)) continue;
+      fs::remove(to + name.substr(folders_[i].size()), error);
+    }
+  }
   for (const auto& [name, was] : old) {
-    if (!now.contains(name) && !S_ISDIR(was.mode)) fs::remove(tree_ + name, error);
+    const auto is = now.find(name);
+    if (is != now.end() && is->second != was) changed_.push_back(name);
   }
   write_manifest(folder_ + "/manifest", now);
   return {};
@@ -257,10 +317,14 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
   const bool has_namespace = enter_namespace();
   const std::string& folder = job.folder;
   if (has_namespace) {
-    if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount(tree_.c_str(), options_.source.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-      give_up(
-          fmt::format("cannot mount the copy over {}: {}", options_.source, std::strerror(errno)));
+    if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      give_up(fmt::format("cannot make the mounts private: {}", std::strerror(errno)));
+    }
+    for (std::size_t i = 0; i < folders_.size(); ++i) {
+      if (::mount(copy_of(i).c_str(), folders_[i].c_str(), nullptr, MS_BIND, nullptr) != 0) {
+        give_up(
+            fmt::format("cannot mount the copy over {}: {}", folders_[i], std::strerror(errno)));
+      }
     }
   } else {
     give_up(

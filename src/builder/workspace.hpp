@@ -6,19 +6,21 @@
 // stays as it was.
 //
 //     CACHE/<hash of tree and command>/
-//         tree/      the copy, with what was built in it
+//         tree/      the copy, with what was built in it; tree.1/ ... of build folders beside it
 //         state      "clean", or what is being done: whatever else is found there is copied anew
 //         manifest   size and time of each file of the user's tree when it was copied
 //         base/ new/ old/   records and objects (capture.hpp), *.log what the build said
 //
 // Roles      flow.cpp; one builder at a time (a lock on the folder).
-// Invariants W1 The user's tree is only read.
+// Invariants W1 The user's tree and build folders are only read. An object that lies elsewhere is
+//               refused after the first build, before the diff is in.
 //            W2 Without "clean" the copy is thrown away: a build that was killed while the diff was in
 //               has objects newer than their sources.
+//            W3 All objects of the target that are made by the command were compiled under our eyes: what
+//               the user had built in his tree is built again in a new copy.
 // Death      Killed at any moment: W2. The namespace goes with the build's last process.
-// Refuses    A cache inside of the tree; a tree of CMake where no namespace is permitted, since its
-//            build folder names the user's tree.
-// Checked by tests/builder/build.sh
+// Refuses    A cache inside of the tree; folders inside of each other; where no namespace is permitted.
+// Checked by tests/builder/build_test.py
 #pragma once
 
 #include "base/fd.hpp"
@@ -35,7 +37,8 @@ namespace molt::builder {
 struct WorkspaceOptions {
   std::string source;  // absolute
   std::string cache;   // "": $XDG_CACHE_HOME/molt/builds or ~/.cache/molt/builds
-  std::string folder;  // where the command runs: in `source`, or equal to it
+  std::vector<std::string> build_folders;  // absolute; outside of `source`, copied like it
+  std::string folder;                      // where the command runs: in one of these
   std::vector<std::string> command;
   std::string preload;  // libmolt-capture.so
   std::string wrapper;  // this program
@@ -53,10 +56,12 @@ class Workspace {
   // Of records and logs; "base", "new", "old".
   std::string folder_of(std::string_view phase) const { return folder_ + "/" + std::string(phase); }
   std::string log(std::string_view phase) const { return folder_of(phase) + ".log"; }
-  // The same file in the copy, for an absolute path in the user's tree; others stay.
-  std::string in_copy(const std::string& path) const;
+  // Is the path in what was copied?
+  bool is_in_copy(const std::string& path) const;
   // Was this copy built before, with the same command?
   bool is_warm() const { return is_warm_; }
+  // Files of the user's that an earlier copy had, and had otherwise.
+  const std::vector<std::string>& changed() const { return changed_; }
 
   [[nodiscard]] Status mark(std::string_view state);
   // Runs the build command. Records of earlier runs of that phase are kept where `keep` says so. A
@@ -71,7 +76,8 @@ class Workspace {
 
  private:
   Workspace() = default;
-  Status copy_tree();
+  Status copy_all();
+  std::string copy_of(std::size_t index) const;
   struct Job {
     std::string program;
     std::vector<std::string> words;
@@ -85,6 +91,8 @@ class Workspace {
   WorkspaceOptions options_;
   std::string folder_;
   std::string tree_;
+  std::vector<std::string> folders_;  // the source tree first
+  std::vector<std::string> changed_;
   Fd lock_;
   bool is_warm_ = false;
 };

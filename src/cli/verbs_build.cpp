@@ -1,15 +1,19 @@
 // `molt build`: a source tree, a build command and a diff in, a patch file out.
 
+#include "base/fd.hpp"
 #include "builder/capture.hpp"
 #include "builder/flow.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -24,6 +28,7 @@ struct BuildArguments {
   std::vector<std::string> targets;
   std::vector<std::string> debug_files;
   std::string source;
+  std::vector<std::string> build_folders;
   std::string output;
   std::string name;
   std::string description;
@@ -80,11 +85,60 @@ std::string name_of(const std::string& diff) {
   return name.substr(0, bytes_max);
 }
 
-// The folder in which the command runs is where the user stands, if that is in the tree.
-std::string folder_of_build(const std::string& source) {
+bool is_inside(const std::string& path, const std::string& folder) {
+  return path == folder || path.starts_with(folder + "/");
+}
+
+// Where a build folder of CMake's says that its sources are; "" for another folder.
+std::string source_of_build_folder(const fs::path& folder) {
+  std::ifstream file(folder / "CMakeCache.txt");
+  constexpr std::string_view key = "CMAKE_HOME_DIRECTORY:INTERNAL=";
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return line.substr(key.size());
+  }
+  return "";
+}
+
+// Is this what a configure step leaves: a folder that a build command writes into?
+bool is_build_folder(const fs::path& folder) {
+  std::error_code error;
+  return std::ranges::any_of(
+      std::array{"CMakeCache.txt", "build.ninja", "config.status", "meson-info"},
+      [&](const char* name) { return fs::exists(folder / name, error); });
+}
+
+// Those that are named, and those that the command is run in or told of, outside of the source tree.
+std::vector<std::string> build_folders_of(const BuildArguments& arguments,
+                                          const std::string& source) {
+  std::vector<std::string> folders;
+  const auto add = [&](const std::string& folder) {
+    if (is_inside(folder, source)) return;
+    if (std::ranges::find(folders, folder) == folders.end()) folders.push_back(folder);
+  };
+  for (const std::string& folder : arguments.build_folders) {
+    add(existing(folder, "the build folder"));
+  }
+  std::vector<std::string> words = arguments.command;
+  words.emplace_back(".");
+  for (std::string& word : words) {
+    for (const char* option : {"-C", "-B"}) {
+      if (word.starts_with(option) && word.size() > 2) word.erase(0, 2);
+    }
+    std::error_code error;
+    const fs::path folder = fs::canonical(word, error);
+    if (error || !fs::is_directory(folder, error) || !is_build_folder(folder)) continue;
+    if (!is_inside(source, folder.string())) add(folder.string());
+  }
+  return folders;
+}
+
+// The command runs where the user stands, if that is in what is copied.
+std::string folder_of_build(const builder::WorkspaceOptions& workspace) {
   const std::string here = fs::current_path().string();
-  const bool is_inside = here == source || here.starts_with(source + "/");
-  return is_inside ? here : source;
+  const auto holds = [&](const std::string& folder) { return is_inside(here, folder); };
+  return holds(workspace.source) || std::ranges::any_of(workspace.build_folders, holds)
+             ? here
+             : workspace.source;
 }
 
 Json json_of(const builder::Refusal& refusal) {
@@ -115,36 +169,61 @@ Json json_of(const builder::FlowResult& result) {
           {"notes", std::move(notes)},
           {"units_compiled", result.units_compiled},
           {"units_in_target", result.units_in_target},
+          {"functions_compared", result.functions_compared},
+          {"functions_proven", result.functions_proven},
           {"base_s", result.base_s},
           {"new_s", result.new_s},
           {"old_s", result.old_s},
           {"compare_s", result.compare_s}};
 }
 
-// Renamed into place: a reader never sees half a patch, and an older one stays if this fails.
-void write_whole(const std::string& path, const std::vector<std::byte>& bytes) {
-  const std::string temporary = fmt::format("{}.{}", path, ::getpid());
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(bytes.data()),
-               static_cast<std::streamsize>(bytes.size()));
-    file.flush();
-    if (!file) {
-      fs::remove(temporary);
-      fail(ErrorClass::failed, EIO, "cannot write {}", path);
-    }
-  }
+[[noreturn]] void cannot_write(const std::string& path, int code) {
+  fail(class_of_errno(code), code, "cannot write {}: {}", path, std::strerror(code));
+}
+
+bool is_special(const std::string& path) {
   std::error_code error;
-  fs::rename(temporary, path, error);
-  if (error) fail(class_of_errno(error.value()), error.value(), "cannot write {}", path);
+  const auto type = fs::status(path, error).type();
+  return type != fs::file_type::not_found && type != fs::file_type::regular;
+}
+
+// Renamed into place: a reader never sees half a patch, and an older one stays if this fails. What is no
+// file (/dev/stdout) is written to.
+void write_whole(const std::string& path, const std::vector<std::byte>& bytes) {
+  const bool is_direct = is_special(path);
+  const std::string temporary = is_direct ? path : fmt::format("{}.{}", path, ::getpid());
+  const auto give_up = [&](int code) {
+    if (!is_direct) ::unlink(temporary.c_str());
+    cannot_write(path, code);
+  };
+  Fd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!file) cannot_write(path, errno);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno != EINTR) give_up(errno);
+    if (n > 0) done += static_cast<std::size_t>(n);
+  }
+  if (!is_direct && ::fsync(file.get()) != 0) give_up(errno);
+  file.reset();
+  if (!is_direct && ::rename(temporary.c_str(), path.c_str()) != 0) give_up(errno);
+}
+
+// Before minutes of building, not behind them.
+void check_output(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) cannot_write(path, EISDIR);
+  const fs::path folder = fs::path(path).parent_path();
+  if (::access(folder.empty() ? "." : folder.c_str(), W_OK) != 0) cannot_write(path, errno);
 }
 
 builder::FlowRequest request_of(const BuildArguments& arguments, const Options& options) {
   builder::FlowRequest request;
   request.diff = existing(arguments.diff, "the diff");
-  request.workspace.source =
-      existing(arguments.source.empty() ? "." : arguments.source, "the source tree");
-  request.workspace.folder = folder_of_build(request.workspace.source);
+  std::string source = arguments.source;
+  if (source.empty()) source = source_of_build_folder(".");
+  request.workspace.source = existing(source.empty() ? "." : source, "the source tree");
+  request.workspace.build_folders = build_folders_of(arguments, request.workspace.source);
+  request.workspace.folder = folder_of_build(request.workspace);
   request.workspace.command = arguments.command;
   request.workspace.preload = capture_library();
   request.workspace.wrapper = fs::read_symlink("/proc/self/exe").string();
@@ -190,10 +269,13 @@ std::string summary(const builder::FlowResult& result, const std::string& output
       text += fmt::format("added: {}\n", demangled(name));
     }
     text += fmt::format(
-        "{} units compiled, {} of them in the target; base {:.1f} s, new {:.1f} s, old {:.1f} s, "
+        "{} units compiled, {} of them in the target; {} of {} functions are byte for byte those "
+        "of the "
+        "running file\n"
+        "base {:.1f} s, new {:.1f} s, old {:.1f} s, "
         "comparing {:.2f} s\n",
-        result.units_compiled, result.units_in_target, result.base_s, result.new_s, result.old_s,
-        result.compare_s);
+        result.units_compiled, result.units_in_target, result.functions_proven,
+        result.functions_compared, result.base_s, result.new_s, result.old_s, result.compare_s);
   }
   return text + fmt::format("{}: {} function{}, {} bytes\n", output,
                             result.patch.report.functions.size(),
@@ -203,6 +285,9 @@ std::string summary(const builder::FlowResult& result, const std::string& output
 
 int build(const BuildArguments& arguments, const Options& options) {
   const builder::FlowRequest request = request_of(arguments, options);
+  const std::string output =
+      arguments.output.empty() ? request.patch.name + ".molt" : arguments.output;
+  if (!options.dry_run) check_output(output);
   auto result = builder::build_from_diff(request);
   if (!result) {
     const int code = result.error().code;
@@ -233,8 +318,6 @@ int build(const BuildArguments& arguments, const Options& options) {
     print_result(options, "build", fields, summary(*result, "(not written)", options));
     return exit_done;
   }
-  const std::string output =
-      arguments.output.empty() ? request.patch.name + ".molt" : arguments.output;
   write_whole(output, result->patch.bytes);
   fields["file"] = output;
   fields["size"] = result->patch.bytes.size();
@@ -262,6 +345,9 @@ Runner declare_build(CLI::App& verb) {
       "FILE");
   verb.add_option("--source", arguments->source, "The source tree; default: here")
       ->option_text("DIR");
+  several(verb.add_option("--build-folder", arguments->build_folders,
+                          "A folder outside of the source tree that is built in; may be repeated"),
+          "DIR");
   verb.add_option("-o,--output", arguments->output, "The patch file; default: NAME.molt")
       ->option_text("FILE");
   verb.add_option("--patch-name", arguments->name, "The patch's name; default: the diff's")

@@ -11,8 +11,8 @@
 #include <cstring>
 #include <vector>
 
-#include "base/fd.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "threads/census.hpp"
 #include "threads/procfs.hpp"
 #include "threads/residency.hpp"
@@ -24,7 +24,7 @@ namespace {
 bool blocks_sigtrap(int tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
-  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(open(path, O_RDONLY | O_CLOEXEC))};
   if (!fd) return errno != ENOENT && errno != ESRCH;
   char text[4096];
   const ssize_t n = read(fd.get(), text, sizeof text - 1);
@@ -96,7 +96,7 @@ Status ThreadWitness::no_thread_blocks_sigtrap() {
   }
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", blocking.front());
-  if (!Fd(open(path, O_RDONLY | O_CLOEXEC))) {
+  if (!OwnFd(Fd(open(path, O_RDONLY | O_CLOEXEC)))) {
     return fail_errno(errno, "whether thread %d blocks SIGTRAP cannot be seen", blocking.front());
   }
   return fail(

@@ -244,6 +244,18 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
+// What the loader had open was not our copy any more, which has been examined. The loader's descriptor
+// is in the host's table, since what the module's constructors open is.
+bool was_disturbed(const std::string& text, int code) {
+  if (code == EBADF || code == ENOMEM) return code == EBADF;
+  for (const char* words :
+       {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
+        "cannot stat shared object", "failed to map segment"}) {
+    if (text.find(words) != std::string::npos) return true;
+  }
+  return false;
+}
+
 Status map(Module& module, const Prepared& prepared, bool force) {
   const std::span<const std::byte> content = prepared.content;
   if (prepared.is_patch_file) return map_patch(module, content);
@@ -253,7 +265,8 @@ Status map(Module& module, const Prepared& prepared, bool force) {
   errno = 0;
   module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
   // Its texts do not always say that memory was what it lacked.
-  int code = errno == ENOMEM ? ENOMEM : ENOEXEC;
+  const int loader_errno = errno;
+  int code = loader_errno == ENOMEM ? ENOMEM : ENOEXEC;
   const char* error = module.handle ? nullptr : dlerror();
   store_mapped(*stored);
   if (module.handle == nullptr) {
@@ -272,11 +285,21 @@ Status map(Module& module, const Prepared& prepared, bool force) {
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
                   module.name.c_str(), symbol.c_str());
     }
+    if (was_disturbed(text, loader_errno)) {
+      return fail(
+          EAGAIN,
+          "%s: %s; if another thread of the process closes descriptors that it did not open: "
+          "try again",
+          module.name.c_str(), text.c_str());
+    }
     return fail(code, "%s: %s", module.name.c_str(), text.c_str());
   }
   module.descriptor = static_cast<molt_module*>(dlsym(module.handle, MOLT_MODULE_SYMBOL));
   if (module.descriptor == nullptr) {
-    return fail(ENOEXEC, "%s: no %s in it", module.name.c_str(), MOLT_MODULE_SYMBOL);
+    return fail(ENOEXEC,
+                "%s: no %s in it; if it is a module, the process has closed and opened descriptors "
+                "meanwhile: try again",
+                module.name.c_str(), MOLT_MODULE_SYMBOL);
   }
   if (Status ok = check_descriptor(module, force); !ok) return ok;
   if (auto extent = elf::extent_of(module.descriptor)) {

@@ -168,4 +168,6 @@ Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
   return threads::testify(tid, serial, std::move(testimony));
 }
 
+Result<threads::Loans> take_loans() { return threads::take_loans(); }
+
 }  // namespace molt::module

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +31,13 @@ constexpr std::size_t census_stack = 256 * 1024;
 constexpr std::size_t descriptors_kept_free = 40;
 constexpr int most_listings = 64;
 constexpr std::uint64_t worker_flags = 0x10 | 0x4000;  // PF_IO_WORKER, PF_USER_WORKER
+
+// Broken on purpose, for the test that must see it (tests/threads).
+#ifdef MOLT_MUTATE_ANY_LOAN
+constexpr bool mutate_any_loan = true;
+#else
+constexpr bool mutate_any_loan = false;
+#endif
 
 // Where the thread was that forked; 0 in a process that no fork of ours has seen.
 std::uintptr_t g_forked_at = 0;
@@ -231,10 +239,8 @@ void Census::adopt() {
     if (!kept[i]) drop(*old[i]);
   }
 
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
   for (Thread* thread : born) {
-    thread->is_spare = open_descriptors_ + 2 + descriptors_kept_free > limit.rlim_cur;
+    thread->is_spare = !has_room();
     if (thread->is_spare) continue;
     if (open(*thread)) open_descriptors_ += 2;
   }
@@ -246,13 +252,36 @@ void Census::drop(Thread& thread) {
   slots_[thread.slot].reset();
 }
 
-bool Census::open(Thread& thread) {
+bool Census::has_room() const {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return open_descriptors_ + 2 + descriptors_kept_free <= limit.rlim_cur;
+}
+
+// L1. To look at a name takes no right.
+bool Census::is_file_of(const Thread& thread, const Fd& lent) const {
+  if (mutate_any_loan) return true;
+  constexpr long proc_magic = 0x9fa0;
+  char path[40];
+  std::snprintf(path, sizeof path, "%d/syscall", thread.tid);
+  struct stat named {
+  }, sent{};
+  struct statfs system {};
+  return fstatfs(lent.get(), &system) == 0 && system.f_type == proc_magic &&
+         fstatat(directory_.get(), path, &named, 0) == 0 && fstat(lent.get(), &sent) == 0 &&
+         named.st_dev == sent.st_dev && named.st_ino == sent.st_ino;
+}
+
+// `lent`, if it is one, is its `syscall`.
+bool Census::open(Thread& thread, Fd lent) {
   if (thread.schedstat) return true;
   char path[40];
   std::snprintf(path, sizeof path, "%d/schedstat", thread.tid);
   thread.schedstat.reset(openat(directory_.get(), path, O_RDONLY | O_CLOEXEC));
   std::snprintf(path, sizeof path, "%d/syscall", thread.tid);
-  if (thread.schedstat) {
+  if (thread.schedstat && lent) {
+    thread.syscall = std::move(lent);
+  } else if (thread.schedstat) {
     thread.syscall.reset(openat(directory_.get(), path, O_RDONLY | O_CLOEXEC));
   }
   if (!thread.schedstat || !thread.syscall) {

@@ -38,9 +38,9 @@
 //            If the census thread cannot be started, the error says so and nothing is proven.
 // Refuses    Errors of /proc where it is not mounted or forbidden. Threads born after the process gave
 //            up its dumpability (setuid, PR_SET_DUMPABLE) cannot be opened without privilege: they are
-//            listed, and every look at them is `unknown`. The same holds for threads beyond half of
-//            RLIMIT_NOFILE (soft): the limit counts in our table too; they are opened at each look
-//            (20 us).
+//            listed, and every look at them is `unknown`, until root lends their files (lent.hpp).
+//            Threads beyond half of RLIMIT_NOFILE (soft), which counts in our table too, are opened at
+//            each look (20 us).
 // Checked by tests/threads/census_test.cpp
 #pragma once
 
@@ -53,6 +53,7 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "threads/lent.hpp"
 #include "threads/maps.hpp"
 #include "threads/procfs.hpp"
 
@@ -134,10 +135,13 @@ class Census {
 
   // Opens the thread's files if they are not: for what did not fit into the table. close() again if
   // `is_spare`.
-  [[nodiscard]] bool open(Thread& thread);
+  [[nodiscard]] bool open(Thread& thread) { return open(thread, {}); }
   void close_spare(Thread& thread);
   // Finds the thread's own stack, if that is not known yet.
   void find_stack(Thread& thread);
+  // lent.hpp. One thread's `syscall`; false: it is another file, or not needed.
+  bool lend(int tid, Fd file);
+  [[nodiscard]] Status take_loans(Loans& loans);
   // Its thread pointer, at the upper end of its stack if it is not the first thread; 0: it is not glibc's.
   std::uintptr_t descriptor_of(const Thread& thread) const;
   // Whether it is one of the kernel's own; asked once.
@@ -166,10 +170,14 @@ class Census {
   // How many of tids_, from the front, are threads that are known, or too new to be.
   std::size_t last_known(const std::vector<Thread*>& old) const;
   bool is_alive(const Thread& thread) const;
+  bool open(Thread& thread, Fd lent);
+  bool is_file_of(const Thread& thread, const Fd& lent) const;
+  bool has_room() const;
   void drop(Thread& thread);
   bool read_first(Thread& thread);
 
   Fd directory_;
+  LoanDesk desk_;
   Maps maps_;
   std::byte* scratch_ = nullptr;
   std::size_t scratch_used_ = 0;

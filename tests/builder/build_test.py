@@ -120,8 +120,8 @@ class Tree(unittest.TestCase):
 
     def molt_build(self, diff, *options, command=None):
         done = run(
-            MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", *options,
-            "--", *(command or self.build), cwd=self.tree, env=self.environment,
+            MOLT, "build", "--json", "--diff", diff, "--target", self.target,
+            *([] if "-o" in options else ["-o", self.folder / "fix.molt"]), *options, "--", *(command or self.build), cwd=self.tree, env=self.environment,
         )  # fmt: skip
         said = json.loads(done.stdout) if done.stdout.startswith("{") else {}
         return done, said
@@ -182,6 +182,55 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_program_and_its_modules_in_one_patch(self):
+        self.write(
+            "main.c",
+            MAIN.replace("#include <stdio.h>", "#include <dlfcn.h>\n#include <stdio.h>")
+            .replace("int answer(int);", "int spare(int x) { return x + 7000; }\nint __attribute__((noinline, noclone)) answer(int x) { return x * 37 + 1; }")
+            .replace("  puts(", "  int (*plug)(int) = dlsym(dlopen(\"./plug.so\", RTLD_NOW), \"plug\");\n  puts(")
+            .replace("count(1));", "plug(1));"),
+        )
+        self.write("plug.c", "static int calls;\nint plug(int x) {\n  return x + ++calls;\n}\n")
+        self.write(
+            "Makefile",
+            "CFLAGS = -g -O2\nall: prog plug.so\nprog: main.c\n\t$(CC) $(CFLAGS) -rdynamic -o $@ main.c -ldl\n"
+            "plug.o: plug.c\n\t$(CC) $(CFLAGS) -fPIC -c -o $@ plug.c\nplug.so: plug.o\n\t$(CC) -shared -o $@ plug.o\n",
+        )
+        self.make_target()
+        # The module calls what only the program exports, which it never did before.
+        diff = self.diff(
+            main_c=lambda text: text.replace("x * 37 + 1;", "x * 37 + 100;"),
+            plug_c=lambda text: "int spare(int);\n" + text.replace("x + ++calls", "spare(++calls)"),
+        )
+        plug = self.target.parent / "plug.so"
+        done, said = self.molt_build(diff, "--target", plug)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        self.assertEqual({(f["name"], Path(f["target"]).name) for f in said["functions"]},
+                         {("answer", "prog"), ("plug", "plug.so")}, said)  # fmt: skip
+        process = subprocess.Popen(
+            [self.target], cwd=self.target.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask():
+            process.stdin.write("\n")
+            return process.stdout.readline().split()
+
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual(ask(), ["186", "2"])
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        self.assertEqual(ask(), ["285", "7002"])
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        self.assertEqual(ask(), ["186", "4"])
+        # The module alone: what it wants is not there, and the line says what to do.
+        self.target = plug
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "symbol_absent", "spare")
+        self.assertIn("--target", said["refusals"][0]["advice"])
+
     def test_callbacks(self):
         self.make_target()
         source = self.folder / "callbacks.cpp"
@@ -223,17 +272,65 @@ class Building(Tree):
         self.assertEqual((done.returncode, said["functions"], said["refusals"]), (0, [], []), done.stderr)
         self.assertFalse((self.folder / "fix.molt").exists())
 
+    def test_another_unit_that_is_not_the_running_one_is_told(self):
+        self.make_target()
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+        self.assertLess(said["functions_proven"], said["functions_compared"])
+        self.assertTrue(any("such as count" in note and "main.o" in note for note in said["notes"]), said)
+
     def test_header(self):
         self.make_target()
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
         self.assert_built(done, said, "answer")
 
+    def test_what_is_missing_is_missing_for_probes_too(self):
+        # As configure scripts ask; what gcc answers must not depend on who watches.
+        self.write("probe.c", "#include <no/such/header.h>\nint x;\n")
+        probe = "HAS := $(shell $(CC) -c probe.c -o probe.o 2>/dev/null && echo -DSCALE=9)\n"
+        self.write("Makefile", probe + MAKEFILE.replace("-O2", "-O2 $(HAS)"))
+        self.write("scale.h", "#ifndef SCALE\n#define SCALE 2\n#endif\n")
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_built(done, said, "answer")
+
     def test_header_that_the_makefile_does_not_know_of(self):
-        self.write("Makefile", MAKEFILE.replace(" scale.h", ""))
+        self.header_that_the_makefile_does_not_know_of("")
+
+    def test_header_that_the_makefile_does_not_know_of_and_clang(self):
+        self.header_that_the_makefile_does_not_know_of("CC = clang\n")
+
+    def test_objects_of_the_user_s_own_are_built_again(self):
+        # They are newer than their sources, and nothing says that answer.o includes scale.h.
+        self.write("Makefile", MAKEFILE.replace("answer.c scale.h", "answer.c").replace("main.c\n", "main.c scale.h\n"))
+        self.make_target()
+        shutil.rmtree(self.tree)
+        shutil.copytree(self.folder / "packaged", self.tree)
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_built(done, said, "answer")
+        self.assertGreater(said["functions_compared"], 3)
+
+    def header_that_the_makefile_does_not_know_of(self, first):
+        self.write("Makefile", first + MAKEFILE.replace(" scale.h", ""))
         self.make_target()
         done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
         self.assert_built(done, said, "answer")
         self.assertTrue(any("compiled by itself" in note for note in said["notes"]), said)
+
+    def test_build_command_that_never_builds_again(self):
+        # As debian/rules does, by its stamps.
+        command = ["sh", "-c", "test -e stamp || { make -s && touch stamp; }"]
+        self.make_target(command)
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        done, said = self.molt_build(diff, command=command)
+        self.assert_built(done, said, "answer")
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target(command)
+        done, said = self.molt_build(diff, command=command)
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_new_file(self):
         self.write("Makefile", MAKEFILE.replace("main.o answer.o", "$(patsubst %.c,%.o,$(wildcard *.c))"))
@@ -282,6 +379,50 @@ class Building(Tree):
         self.make_target(command, "out/prog")
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
         self.assert_built(done, said, "answer")
+
+    @unittest.skipUnless(shutil.which("cmake") and shutil.which("ninja"), "no cmake or no ninja")
+    def test_a_build_folder_beside_the_tree(self):
+        self.write("CMakeLists.txt", "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(prog main.c answer.c)\n")
+        out = self.folder / "out"
+        done = run("cmake", "-G", "Ninja", "-DCMAKE_C_FLAGS=-g -O2", "-S", self.tree, "-B", out, env=self.environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(run("ninja", "-C", out, env=self.environment).returncode, 0)
+        self.target = out / "prog"
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        # Named by the command; named by hand; where the user stands, who then need not name the tree.
+        for command, options, here in (
+            (["ninja", "-C", "../out"], (), self.tree),
+            (["sh", "-c", "ninja -C ../out"], ("--build-folder", "../out"), self.tree),
+            (["ninja"], (), out),
+        ):
+            done = run(
+                MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", *options,
+                "--", *command, cwd=here, env=self.environment,
+            )  # fmt: skip
+            self.assert_built(done, json.loads(done.stdout or "{}"), "answer")
+        # Not named at all: refused before the diff is in.
+        self.assertEqual(before, {path: path.stat().st_mtime_ns for path in out.rglob("*")})
+        self.write("answer.c", ANSWER.replace("x * 7", "x * 9"))
+        done, _ = self.molt_build(diff, command=["sh", "-c", "ninja -C ../out"])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("--build-folder", done.stderr)
+        done, _ = self.molt_build(diff, "--build-folder", self.folder, command=["true"])
+        self.assertIn("inside of each other", done.stderr)
+
+    def test_a_change_that_is_older_than_what_was_built(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        self.molt_build(diff)
+        # Out of an archive: the time is of long ago, and make would leave the object alone.
+        self.write("main.c", MAIN.replace("count(1)", "count(3)"))
+        os.utime(self.tree / "main.c", (1_000_000_000, 1_000_000_000))
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target()
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+        self.assertGreater(said["functions_compared"], 3)
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_a_configure_script_and_a_build_below_the_tree(self):
         self.write(
@@ -349,6 +490,30 @@ class Refusing(Tree):
         done, said = self.molt_build(diff, command=command)
         self.assertEqual(done.returncode, 5, done.stdout + done.stderr)
         self.assertTrue(any("nowhere" in refusal["text"] for refusal in said["refusals"]), said)
+
+    def test_another_program(self):
+        self.make_target()
+        self.target = Path("/bin/true").resolve()
+        done, said = self.molt_build(self.change())
+        self.assert_refused(done, said, "not_the_target", "none is in")
+
+    def test_output_that_cannot_be_written(self):
+        self.make_target()
+        diff = self.change()
+        for output, code, word in (("/nowhere/x.molt", 3, "No such file"), (self.folder, 1, "Is a directory")):
+            done, _ = self.molt_build(diff, "-o", output)
+            self.assertEqual(done.returncode, code)
+            self.assertIn(word, done.stderr + done.stdout)
+            self.assertFalse((self.folder / "cache").exists(), "it was built all the same")
+        # What is no file is written to, and stays what it is.
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        done, said = self.molt_build(diff, "-o", pipe)
+        self.assert_built(done, said, "answer")
+        self.assertTrue(os.read(reader, 100000).startswith(b"\x7fELF"))
+        self.assertTrue(pipe.is_fifo())
 
     def test_source_that_is_not_built(self):
         self.make_target()

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <sstream>
 
 #include "abi/patch_file.hpp"
@@ -32,8 +33,7 @@ const Configuration all_configurations[] = {
     {"clang", "-O3", "library"}, {"gcc", "-O3", "nopie"},
     {"clang", "-O0", "pie"},
 };
-// Always the first, and in turn one of the others; MOLT_CASES=all: each.
-constexpr std::size_t always = 1;
+// By default one of gcc's and one of clang's, in turn; MOLT_CASES=all: each.
 
 bool is_about(const Case& made, const Configuration& configuration) {
   std::istringstream words(made.only);
@@ -57,16 +57,15 @@ std::vector<Parameter> parameters() {
   const char* wanted = std::getenv("MOLT_CASES");
   const bool all = wanted != nullptr && std::string(wanted) == "all";
   std::vector<Parameter> made;
-  std::size_t turn = always;
+  std::size_t turn = 0;
   for (const std::string& file : files) {
     const Case one = read_case(file);
-    std::size_t others = 0;
+    std::set<std::string> compilers;
     for (std::size_t k = 0; k < std::size(all_configurations); ++k) {
-      const std::size_t i =
-          k < always ? k : always + (k + turn) % (std::size(all_configurations) - always);
-      const Configuration& configuration = all_configurations[i];
+      const Configuration& configuration =
+          all_configurations[(k + turn) % std::size(all_configurations)];
       if (!is_about(one, configuration)) continue;
-      if (i >= always && !all && others++ != 0) continue;
+      if (!compilers.insert(configuration.compiler).second && !all) continue;
       made.push_back({file, std::filesystem::path(file).stem().string(), configuration});
     }
     ++turn;

@@ -11,6 +11,7 @@ build/field/report.json. Exit 1: something was built wrongly, or failed.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -23,7 +24,10 @@ import packages
 import source
 
 # What a hand-written callback could do something about, by the builder's words for it.
-WANTS_CALLBACK = {"layout_changed", "data_changed", "initialiser", "initializer", "resized", "constructor", "layout", "data"}
+BROKEN = ("failed", "wrong")
+WANTS_CALLBACK = {
+    "layout_changed", "data_changed", "data_resized", "variable_type_changed", "constructor_added", "constructor_changed",
+}  # fmt: skip
 
 
 def molt(program, *arguments, timeout=900, cwd=None, environment=None):
@@ -58,9 +62,21 @@ def entries_of(path, names):
     return {name: addresses[0] for name, addresses in found.items() if len(addresses) == 1}
 
 
+def is_executable(pid, address):
+    """Is there code at this address?"""
+    for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+        part = line.split(None, 2)
+        begin, end = (int(bound, 16) for bound in part[0].split("-"))
+        if "x" in part[1] and begin <= address < end:
+            return True
+    return False
+
+
 class Field:
     def __init__(self, arguments):
         self.molt = str(pathlib.Path(arguments.molt).resolve())
+        made_of = [pathlib.Path(self.molt), pathlib.Path(self.molt).parents[1] / "lib/libmolt.so.0"]
+        self.tool = hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()[:16]
         self.folder = pathlib.Path(arguments.folder).resolve()
         self.only = re.compile(arguments.only)
         self.again = arguments.again
@@ -72,16 +88,18 @@ class Field:
 
     def package(self, name):
         print(f"field: {name}: fetching", file=sys.stderr)
-        package_source = source.Source(name, self.folder)
+        package_source = source.Source(name, self.folder, packages.PACKAGES[name].source)
         tree = package_source.folder / "tree"
         built = package_source.folder / "built"
         what = packages.PACKAGES[name](built, package_source.folder / "run")
         package_source.unpack(tree)
+        what.prepare(tree)
         for patch in package_source.series(tree):
             if package_source.is_security(patch) and self.only.search(patch):
                 done = package_source.folder / "rows" / (pathlib.Path(patch).name + ".json")
-                if done.exists() and not self.again:
-                    self.rows.append(json.loads(done.read_text()))
+                row = json.loads(done.read_text()) if done.exists() else None
+                if row and self.is_final(row):
+                    self.rows.append(row)
                 else:
                     row = self.one(what, tree, built, patch)
                     done.parent.mkdir(exist_ok=True)
@@ -89,6 +107,12 @@ class Field:
                     self.rows.append(row)
                 self.tell(self.rows[-1])
             source.apply_patch(tree, patch)
+
+    def is_final(self, row):
+        """Need it not be done again? What was refused is asked again of another molt."""
+        if self.again:
+            return False
+        return row["verdict"] in ("applied", "no code") or (row["verdict"] not in BROKEN and row.get("tool") == self.tool)
 
     @staticmethod
     def tell(row):
@@ -109,15 +133,15 @@ class Field:
                     continue
                 if not twin.exists() or twin.read_bytes() != path.read_bytes():
                     twin.parent.mkdir(parents=True, exist_ok=True)
-                    if path.suffix in (".c", ".h") or not twin.exists():
+                    if path.suffix in (".c", ".h") or path.is_relative_to(tree / "debian") or not twin.exists():
                         shutil.copyfile(path, twin)
                         shutil.copymode(path, twin)
-        source.build_in_place(built, tree, what.command(), what.scratch.parent / "build.log", self.environment)
+        source.build_in_place(built, tree, what.whole(), what.scratch.parent / "build.log", self.environment)
 
     def one(self, what, tree, built, patch):
         row = dict(
             package=what.name, patch=pathlib.Path(patch).name, functions=0, size=0, build_s=0.0, compare_s=0.0,
-            apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[],
+            proven=0, compared=0, apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[], tool=self.tool,
         )  # fmt: skip
         try:
             print(f"field: {what.name}: {row['patch']}: building the program", file=sys.stderr)
@@ -145,6 +169,7 @@ class Field:
         row["notes"] = said.get("notes", [])
         row["build_s"] = round(said.get("new_s", 0) + said.get("old_s", 0), 2)
         row["compare_s"] = round(said.get("compare_s", 0), 3)
+        row["compared"], row["proven"] = said.get("functions_compared", 0), said.get("functions_proven", 0)
         if done.returncode == 5:
             kinds = {refusal["kind"] for refusal in said.get("refusals", [])}
             row["why"] = "; ".join(refusal["text"] for refusal in said.get("refusals", [])) or done.stderr.strip()
@@ -185,9 +210,12 @@ class Field:
                 path = what.built / target
                 names = {f["name"] for f in functions if pathlib.Path(f["target"]).name.startswith(path.name.split(".so")[0])}
                 base = base_of(pid, path)
-                for address in entries_of(path, names).values():
+                for address in entries_of(what.symbols(target), names).values():
                     if base:
                         entries.append((pid, base + address, memory_of(pid, base + address, 8)))
+        if not entries:
+            row["why"] = "none of the functions is where one could look whether it is replaced"
+            return
         with packages.Load(what.ask) as load:
             began = time.monotonic()
             done = self.ask("apply", str(output), *everyone, "--json")
@@ -203,6 +231,13 @@ class Field:
                 if not patch.get("enabled", True) or patch.get("transition", False):
                     row["why"] = f"its state is {patch}"
                     return
+            code = {}
+            for pid in pids:
+                module = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"][0]
+                code[pid] = int(str(module["address"]), 0)
+                if not is_executable(pid, code[pid]):
+                    row["why"] = f"no code at {code[pid]:#x}, where the patch is said to be"
+                    return
             unchanged = [address for pid, address, before in entries if memory_of(pid, address, 8) == before]
             if unchanged:
                 row["verdict"], row["why"] = "wrong", f"{len(unchanged)} of {len(entries)} entries are as before"
@@ -212,24 +247,30 @@ class Field:
             if done.returncode != 0:
                 row["why"] = f"revert: {done.stderr.strip()}"
                 return
+            if failed:
+                # Is it the patch, or do they fail here anyway?
+                row["verdict"], row["why"] = "wrong", f"tests failed: {failed}"
+                if without := what.test(tree):
+                    row["verdict"], row["why"] = "failed", f"tests fail without the patch as well: {without}"
+                return
             changed = [address for pid, address, before in entries if memory_of(pid, address, 8) != before]
             for pid in pids:
                 status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
-                if status["patches"] or changed:
-                    row["why"] = f"left behind: {status['patches'] or changed}"
+                modules = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"]
+                kept = [hex(code[pid])] if is_executable(pid, code[pid]) else []
+                if status["patches"] or changed or modules or kept:
+                    row["why"] = f"left behind: {status['patches'] or changed or modules or kept}"
                     return
         row["requests"] = load.done
         if load.failures:
             row["verdict"], row["why"] = "wrong", f"{len(load.failures)} requests failed: {load.failures[0]}"
-        elif failed:
-            row["verdict"], row["why"] = "wrong", f"tests failed: {failed}"
         else:
             row["verdict"] = "applied"
 
     def report(self):
         code = [row for row in self.rows if row["verdict"] != "no code"]
         applied = [row for row in code if row["verdict"] == "applied"]
-        wrong = [row for row in code if row["verdict"] in ("wrong", "failed")]
+        wrong = [row for row in code if row["verdict"] in BROKEN]
         share = 100 * len(applied) / len(code) if code else 0
         print(
             f"\n{len(self.rows)} patches, {len(code)} change the program's code: {len(applied)} applied live with no line "

@@ -66,6 +66,7 @@ class Load:
 
 class Package:
     name = ""
+    source = ""  # the source package, if it is of another name
     configure = None  # a command, run where there is no `configured` file
     configured = ""
     build = ()
@@ -78,9 +79,18 @@ class Package:
         self.port = 0
 
     def prepare(self, tree):
-        """Makes what a source package leaves to its build."""
+        """Changes what the row wants otherwise than Debian has it, before anything is built."""
+
+    def symbols(self, target):
+        """The file of the build with the target's symbols."""
+        return self.built / target
+
+    def whole(self):
+        """Builds the program, after anything may have changed."""
+        return self.command()
 
     def command(self):
+        """What `molt build` is told."""
         if not self.configure:
             return list(self.build)
         return ["sh", "-c", f"test -e {self.configured} || {{ {self.configure}; }} && {' '.join(self.build)}"]
@@ -160,15 +170,21 @@ class Redis(Package):
 
 
 class Memcached(Package):
+    """As dpkg-buildpackage makes it: the program that runs is stripped."""
+
     name = "memcached"
-    configure = "dh_auto_configure -- --enable-sasl --enable-tls"
-    configured = "Makefile"
-    build = ("make", "memcached")
-    targets = ("memcached",)
+    build = ("dpkg-buildpackage", "-b", "-nc", "-us", "-uc", "-d")
+    targets = ("debian/memcached/usr/bin/memcached",)
+
+    def whole(self):
+        return [word for word in self.build if word != "-nc"]
+
+    def symbols(self, target):
+        return self.built / "memcached"
 
     def arguments(self):
         user = ["-u", "root"] if os.getuid() == 0 else []
-        return [str(self.built / "memcached"), "-l", "127.0.0.1", "-p", str(self.port), "-U", str(self.port), "-t", "4", *user]
+        return [str(self.built / self.targets[0]), "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-t", "4", *user]
 
     def ask(self, state):
         if "socket" not in state:
@@ -183,12 +199,94 @@ class Memcached(Package):
 
     def test(self, tree):
         environment = dict(os.environ, T_MEMD_USE_DAEMON=f"127.0.0.1:{self.port}")
-        tests = [t for t in ("t/basic.t", "t/cas.t", "t/incrdecr.t", "t/getset.t", "t/metaget.t", "t/touch.t") if (pathlib.Path(tree) / t).exists()]
+        tests = [t for t in ("t/cas.t", "t/incrdecr.t", "t/getset.t", "t/metaget.t", "t/touch.t") if (pathlib.Path(tree) / t).exists()]
         done = subprocess.run(
-            ["prove", "-It/lib", "-I.", *[t for t in tests if t != "t/basic.t"]],
+            ["prove", "-It/lib", "-I.", *tests],
             cwd=self.built, env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         return "" if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
+
+
+PROXY_CONFIG = """
+function mcp_config_pools(old)
+  return mcp.pool({{ mcp.backend('one', '127.0.0.1', '{port}') }})
+end
+function mcp_config_routes(pool)
+  mcp.attach(mcp.CMD_ANY_STORAGE, function(request) return pool(request) end)
+end
+"""
+
+
+class MemcachedProxy(Memcached):
+    """What Debian leaves out and its patches are about: the proxy and the password database. It runs as a
+    proxy before a memcached of the same build."""
+
+    name = "memcached-proxy"
+    source = "memcached"
+
+    def prepare(self, tree):
+        rules = pathlib.Path(tree) / "debian/rules"
+        rules.write_text(rules.read_text().replace("--enable-sasl ", "--enable-sasl --enable-sasl-pwdb --enable-proxy "))
+
+    def start(self):
+        self.behind = free_port()
+        program = str(self.built / self.targets[0])
+        user = ["-u", "root"] if os.getuid() == 0 else []
+        self.backend = subprocess.Popen([program, "-l", "127.0.0.1", "-p", str(self.behind), "-U", "0", *user])
+        try:
+            wait_until_open(self.behind, self.backend)
+            super().start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def arguments(self):
+        config = self.scratch / "proxy.lua"
+        config.write_text(PROXY_CONFIG.format(port=self.behind))
+        return [*super().arguments(), "-o", f"proxy_config={config}"]
+
+    def ask(self, state):
+        # One request at a time: this proxy loses answers of several at once now and then, patched or not.
+        if "socket" not in state:
+            state["socket"] = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            state["file"] = state["socket"].makefile("rwb")
+        file = state["file"]
+        for request, wanted in (
+            (b"set key 0 0 5\r\nvalue\r\n", [b"STORED\r\n"]),
+            (b"get key\r\n", [b"VALUE key 0 5\r\n", b"value\r\n", b"END\r\n"]),
+            (b"mg key v\r\n", [b"VA 5\r\n", b"value\r\n"]),
+        ):
+            file.write(request)
+            file.flush()
+            answers = [file.readline() for _ in wanted]
+            if answers != wanted:
+                raise RuntimeError(f"answered {answers}")
+
+    def test(self, tree):
+        del tree
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            file = connection.makefile("rwb")
+            failed = []
+            for request, wanted in (
+                (b"set a 0 0 1\r\n1\r\n", [b"STORED"]),
+                (b"incr a 5\r\n", [b"6"]),
+                (b"set b 0 0 1\r\n2\r\n", [b"STORED"]),
+                (b"get a b\r\n", [b"VALUE a 0 1", b"6", b"VALUE b 0 1", b"2", b"END"]),
+                (b"mg a s v\r\n", [b"VA 1 s1", b"6"]),
+                (b"delete a\r\n", [b"DELETED"]),
+                (b"get a\r\n", [b"END"]),
+            ):
+                file.write(request)
+                file.flush()
+                answers = [file.readline().strip() for _ in wanted]
+                if answers != wanted:
+                    failed.append(f"{request}: {answers}")
+        return "; ".join(failed)
+
+    def stop(self):
+        super().stop()
+        self.backend.terminate()
+        self.backend.wait(20)
 
 
 NGINX_CONFIGURE = """
@@ -209,11 +307,11 @@ class Nginx(Package):
     name = "nginx"
     configure = NGINX_CONFIGURE
     configured = "Makefile"
-    build = ("make", "-f", "objs/Makefile", "default")
+    build = ("make", "build")
     targets = ("objs/nginx", "objs/ngx_mail_module.so", "objs/ngx_stream_module.so")
 
     CONFIG = """
-daemon off; pid {scratch}/pid; error_log {scratch}/error.log info; worker_processes 1;
+daemon off; {user} pid {scratch}/pid; error_log {scratch}/error.log info; worker_processes 1;
 load_module {built}/objs/ngx_mail_module.so;
 load_module {built}/objs/ngx_stream_module.so;
 events {{ worker_connections 256; }}
@@ -239,7 +337,7 @@ mail {{ server {{ listen 127.0.0.1:{mail}; protocol smtp; smtp_auth none; auth_h
         (www / "index.html").write_text("hello\n")
         config = self.scratch / "nginx.conf"
         config.write_text(
-            self.CONFIG.format(scratch=self.scratch, built=self.built, port=self.port, stream=self.stream, mail=free_port())
+            self.CONFIG.format(user="user root;" if os.getuid() == 0 else "", scratch=self.scratch, built=self.built, port=self.port, stream=self.stream, mail=free_port())
         )
         return [str(self.built / "objs/nginx"), "-c", str(config), "-p", str(self.scratch)]
 
@@ -328,7 +426,7 @@ class Curl(Package):
         "--enable-threaded-resolver --with-lber-lib=lber --with-gssapi=/usr --with-nghttp2 --without-libssh "
         "--with-libssh2 --with-openssl --with-ca-path=/etc/ssl/certs"
     )
-    configured = "Makefile"
+    configured = "config.status"
     build = ("make", "-C", "lib")
     targets = ("lib/.libs/libcurl.so.4",)
 
@@ -409,4 +507,4 @@ class Curl(Package):
         self.server.server_close()
 
 
-PACKAGES = {package.name: package for package in (Redis, Memcached, Nginx, Curl)}
+PACKAGES = {package.name: package for package in (Redis, Memcached, MemcachedProxy, Nginx, Curl)}

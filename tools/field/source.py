@@ -46,8 +46,8 @@ def build_environment(folder):
 class Source:
     """One source package in build/field/NAME."""
 
-    def __init__(self, name, folder):
-        self.name = name
+    def __init__(self, name, folder, source=""):
+        self.name = source or name
         self.folder = pathlib.Path(folder) / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
