@@ -3,12 +3,16 @@
 //     call.*        a call of a patched function beside one that is not, of the same object or (plt)
 //                   through its PLT: after the transition, and while
 //                   one is held up, of a thread that has changed over and of one that has not
+//     call.floor    the same by a jump to the same place, and by a jump to a compare and a jump, which the
+//                   benchmark writes itself: less cannot be there
+//     call.over_floor  a call of the patched function beside that
 //     pause.N       the longest gap of a thread that does nothing but read the clock, in a process of N
 //                   sleeping threads, while a patch is applied and reverted; beside the longest one in as
 //                   long a time without
 //     complete.*    from the load of the patch until all threads have changed over
 //     disturbed     system calls of sleeping threads that came back early, whatever they slept in
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <molt/livepatch.h>
 #include <molt/molt.h>
@@ -21,6 +25,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -75,6 +80,17 @@ bench_lp_exported_plain:
         .p2align 6
         bench_lp_prepared_ bench_lp_prepared
         bench_lp_prepared_ bench_lp_prepared_plain
+        .macro bench_lp_room_ name
+        .p2align 6
+        .globl \name
+        .hidden \name
+        .type \name, @function
+\name:  .skip 64, 0xcc
+        .size \name, . - \name
+        .endm
+        bench_lp_room_ bench_lp_by_hand
+        bench_lp_room_ bench_lp_by_hand_gate
+        bench_lp_room_ bench_lp_hand_gate
         .p2align 12
         .skip 1536
         .macro bench_lp_loop name target
@@ -95,6 +111,8 @@ bench_lp_exported_plain:
         bench_lp_loop bench_lp_call_leaf_plain bench_lp_leaf_plain
         bench_lp_loop bench_lp_call_prepared bench_lp_prepared
         bench_lp_loop bench_lp_call_prepared_plain bench_lp_prepared_plain
+        bench_lp_loop bench_lp_call_by_hand bench_lp_by_hand
+        bench_lp_loop bench_lp_call_by_hand_gate bench_lp_by_hand_gate
         bench_lp_loop bench_lp_call_plt bench_lp_exported@plt
         bench_lp_loop bench_lp_call_plt_plain bench_lp_exported_plain@plt
         .popsection
@@ -103,7 +121,10 @@ bench_lp_exported_plain:
 extern "C" {
 void bench_lp_call_leaf(std::uint64_t), bench_lp_call_leaf_plain(std::uint64_t),
     bench_lp_call_prepared(std::uint64_t), bench_lp_call_prepared_plain(std::uint64_t),
-    bench_lp_call_plt(std::uint64_t), bench_lp_call_plt_plain(std::uint64_t);
+    bench_lp_call_plt(std::uint64_t), bench_lp_call_plt_plain(std::uint64_t),
+    bench_lp_call_by_hand(std::uint64_t), bench_lp_call_by_hand_gate(std::uint64_t);
+[[gnu::visibility("hidden")]] extern unsigned char bench_lp_leaf[], bench_lp_by_hand[],
+    bench_lp_by_hand_gate[], bench_lp_hand_gate[];
 [[gnu::noipa, gnu::used]] void bench_lp_sleeper();
 [[gnu::noipa, gnu::used]] long bench_lp_busy(long n);
 }
@@ -172,6 +193,60 @@ Compared steady_plt(int rounds) {
   return steady(rounds, bench_lp_call_plt, bench_lp_call_plt_plain);
 }
 
+// Writes into our own code, which nobody executes yet.
+void write_code(unsigned char* at, const std::vector<unsigned char>& bytes) {
+  const int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+  const bool written = pwrite(memory, bytes.data(), bytes.size(), reinterpret_cast<off_t>(at)) ==
+                       static_cast<ssize_t>(bytes.size());
+  close(memory);
+  if (!written) throw std::runtime_error("cannot write to our own code");
+}
+void add_rel32(std::vector<unsigned char>& code, const unsigned char* at, const unsigned char* to) {
+  const auto distance = static_cast<std::int32_t>(to - (at + code.size() + 4));
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&distance);
+  code.insert(code.end(), bytes, bytes + 4);
+}
+void write_jump(unsigned char* at, const unsigned char* to) {
+  std::vector<unsigned char> code{0xe9};
+  add_rel32(code, at, to);
+  write_code(at, code);
+}
+
+// The patched function's entry leads there by one jump: by hand it cannot be less.
+void write_by_hand() {
+  load("calls=1");
+  await();
+  const timespec moment{0, 200'000'000};
+  nanosleep(&moment, nullptr);
+  if (bench_lp_leaf[0] != 0xe9) throw std::runtime_error("the patched entry is no direct jump");
+  std::int32_t distance;
+  std::memcpy(&distance, bench_lp_leaf + 1, sizeof distance);
+  const unsigned char* target = bench_lp_leaf + 5 + distance;
+  write_jump(bench_lp_by_hand, target);
+  // A word of the thread's is compared, and is what it is compared with.
+  const auto own =
+      static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()));
+  std::vector<unsigned char> gate{0x64, 0x81, 0x3c, 0x25, 0, 0, 0, 0};  // cmpl $own, %fs:0
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&own);
+  gate.insert(gate.end(), bytes, bytes + 4);
+  gate.insert(gate.end(), {0x0f, 0x84});  // je
+  add_rel32(gate, bench_lp_hand_gate, target);
+  write_code(bench_lp_hand_gate, gate);
+  write_jump(bench_lp_by_hand_gate, bench_lp_hand_gate);
+}
+Compared floor_steady(int rounds) {
+  write_by_hand();
+  return per_call(rounds, bench_lp_call_by_hand, bench_lp_call_leaf_plain);
+}
+Compared floor_transition(int rounds) {
+  write_by_hand();
+  return per_call(rounds, bench_lp_call_by_hand_gate, bench_lp_call_leaf_plain);
+}
+Compared over_floor(int rounds) {
+  write_by_hand();
+  return per_call(rounds, bench_lp_call_leaf, bench_lp_call_by_hand);
+}
+
 // While a thread sleeps in an old version.
 Compared in_transition(int rounds, Calls ours, Calls rival) {
   g_held.store(1);
@@ -194,9 +269,10 @@ Compared transition_prepared(int rounds) {
   return in_transition(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
 }
 
-void figure(const char* name, Goal goal, const Options& options, Report& report) {
+void figure(const char* name, Goal goal, const Options& options, Report& report,
+            const char* rival = "unpatched") {
   const Compared c = measure_in_processes(name, options);
-  report.add({name, c.ours, "ns", "unpatched", c.rival, c.ratio, goal});
+  report.add({name, c.ours, "ns", rival, c.rival, c.ratio, goal});
 }
 void calls(const Options& options, Report& report) {
   const Goal steady = Goal::ratio_at_most(1.05), moving = Goal::ratio_at_most(1.3);
@@ -204,6 +280,9 @@ void calls(const Options& options, Report& report) {
   figure("livepatch.call.prepared", steady, options, report);
   // One more taken branch where there were four already: fetching them is what the loop waits for.
   figure("livepatch.call.plt", Goal::info(), options, report);
+  figure("livepatch.call.floor", Goal::info(), options, report);
+  figure("livepatch.call.over_floor", steady, options, report, "by hand");
+  figure("livepatch.call.floor.transition", Goal::info(), options, report);
   figure("livepatch.call.unprepared.transition", moving, options, report);
   figure("livepatch.call.prepared.transition", moving, options, report);
 }
@@ -425,6 +504,9 @@ std::vector<Figure> livepatch_figures() {
   return {{"livepatch.call.unprepared", steady_leaf},
           {"livepatch.call.prepared", steady_prepared},
           {"livepatch.call.plt", steady_plt},
+          {"livepatch.call.floor", floor_steady},
+          {"livepatch.call.over_floor", over_floor},
+          {"livepatch.call.floor.transition", floor_transition},
           {"livepatch.call.unprepared.transition", transition_leaf},
           {"livepatch.call.prepared.transition", transition_prepared}};
 }

@@ -6,22 +6,26 @@
 #pragma once
 
 // Exported: new versions call some of it.
-namespace http_files __attribute__((visibility("default"))) {
+#pragma GCC visibility push(default)
 
-  struct Head {
-    const char* type;      // Content-Type
-    const char* sniffing;  // X-Content-Type-Options; null: none
-  };
+namespace http_files {
 
-  // Of a file, by its name.
-  const char* media_type(const char* path);
+struct Head {
+  const char* type;      // Content-Type
+  const char* sniffing;  // X-Content-Type-Options; null: none
+};
 
-  // Fills in the head. A file that is not there is waited for, at most `patience_s`.
-  void compose_head(int root, const char* path, int patience_s, Head* head);
+// Of a file, by its name.
+const char* media_type(const char* path);
 
-  // Sleeps until somebody has PUT that file; at most so long.
-  void await_file(int root, const char* path, int patience_s);
-  // A file has been written.
-  void announce_file();
+// Fills in the head. A file that is not there is waited for, at most `patience_s`.
+void compose_head(int root, const char* path, int patience_s, Head* head);
 
-}  // namespace )
+// Sleeps until somebody has PUT that file; at most so long.
+void await_file(int root, const char* path, int patience_s);
+// A file has been written.
+void announce_file();
+
+}  // namespace http_files
+
+#pragma GCC visibility pop

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
@@ -133,9 +134,21 @@ Status resolve(Object& object) {
                                     ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
                                     : object.binding.extent.begin);
   if (!loaded) return pass(loaded);
-  auto in = symbols_of(*loaded);
-  if (!in) return pass(in);
+  // Read for the first function that was not patched before: a big program's take milliseconds.
+  std::optional<ObjectSymbols> in;
   for (const auto& func : object.funcs) {
+    Site* const known = func->placed ? known_site(func->placed->address)
+                                     : known_site(loaded->extent, func->name, func->position);
+    if (known != nullptr) {
+      Lock lock(engine().mutex);
+      func->site = known;
+      continue;
+    }
+    if (!in) {
+      auto symbols = symbols_of(*loaded);
+      if (!symbols) return pass(symbols);
+      in = std::move(*symbols);
+    }
     auto site = func->placed ? site_at(*in, func->name, func->placed->address, func->placed->size,
                                        func->placed->parts, true)
                              : site_of(*in, func->name, func->position);

@@ -183,15 +183,32 @@ Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned
                 found->is_indirect() ? "an indirect function, resolved when the program was loaded"
                                      : "no function");
   }
-  return site_at(in, name, found->address, found->size, entries::parts_of(in.symbols, name), false);
+  auto site =
+      site_at(in, name, found->address, found->size, entries::parts_of(in.symbols, name), false);
+  if (site && (*site)->name == name) (*site)->position = position;
+  return site;
+}
+
+Site* known_site(const elf::Range& extent, const std::string& name, unsigned long position) {
+  for (const auto& known : sites().all) {
+    if (known->position == position && known->name == name && extent.contains(known->address)) {
+      return known.get();
+    }
+  }
+  return nullptr;
+}
+
+Site* known_site(std::uintptr_t address) {
+  for (const auto& known : sites().all) {
+    if (known->address == address) return known.get();
+  }
+  return nullptr;
 }
 
 Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,
                       std::uint64_t size, std::vector<arch::CodeRange> parts, bool verified) {
   set_up();
-  for (const auto& known : sites().all) {
-    if (known->address == address) return known.get();
-  }
+  if (Site* known = known_site(address)) return known;
   if (is_used_in_gates(address)) {
     return fail(EINVAL,
                 "function '%s' is one that the runtime itself calls while it changes functions",

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,6 +48,8 @@ struct SiteGate {
 
 struct Site {
   std::string name;  // as the patch calls the function
+  // What it was looked up by; not known of one that a patch file has named by its place.
+  std::optional<unsigned long> position;
   std::uintptr_t address = 0;
   std::uint64_t size = 0;
   std::vector<arch::CodeRange> parts;    // .cold and the like
@@ -73,6 +76,10 @@ Result<ObjectSymbols> symbols_of(const elf::NamedObject& object);
 // The site of a function, known or new; a new one has been analysed and prepared, nothing is changed.
 // EINVAL: not found, in the kernel's words; ENOTSUP or EBUSY: its entry cannot be redirected.
 Result<Site*> site_of(const ObjectSymbols& in, const std::string& name, unsigned long position);
+// One that was found before in the object that lies there, without its symbols; null: it was not. Sites are
+// forgotten with their object.
+Site* known_site(const elf::Range& extent, const std::string& name, unsigned long position);
+Site* known_site(std::uintptr_t address);
 // The same of one whose place is known; `parts`: its .cold and the like; `verified`: its bytes were
 // compared with the file's.
 Result<Site*> site_at(const ObjectSymbols& in, const std::string& name, std::uintptr_t address,

@@ -597,6 +597,38 @@ class Scenario {
       molt_log(nullptr, "livepatch: kernel.ftrace_enabled = %s", words[1].c_str());
     }
   }
+  // Whoever owns the entry stands for a kprobe. Nobody calls the function meanwhile.
+  void probe(const Words& words) {
+    static unsigned char own = 0;
+    auto* entry = reinterpret_cast<unsigned char*>(&cmdline_proc_show);
+    if (words[1] == "1") own = *entry;
+    const unsigned char byte = words[1] == "1" ? 0xcc : own;
+    const int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    const bool written = pwrite(memory, &byte, 1, reinterpret_cast<off_t>(entry)) == 1;
+    close(memory);
+    if (!written) throw std::runtime_error("cannot write to our own code");
+    print(words[1] == "1" ? "probed" : "not probed");
+  }
+  void hammer(const Words& words) {
+    hammering_ = true;
+    not_patched_ = std::stoi(words[1]);
+    for (int i = not_patched_; i > 0; --i) {
+      users_.emplace_back([this] {
+        bool seen = false;
+        while (hammering_) {
+          const bool patched = std::strstr(cmdline_proc_show(), "live patched") != nullptr;
+          if (patched && !seen) --not_patched_;
+          seen = seen || patched;
+        }
+      });
+    }
+  }
+  void remaining(const Words& words) {
+    eventually([&] { return not_patched_ == 0; });
+    print("Remaining not livepatched processes: " + std::to_string(not_patched_));
+    hammering_ = false;
+    join_users(words);
+  }
   // PATH MODE VALUE: what an attribute of a patch has to be; "-" is not to be read.
   void check(const Words& words) {
     const std::string path = "patches/" + words[1];
@@ -669,6 +701,8 @@ class Scenario {
   std::string socket_;
   std::unique_ptr<ControlClient> client_;
   std::map<std::string, Run> running_;
+  std::atomic<bool> hammering_{false};
+  std::atomic<int> not_patched_{0};
   std::vector<std::thread> users_;
   std::map<std::string, std::uint64_t> ended_;
   std::uint64_t log_from_ = 0;
@@ -718,6 +752,9 @@ const std::map<std::string, Scenario::Step> Scenario::steps = {
     {"parameter", {3, &Scenario::parameter}},  // MODULE NAME VALUE
     {"show", {0, &Scenario::show}},            // the two functions that patches replace
     {"redirect", {1, &Scenario::redirect}},    // 0 or 1
+    {"probe", {1, &Scenario::probe}},    // 1: another tool's int3 is where one of them begins; 0
+    {"hammer", {1, &Scenario::hammer}},  // N threads call one of them without a pause
+    {"remaining", {0, &Scenario::remaining}},  // until all of those have been in the new version
     {"check", {3, &Scenario::check}},          // PATCH/ATTRIBUTE MODE VALUE
     {"wholelog", {0, &Scenario::whole_log}},
 };

@@ -28,16 +28,19 @@ KEPT_BACK = ("L06b", "L15", "L16", "L17b", "L19", "L22",
 # The kernel's own tests that came after the recorded ones and are not gone through here: why, and what
 # shows instead that the same holds.
 SHOWN_ELSEWHERE = {
-    "ST-syscall-1": "getpid() is one of the functions that the runtime itself calls while it patches, and "
-                    "is refused; threads that hammer a patched function: "
-                    "livepatch_test.Transition.BusyThreadsSeeOneVersionPerActivation, torture.livepatch",
-    "ST-kprobe-1": "who owns the entry stands for a kprobe: arch/redirect_test.cpp, livepatch_test.Entry.*; "
-                   "the refusal is the one of ST-ftrace-1",
-    "ST-kprobe-2": "a function may be hooked and patched: the hook is around whatever version is in "
-                   "force (tests/interpose/stacked_test.cpp)",
     "ST-ftrace-2": "a replacement is a module's function, and can be traced and probed as any other",
-    "ST-module-function-1/2": "a target that is there first, or comes later: KL-K06 to K10, "
-                              "ST-callbacks-1 and -2",
+}
+
+# Whom scenarios stand in for, and why they are not the kernel's to the letter.
+STANDS_FOR = {
+    "ST-syscall-1": "a function of the host that 16 threads call for getpid(): the runtime itself calls that "
+                    "while it patches, and it is refused",
+    "ST-kprobe-1": "an int3 that somebody else has written to the entry, for a kprobe with a post handler",
+    "ST-kprobe-2": "a hook on the function, which is told of calls, for a kprobe without a post handler",
+    "ST-livepatch-4": "three patches stacked before the one that replaces them, as the later ST-livepatch-3",
+    "ST-module-function-1": "a Molt module for the target",
+    "ST-module-function-2": "a Molt module for the target",
+    "ST-ftrace-1": "the switch host/redirect for ftrace_enabled",
 }
 
 

@@ -501,7 +501,8 @@ int main(int argc, char** argv) {
   for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, nullptr);
   pthread_key_create(&g_at_exit, call_at_exit);
 
-  std::printf("torture: %g s, seed %llu\n", seconds, static_cast<unsigned long long>(g_seed));
+  std::printf("torture: %g %s, seed %llu\n", calls != 0 ? static_cast<double>(calls) : seconds,
+              calls != 0 ? "calls" : "s", static_cast<unsigned long long>(g_seed));
   std::fflush(stdout);
   std::vector<Thread> workers(worker_count);
   std::vector<std::thread> threads;
