@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""attach.py [WHAT...]: what attaching costs programs that never heard of Molt; `./run build` first.
+"""attach.py [--records] [WHAT...]: what attaching costs programs that never heard of Molt. `./run bench attach`
+calls it; `./run build` first.
 
 stop       how long a thread is stopped by the first attach, over fresh processes
 attaches   MOLT_ATTACHES (10000) attaches in a row, to targets with 1 to 200 threads that allocate,
@@ -8,7 +9,7 @@ kills      MOLT_KILLS (1000) kills of the attaching program at random moments
 idle       throughput of redis and nginx with an idle agent beside the same server without
 processes  a livepatch into MOLT_PROCESSES (1000) processes, and out again
 
-Without an argument, all. Bounded load on the loopback; everything that is started is ended here.
+Without an argument, all. --records: each figure is a line of JSON, and MOLT_QUICK=1 makes fewer. Bounded load on the loopback; everything that is started is ended here.
 """
 import json
 import os
@@ -31,8 +32,21 @@ PATCH = TARGETS / "attach_other_word.so"
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
+records_wanted = False
+
+
 def number(name, default):
-    return int(os.environ.get(name, default))
+    return int(os.environ.get(name, default // 10 if os.environ.get("MOLT_QUICK") else default))
+
+
+def record(name, value, unit, goal, **more):
+    if records_wanted:
+        print(json.dumps({"name": name, "value": value, "unit": unit, "goal": goal, **more}), flush=True)
+
+
+def tell(text):
+    """For people; where records are wanted, on stderr."""
+    print(text, flush=True, file=sys.stderr if records_wanted else sys.stdout)
 
 
 def molt(*arguments):
@@ -81,16 +95,21 @@ def stop():
         times.append(report["stopped_us"])
         totals.append(report["total_us"] / 1000)
         target.end()
-    print(f"stop: {len(times)} first attaches; one thread stopped for {min(times):.0f} us at least, "
-          f"{statistics.median(times):.0f} median, {max(times):.0f} at most (goal 150); "
-          f"{statistics.median(totals):.1f} ms in all, median")
+    record("attach.stop", statistics.median(times), "us", {"at_most": 150, "unit": "us"})
+    record("attach.stop.longest", max(times), "us", {"at_most": 150, "unit": "us"})
+    record("attach.stop.in_all", statistics.median(totals), "ms", {})
+    tell(f"stop: {len(times)} first attaches; one thread stopped for {min(times):.0f} us at least, "
+         f"{statistics.median(times):.0f} median, {max(times):.0f} at most (goal 150); "
+         f"{statistics.median(totals):.1f} ms in all, median")
 
 
 def many(count, *command):
     env = dict(os.environ, GLIBC_TUNABLES="glibc.pthread.stack_cache_size=0")
     done = subprocess.run([MANY, RUNTIME, count, TARGETS / "busy", *map(str, command)], env=env,
                           capture_output=True, text=True)
-    return done.returncode, " ".join(done.stdout.split("\n")[-2:]).strip() + done.stderr
+    lines = done.stdout.strip().split("\n")
+    # What failed is said before the sum.
+    return done.returncode, lines[-1] if done.returncode == 0 else "; ".join(lines + [done.stderr.strip()])
 
 
 def attaches():
@@ -104,14 +123,16 @@ def attaches():
         code, text = many(str(count), kind, threads)
         bad += code != 0
         total += count
-        print(f"attaches: {kind} {threads}: {'ok' if code == 0 else 'FAILED'}: {text}", flush=True)
-    print(f"attaches: {total} in {len(kinds)} targets, {bad} targets failed")
+        tell(f"attaches: {kind} {threads}: {'ok' if code == 0 else 'FAILED'}: {text}")
+    record("attach.attaches", total, "", {})
+    record("attach.attaches.failed", bad, "targets", {"zero": True})
+    tell(f"attaches: {total} in {len(kinds)} targets, {bad} targets failed")
     return bad == 0
 
 
 def kills():
     each = number("MOLT_KILLS", 1000) // 4
-    good = True
+    bad = total = 0
     for kind, threads in (("malloc", 8), ("locks", 8), ("signals", 4), ("events", 4)):
         # About half of them come before the end.
         killed = 0
@@ -121,12 +142,16 @@ def kills():
                                   capture_output=True, text=True)
             found = re.search(r"(\d+) of \d+ were killed", done.stdout)
             if done.returncode != 0 or not found:
-                print(f"kills: {kind}: FAILED: {done.stdout}{done.stderr}")
-                good = False
+                tell(f"kills: {kind}: FAILED: {done.stdout}{done.stderr}")
+                bad += 1
                 break
             killed += int(found.group(1))
-        print(f"kills: {kind} {threads}: killed {killed} times; the target noticed nothing", flush=True)
-    return good
+        else:
+            tell(f"kills: {kind} {threads}: killed {killed} times; the target noticed nothing")
+        total += killed
+    record("attach.kills", total, "", {})
+    record("attach.kills.noticed", bad, "targets", {"zero": True})
+    return bad == 0
 
 
 def redis_rate(port, seconds):
@@ -144,19 +169,22 @@ def nginx_rate(port, seconds):
 
 def compare(name, rate, port, select):
     """With and without in turn, each other time in the opposite order: what disturbs, disturbs both."""
-    ratios = []
-    rounds = number("MOLT_ROUNDS", 15)
+    ratios, all_rates = [], {True: [], False: []}
+    rounds = max(5, number("MOLT_ROUNDS", 15))
     for n in range(rounds):
         rates = {}
         for attached in ((True, False) if n % 2 else (False, True)):
             if attached:
                 molt("attach", *select)
-            rates[attached] = rate(port, number("MOLT_SECONDS", 1))
+            rates[attached] = rate(port, int(os.environ.get("MOLT_SECONDS", 1)))
+            all_rates[attached].append(rates[attached])
             if attached:
                 molt("detach", *select)
         ratios.append(rates[True] / rates[False])
-    print(f"idle: {name} with an idle agent: {statistics.median(ratios):.3f} of its throughput without, "
-          f"median of {rounds} rounds ({min(ratios):.2f} to {max(ratios):.2f}; goal 0.99)", flush=True)
+    record(f"attach.idle.{name}", statistics.median(all_rates[True]), "req/s", {"ratio_at_least": 0.99},
+           rival="without an agent", rival_value=statistics.median(all_rates[False]), ratio=statistics.median(ratios))
+    tell(f"idle: {name} with an idle agent: {statistics.median(ratios):.3f} of its throughput without, "
+          f"median of {rounds} rounds ({min(ratios):.2f} to {max(ratios):.2f}; goal 0.99)")
 
 
 def idle():
@@ -203,13 +231,19 @@ def processes():
         assert len(listed) == count and all(answer["patches"][0]["enabled"] for answer in listed)
         revert = time.monotonic()
         molt("revert", "--exe", program, "other_word")
-        print(f"processes: attached to and a patch applied to {count} in {applied - begin:.2f} s (goal for 1000: 6 s); "
-              f"reverted and unloaded with proof in {time.monotonic() - revert:.2f} s", flush=True)
+        reverted = time.monotonic()
+        record("attach.processes", applied - begin, "s", {"at_most": 6, "unit": "s"} if count == 1000 else {})
+        record("attach.processes.reverted", reverted - revert, "s", {})
+        tell(f"processes: attached to and a patch applied to {count} in {applied - begin:.2f} s (goal for 1000: 6 s); "
+              f"reverted and unloaded with proof in {reverted - revert:.2f} s")
         for target in all_of_them:
             target.end()
 
 
 def main(wanted):
+    global records_wanted
+    records_wanted = "--records" in wanted
+    wanted = [name for name in wanted if name != "--records"]
     parts = {"stop": stop, "attaches": attaches, "kills": kills, "idle": idle, "processes": processes}
     for name in wanted or parts:
         if name not in parts:

@@ -50,6 +50,7 @@ std::vector<Bench> residency_benches();  // residency.cpp
 std::vector<Bench> redirect_benches();   // redirect.cpp
 std::vector<Bench> livepatch_benches();  // livepatch.cpp
 std::vector<Bench> interpose_benches();  // interpose.cpp
+std::vector<Bench> program_benches();    // programs.cpp
 
 // The parts of measurements that need a process of their own, which was started with
 // `--scenario NAME`; they print what they measured. The exit code, or -1: no such scenario.

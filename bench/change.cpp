@@ -1,4 +1,5 @@
-// How long changes take while threads run: module.unload_other_sleeps, hook.disable, hook.enable.
+// How long changes take while threads run: module.unload_other_sleeps, module.unload_busy, hook.disable,
+// hook.enable.
 //
 // unload_other_sleeps: a thread sleeps for 300 ms inside module A; the same thread's chain has module
 // B next. B is to go. What B has to wait for is that no thread is inside B and none will enter it; the
@@ -138,6 +139,46 @@ void unload_other_sleeps(const Options& options, Report& report) {
   add("module.unload_other_sleeps.whole", whole, Goal::info());
 }
 
+// What earlier calls have left on the stack lies above this frame of 200 bytes, and twenty like it.
+[[gnu::noinline]] int call_deep(Request* request, int depth) {
+  volatile char room[200];
+  room[depth] = 1;
+  int sum = busy(request);
+  if (depth != 0) sum += call_deep(request, depth - 1);
+  return sum + room[depth];
+}
+
+// Eight threads run through the hook of the module that goes, and never sleep: each has to be proven out
+// while it runs.
+void unload_busy(const Options& options, Report& report) {
+  constexpr int callers = 8;
+  std::atomic<bool> stop{false};
+  std::atomic<int> running{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < callers; ++i) {
+    threads.emplace_back([&] {
+      Request request;
+      int sum = 0;
+      running.fetch_add(1, std::memory_order_release);
+      while (!stop.load(std::memory_order_relaxed)) sum += call_deep(&request, 20);
+      keep(sum);
+    });
+  }
+  while (running.load(std::memory_order_acquire) < callers) sched_yield();
+  std::vector<double> whole;
+  for (int i = 0; i < (options.quick ? 5 : 25); ++i) {
+    load("bench_small");
+    const timespec among_them{0, 2'000'000};
+    nanosleep(&among_them, nullptr);
+    std::int64_t from = now_ns();
+    unload("bench_small");
+    whole.push_back(us(now_ns() - from));
+  }
+  stop.store(true, std::memory_order_relaxed);
+  for (auto& thread : threads) thread.join();
+  report.add({"module.unload_busy", median(whole), "us", "", 0, 0, Goal::info()});
+}
+
 // Two threads run through the hook without pause while its one module is taken out of force and put
 // back: what a change costs the one who makes it.
 void disable(const Options& options, Report& report) {
@@ -181,6 +222,7 @@ void disable(const Options& options, Report& report) {
 std::vector<Bench> change_benches() {
   return {
       {"hook.disable", "molt_disable() and molt_enable() under two busy threads", disable},
+      {"module.unload_busy", "unloading under eight threads that never sleep", unload_busy},
       {"module.unload_other_sleeps", "unloading B while a thread sleeps in A", unload_other_sleeps},
   };
 }

@@ -20,7 +20,7 @@ std::vector<Bench> all_benches() {
   for (auto part : {bench::dispatch_benches, bench::empty_benches, bench::sharing_benches,
                     bench::change_benches, bench::audit_benches, bench::storm_benches,
                     bench::cycle_benches, bench::residency_benches, bench::redirect_benches,
-                    bench::livepatch_benches, bench::interpose_benches}) {
+                    bench::livepatch_benches, bench::interpose_benches, bench::program_benches}) {
     for (const Bench& one : part()) all.push_back(one);
   }
   return all;

@@ -69,3 +69,21 @@ function(molt_script_test name)
     SKIP_RETURN_CODE 77
     ENVIRONMENT "${environment}")
 endfunction()
+
+# molt_broken_sources(OUT MUTATION file...): those of the files that have a line for MOLT_MUTATE_<MUTATION>.
+# A negative control is a program that compiles them once more, with that macro, before the archive that
+# has them whole.
+function(molt_broken_sources out mutation)
+  set(broken)
+  foreach(source IN LISTS ARGN)
+    file(STRINGS ${source} lines REGEX "def MOLT_MUTATE_${mutation}( |$)")
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+    if(lines)
+      list(APPEND broken ${source})
+    endif()
+  endforeach()
+  if(NOT broken)
+    message(FATAL_ERROR "No source has a line for MOLT_MUTATE_${mutation}.")
+  endif()
+  set(${out} ${broken} PARENT_SCOPE)
+endfunction()

@@ -12,34 +12,14 @@ Built once; what is in build/field is used again.
 import os
 import pathlib
 import subprocess
-import sys
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools/field"))
+from stage import ROOT, fail, molt, threads_of  # first: it says where the two below are
 
 import packages  # noqa: E402
 import source  # noqa: E402
 
-MOLT = str(pathlib.Path(os.environ.get("MOLT_BIN", ROOT / "build/bin")).resolve() / "molt")
 FOLDER = ROOT / "build/field/demo"
 FIX = "0002-Fix-Read-Write-key-pattern-selector-CVE-2024-51741-1.patch"
-
-
-def fail(text):
-    sys.exit(f"demo: FAIL: {text}")
-
-
-def molt(*words, shown=None, **options):
-    print(f"$ molt {' '.join(shown or words)}", flush=True)
-    began = time.monotonic()
-    done = subprocess.run([MOLT, *words], text=True, capture_output=True, check=False, **options)
-    took = time.monotonic() - began
-    if done.returncode != 0:
-        fail(f"molt {words[0]}: {done.stderr.strip()}")
-    for line in done.stdout.strip().splitlines():
-        print(f"  {line}")
-    return took
 
 
 def command():
@@ -117,8 +97,7 @@ def main():
             fail(f"{len(load.failures)} requests failed: {load.failures[0]}")
         if redis.process.poll() is not None:
             fail("redis has ended")
-        names = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
-        if any(name.startswith("molt") for name in names):
+        if any(name.startswith("molt") for name in threads_of(pid)):
             fail("a thread of Molt is left")
         print(f"pid {pid} still; {load.done} requests answered meanwhile, none failed; nothing is left in it\n")
     finally:

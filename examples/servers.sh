@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian's redis-server and nginx, as packaged and started as usual, while redis-benchmark and wrk ask
 # all they can: attached to, given policies and counters on the functions by which they open and write,
-# patched live (redis), relieved of all that, detached. `./run demo` calls this after the first two acts.
+# patched live, relieved of all that, detached. `./run demo` ends with this act.
 #
 # A client at a constant rate watches redis meanwhile: the slowest of its answers is the longest pause
 # that anybody has seen. In the end each server is the process that it was, no request has failed, and
@@ -212,6 +212,24 @@ hook_nginx() {
   molt load --tree "$nginx" "$modules/count_opens.so"
   status /server.key 403
 }
+etag_is() { # etag_is COUNT: how many of so many answers of either worker have one
+  local answers=0 i socket
+  for i in {1..10}; do
+    exec {socket}<>"/dev/tcp/127.0.0.1/$nginx_port" || return
+    printf 'HEAD /page HTTP/1.0\r\n\r\n' >&"$socket"
+    answers=$((answers + $(grep -ci '^etag:' <&"$socket")))
+    exec {socket}>&-
+  done
+  echo "  HEAD /page -> $answers of 10 answers with an ETag"
+  [ "$answers" = "$1" ] || fail "$answers of 10 answers have an ETag, expected $1"
+}
+patch_nginx() {
+  etag_is 10
+  molt apply -v --tree "$nginx" "$modules/nginx_etag.so"
+  etag_is 0
+  molt revert -v --tree "$nginx" nginx_etag
+  etag_is 10
+}
 unhook_nginx() {
   molt unload -v --tree "$nginx" limit_opens
   molt unload --tree "$nginx" temp_opens count_opens
@@ -223,6 +241,7 @@ phase nginx 'as it was'
 before=$last_rate
 while_loaded nginx hook_nginx 'while it is attached to and hooked'
 phase nginx 'with three policies at every open'
+while_loaded nginx patch_nginx 'while it is patched and reverted'
 while_loaded nginx unhook_nginx 'while it is unhooked and detached'
 phase nginx 'as it was'
 [ "$(for pid in $nginx $workers; do born "$pid"; done)" = "$all_born" ] ||

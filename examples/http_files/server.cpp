@@ -3,6 +3,7 @@
 //     http-files --root DIR [--port N] [--threads N]
 //
 //     GET  /a/file     the file below DIR
+//     GET  /a/file?wait=S   the same; if it is not there, at most S seconds later, when it has been PUT
 //     PUT  /a/file     creates or overwrites it
 //     POST /a/file     creates it, and fails if it is there
 //     GET  /healthz    "ok"
@@ -15,6 +16,7 @@
 //
 // Each open connection keeps one thread busy; --threads bounds how many clients are served at once.
 
+#include "head.hpp"
 #include "hooks.hpp"
 
 #include <molt/host.hpp>
@@ -27,6 +29,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -103,6 +106,9 @@ void fail(httplib::Response& response, int error) {
 void send_file(int root, const httplib::Request& request, httplib::Response& response) {
   auto path = normal_path(request.path);
   if (!path) return fail(response, -ENOENT);
+  http_files::Head head;
+  http_files::compose_head(root, path->c_str(), std::atoi(request.get_param_value("wait").c_str()),
+                           &head);
   Descriptor file(open_file(root, *path, O_RDONLY, request.remote_addr));
   if (file.get() < 0) return fail(response, file.get());
   struct stat info;
@@ -118,7 +124,8 @@ void send_file(int root, const httplib::Request& request, httplib::Response& res
     size += static_cast<std::size_t>(got);
   }
   body.resize(size);
-  response.set_content(std::move(body), "application/octet-stream");
+  if (head.sniffing != nullptr) response.set_header("X-Content-Type-Options", head.sniffing);
+  response.set_content(std::move(body), head.type);
 }
 
 void receive_file(int root, int flags, const httplib::Request& request,
@@ -132,6 +139,7 @@ void receive_file(int root, int flags, const httplib::Request& request,
     if (put < 0) return fail(response, -errno);
     done += static_cast<std::size_t>(put);
   }
+  http_files::announce_file();
   response.status = 201;
 }
 

@@ -46,6 +46,7 @@ inline constexpr std::string_view events = "molt.Events";
 inline constexpr std::string_view gc = "molt.Gc";
 inline constexpr std::string_view blocking = "molt.Blocking";
 inline constexpr std::string_view testify = "molt.Testify";
+inline constexpr std::string_view lend = "molt.Lend";
 inline constexpr std::string_view audit = "molt.Audit";
 inline constexpr std::string_view wait = "molt.Wait";
 inline constexpr std::string_view patches = "molt.Patches";

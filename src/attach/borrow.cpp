@@ -145,13 +145,22 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
   return send(tracer, target, victim.tid, *stopped, *filled, code, frame, begin);
 }
 
-constexpr double patience_us = 50e3;  // for one thread's next call
 constexpr int most_calls = 200;
+
+// To the thread's next call. One that sleeps in an unsuitable one is not waited for; one that wants to
+// run may get the processor late, on a busy machine.
+bool follow_to_call(Tracer& tracer, const Target& target, pid_t tid, double until_us) {
+  constexpr double piece_us = 50e3;
+  while (!tracer.run_to_call(piece_us)) {
+    if (tracer.has_ended() || now_us() > until_us || asleep(target, tid)) return false;
+  }
+  return true;
+}
 
 // The same for a thread that runs: at the entry of its next call that will do, before anything of it
 // is done.
 Result<Loan> borrow_at_call_here(const Target& target, pid_t tid, std::uint64_t code,
-                                 const Frame& frame) {
+                                 const Frame& frame, double patience_us) {
   // Instead of the call that is not made now its filter would be asked about one that does not exist.
   if (has_filters(target.pid(), tid)) return fail(EAGAIN, "thread %d has a seccomp filter", tid);
   Tracer tracer(tid);
@@ -167,8 +176,9 @@ Result<Loan> borrow_at_call_here(const Target& target, pid_t tid, std::uint64_t 
       !tracer.rewind(r)) {
     return fail(EAGAIN, "thread %d has ended", tid);
   }
+  const double until = now_us() + patience_us;
   for (int i = 0; i < most_calls; ++i) {
-    if (!tracer.run_to_call(patience_us)) break;
+    if (!follow_to_call(tracer, target, tid, until)) break;
     const double begin = now_us();
     if (!tracer.get(r)) break;
     Victim victim;
@@ -182,14 +192,14 @@ Result<Loan> borrow_at_call_here(const Target& target, pid_t tid, std::uint64_t 
     if (!tracer.rewind(r)) break;
     return send(tracer, target, tid, *stopped, *filled, code, frame, begin);
   }
-  return fail(EAGAIN, "thread %d makes no plain system call", tid);
+  return fail(EAGAIN, "thread %d made no plain system call in time", tid);
 }
 
 }  // namespace
 
-Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code,
-                            const Frame& frame) {
-  return traced<Loan>([&] { return borrow_at_call_here(target, tid, code, frame); });
+Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code, const Frame& frame,
+                            double patience_us) {
+  return traced<Loan>([&] { return borrow_at_call_here(target, tid, code, frame, patience_us); });
 }
 
 Result<Loan> borrow(const Target& target, const Victim& victim, std::uint64_t code,

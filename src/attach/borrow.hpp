@@ -43,8 +43,9 @@ struct Loan {
                                   const Frame& frame);
 
 // The same for a thread that never sleeps for long: it is stopped at its system calls until one will do,
-// which takes it some ten microseconds each. The last choice. EAGAIN: none did.
+// which takes it some ten microseconds each. The last choice. While it wants to run it is followed for so
+// long; EAGAIN: no call did.
 [[nodiscard]] Result<Loan> borrow_at_call(const Target& target, pid_t tid, std::uint64_t code,
-                                          const Frame& frame);
+                                          const Frame& frame, double patience_us);
 
 }  // namespace molt::attach

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <thread>
 
 namespace molt::attach {
@@ -40,6 +41,33 @@ class Pace {
   std::chrono::microseconds time_{50};
 };
 
+// Whom of those that run to follow next: who has been followed least. What time is left is shared out, and
+// grows from round to round: how busy the machine is shows only by that.
+class Followed {
+ public:
+  pid_t next(const std::vector<pid_t>& threads) {
+    const pid_t tid = *std::min_element(threads.begin(), threads.end(),
+                                        [this](pid_t a, pid_t b) { return times_[a] < times_[b]; });
+    round_ = times_[tid]++;
+    candidates_ = threads.size();
+    ++count_;
+    return tid;
+  }
+  double patience_us(double left_us) const {
+    const double share = left_us / (2.0 * static_cast<double>(candidates_));
+    return std::min(left_us, std::max(share, first_us * (1 << std::min(round_, most_doublings))));
+  }
+  std::size_t count() const { return count_; }
+
+ private:
+  static constexpr double first_us = 50e3;
+  static constexpr int most_doublings = 6;
+  std::map<pid_t, int> times_;
+  std::size_t count_ = 0;
+  std::size_t candidates_ = 1;
+  int round_ = 0;
+};
+
 }  // namespace
 
 Result<Helper> Helper::start(Target& target, const Functions& functions, std::uint64_t code,
@@ -48,7 +76,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
   std::string why_not, last_why_not;
   Error last{EAGAIN, "borrow", ""};
   const Clock::time_point begin = Clock::now();
-  std::size_t next_thread = 0;
+  Followed followed;
   for (;; nap(between_tries)) {
     // At the last look they may happen to run: who was in a signal handler before is the reason.
     if (!why_not.empty() &&
@@ -58,8 +86,10 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     if (Clock::now() > deadline) {
       why_not = last_why_not;
       if (!why_not.empty()) {
-        return fail(EAGAIN, "no thread of process %d sleeps in a plain system call: %s",
-                    target.pid(), why_not.c_str());
+        return fail(EAGAIN,
+                    "no thread of process %d sleeps in a plain system call: %s; %zu times one was "
+                    "followed that runs, and made none in time",
+                    target.pid(), why_not.c_str(), followed.count());
       }
       return tl::unexpected<Error>(last);
     }
@@ -101,10 +131,13 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     }
     // Threads that sleep for less than it takes to stop one are met at a call that they make.
     if (!lent && Clock::now() - begin > patience_with_sleepers) {
-      const std::vector<pid_t> threads = target.threads();
-      auto loan = threads.empty() ? Result<Loan>(fail(ESRCH, "process %d has ended", target.pid()))
-                                  : borrow_at_call(target, threads[next_thread++ % threads.size()],
-                                                   code, frame);
+      const std::vector<pid_t> threads = find_runners(target);
+      if (target.threads().empty()) return fail(ESRCH, "process %d has ended", target.pid());
+      if (threads.empty()) continue;
+      const pid_t tid = followed.next(threads);
+      const double left_us =
+          std::chrono::duration<double, std::micro>(deadline - Clock::now()).count();
+      auto loan = borrow_at_call(target, tid, code, frame, followed.patience_us(left_us));
       if (!loan) {
         if (loan.error().code != EAGAIN) return pass(loan);
         continue;

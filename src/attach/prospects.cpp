@@ -1,10 +1,14 @@
 #include "attach/prospects.hpp"
 
+#include "attach/borrow.hpp"
+#include "attach/masks.hpp"
 #include "attach/target.hpp"
+#include "attach/victim.hpp"
 #include "elf/symbols.hpp"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -103,6 +107,45 @@ bool may_raise_limits(const Target& target) {
   return (std::strtoull(target.status("CapEff").c_str(), nullptr, 16) >> sys_resource & 1) != 0;
 }
 
+// Where it gave up its privileges its files in /proc are root's (cli/lender.hpp).
+bool may_look_at_itself(const Target& target) {
+  struct stat info {};
+  const std::string pid = std::to_string(target.pid());
+  const auto user = static_cast<uid_t>(std::strtoul(
+      target.status("Uid").substr(target.status("Uid").find_first_of(" \t") + 1).c_str(), nullptr,
+      10));
+  return user == 0 || ::stat(target.proc("task/" + pid + "/syscall").c_str(), &info) != 0 ||
+         info.st_uid == user;
+}
+
+std::string name_of(const Target& target, pid_t tid) {
+  std::string name = read_text(target.proc("task/" + std::to_string(tid) + "/comm"));
+  if (!name.empty()) name.pop_back();
+  return "thread " + std::to_string(tid) + " (" + name + ")";
+}
+
+Prospect attaching(const Target& target) {
+  std::string why_not;
+  const std::vector<Victim> victims = find_victims(target, stack_needed, &why_not);
+  if (!victims.empty()) {
+    return {"attach", true,
+            "through " + name_of(target, victims.front().tid) +
+                ", which sleeps in a plain system call and is borrowed for some 100 us"};
+  }
+  return {"attach", true,
+          "once a thread makes a plain system call (now " + why_not +
+              "); it is borrowed for some 100 us"};
+}
+
+// What hooks and patches need beside room near the functions.
+std::string needs_of_jumps(const Target& target) {
+  const std::vector<Thread> deaf = blocking_traps(target.pid());
+  if (deaf.empty()) return "";
+  return std::to_string(deaf.size()) + (deaf.size() == 1 ? " thread blocks" : " threads block") +
+         " SIGTRAP (" + deaf.front().name + (deaf.size() > 1 ? ", ..." : "") +
+         "): each is stopped for some 10 us to open it";
+}
+
 Prospect modules(const Target& target) {
   Prospect prospect{"modules", true, ""};
   std::string spaces;
@@ -121,6 +164,11 @@ Prospect modules(const Target& target) {
         "no "
         "thread is inside; mount one there");
   }
+  if (!may_look_at_itself(target)) {
+    add(prospect.text,
+        "it gave up its privileges and may not look at its own threads: root opens their files for "
+        "it");
+  }
   // As base/descriptor_room.hpp does it.
   constexpr unsigned long wanted = 16;
   if (const Descriptors has = descriptors(target); has.used + wanted > has.soft) {
@@ -138,19 +186,24 @@ Prospect modules(const Target& target) {
 
 }  // namespace
 
-Result<std::vector<Prospect>> prospects(int pid) {
+Result<std::vector<Prospect>> prospects(int pid, bool is_attached) {
   auto target = Target::open(pid);
   if (!target) return pass(target);
-  std::vector<Prospect> all{modules(*target), library_functions(*target),
-                            own_functions(*target, link_of(target->proc("exe")))};
-  const bool can_load = all.front().possible;
-  for (std::size_t i = 1; i < all.size(); ++i) {
+  std::vector<Prospect> all;
+  if (!is_attached) all.push_back(attaching(*target));
+  all.push_back(modules(*target));
+  const bool can_load = all.back().possible;
+  const std::string needs = needs_of_jumps(*target);
+  for (Prospect jumps :
+       {library_functions(*target), own_functions(*target, link_of(target->proc("exe")))}) {
     if (!can_load) {
-      all[i] = {all[i].what, false, "they come in modules"};
+      jumps = {jumps.what, false, "they come in modules"};
     } else if (!has_proc(*target)) {
-      all[i] = {all[i].what, false,
-                "there is no /proc in its root: nobody can tell where its threads are"};
+      jumps = {jumps.what, false,
+               "there is no /proc in its root: nobody can tell where its threads are"};
     }
+    if (jumps.possible && !needs.empty()) add(jumps.text, needs);
+    all.push_back(std::move(jumps));
   }
   return all;
 }

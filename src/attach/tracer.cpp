@@ -1,5 +1,7 @@
 #include "attach/tracer.hpp"
 
+#include "attach/target.hpp"
+
 #include <elf.h>
 #include <sched.h>
 #include <signal.h>
@@ -11,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace molt::attach {
@@ -21,18 +24,30 @@ constexpr double longest_us = 10e6;
 
 enum class Waited { stopped, ended, running };
 
-// For the next stop of a traced thread.
+// For the next stop of a traced thread. The kernel tells of it by SIGCHLD, which this process blocks.
 Waited wait_for_stop(pid_t tid, int& status, double begin_us, double patience_us) {
-  while (now_us() - begin_us < patience_us) {
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  for (;;) {
     const pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
-    if (got == 0 || (got < 0 && errno == EINTR)) {
-      const timespec nap{0, 10'000};
-      nanosleep(&nap, nullptr);
-      continue;
-    }
-    return got > 0 && WIFSTOPPED(status) ? Waited::stopped : Waited::ended;
+    if (got > 0) return WIFSTOPPED(status) ? Waited::stopped : Waited::ended;
+    if (got < 0 && errno != EINTR) return Waited::ended;
+    const double left_us = begin_us + patience_us - now_us();
+    if (left_us <= 0) return Waited::running;
+    const auto ns = static_cast<long>(std::min(left_us, longest_us)) * 1000;
+    const timespec left{ns / 1'000'000'000, ns % 1'000'000'000};
+    sigtimedwait(&child, nullptr, &left);
   }
-  return Waited::running;
+}
+
+// Of one that has just ended the kernel says the same as of one that may not be traced.
+bool is_ending(pid_t tid) {
+  const std::string stat = read_text("/proc/" + std::to_string(tid) + "/stat");
+  const std::size_t name_end = stat.rfind(')');
+  if (name_end == stat.npos || name_end + 2 >= stat.size()) return true;
+  const char state = stat[name_end + 2];
+  return state == 'Z' || state == 'X';
 }
 
 }  // namespace
@@ -51,6 +66,11 @@ bool in_tracing_process(const std::function<void()>& work) {
   const auto trace = [](void* given) -> int {
     setsid();
     prctl(PR_SET_NAME, "molt-tracer");
+    signal(SIGCHLD, SIG_DFL);  // its handlers are its own
+    sigset_t child_signal;
+    sigemptyset(&child_signal);
+    sigaddset(&child_signal, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child_signal, nullptr);
     // Nobody comes between while a victim is stopped, where that may be asked for.
     const sched_param first{1};
     sched_setscheduler(0, SCHED_FIFO, &first);
@@ -72,8 +92,11 @@ Status Tracer::seize() {
     seized_ = true;
     return {};
   }
-  if (errno == ESRCH) return fail(EAGAIN, "thread %d has ended", tid_);
-  return fail_errno(errno, "thread %d cannot be traced", tid_);
+  const int code = errno;
+  if (code == ESRCH || (code == EPERM && is_ending(tid_))) {
+    return fail(EAGAIN, "thread %d has ended", tid_);
+  }
+  return fail_errno(code, "thread %d cannot be traced", tid_);
 }
 
 Result<bool> Tracer::stop() {

@@ -65,6 +65,7 @@ class Tracer {
   // within `patience_us`, or it has ended; it runs on then, until this process ends. Signals on the
   // way reach it.
   bool run_to_call(double patience_us);
+  bool has_ended() const { return !seized_; }
   bool get(user_regs_struct& registers) const;
   bool set(const user_regs_struct& registers) const;
   // The vector registers and the signal mask.

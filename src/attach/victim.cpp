@@ -131,6 +131,16 @@ bool may_be_borrowed(const Target& target, const Victim& victim, std::size_t nee
          code[0] == 0x0f && code[1] == 0x05 && !has_signal_frame(target, victim, *stack);
 }
 
+std::vector<pid_t> find_runners(const Target& target) {
+  std::vector<pid_t> running, all;
+  for (const pid_t tid : target.threads()) {
+    if (is_ours(target, tid)) continue;
+    all.push_back(tid);
+    if (!asleep(target, tid)) running.push_back(tid);
+  }
+  return running.empty() ? all : running;
+}
+
 std::vector<Victim> find_victims(const Target& target, std::size_t needed, std::string* why_not) {
   std::vector<Victim> victims;
   std::size_t running = 0, busy = 0, in_handler = 0, small = 0;

@@ -39,6 +39,9 @@ bool may_be_borrowed(const Target& target, const Victim& victim, std::size_t nee
 [[nodiscard]] std::vector<Victim> find_victims(const Target& target, std::size_t needed,
                                                std::string* why_not = nullptr);
 
+// Whom to follow to the next system call: those that run. None does: all but our own.
+[[nodiscard]] std::vector<pid_t> find_runners(const Target& target);
+
 // Is the thread asleep right there? Without touching it.
 [[nodiscard]] std::optional<Victim> asleep(const Target& target, pid_t tid);
 

@@ -152,7 +152,16 @@ bool Judge::is_the_loaders(std::uintptr_t address, const Neighbours& near) {
   // A link map that is no more, of an object that was here before: begin, end, and where its text ends.
   const bool is_old_map = near[-2] == target_.segments.front().begin && near[-1] > near[0] &&
                           near[-1] <= target_.segments.back().end;
-  return is_old_map || is_entry(0) || is_entry(-1) || is_entry(-3);
+  // Or the rest of one, where somebody's block begins that has not been written that far: behind the end of
+  // the text come four scopes, their number, and where they are.
+  constexpr std::uintptr_t scopes = 4;
+  const std::uintptr_t list = address + 8;
+  const bool ends_text = std::any_of(
+      target_.text.begin(), target_.text.end(),
+      [&](const Range& text) { return near[0] % 4096 == 0 && near[0] - text.end < 4096; });
+  const bool is_rest_of_map = ends_text && copy_.word(list + scopes * 8) == scopes &&
+                              copy_.word(list + scopes * 8 + 8) == list;
+  return is_old_map || is_rest_of_map || is_entry(0) || is_entry(-1) || is_entry(-3);
 }
 
 // Does the link map hold this address? Blocks that it refers to are the loader's: the table of

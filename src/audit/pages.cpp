@@ -1,4 +1,5 @@
 #include "audit/pages.hpp"
+#include "base/own_fd.hpp"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -56,7 +57,7 @@ constexpr std::uint64_t soft_dirty_bytes_max = std::uint64_t{1} << 30;
 
 // What the process has in memory that is not a file's, roughly.
 std::uint64_t anonymous_bytes() {
-  const Fd fd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC))};
   char text[128];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 0;
@@ -68,7 +69,7 @@ std::uint64_t anonymous_bytes() {
 
 // VmSwap of /proc/self/status; not 0 where that is not known.
 std::uint64_t swapped_bytes() {
-  const Fd fd(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(::open("/proc/self/status", O_RDONLY | O_CLOEXEC))};
   char text[4096];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 1;
@@ -82,7 +83,7 @@ std::uint64_t swapped_bytes() {
 }  // namespace
 
 Status Pages::open(const Options& options) {
-  pagemap_ = Fd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  pagemap_ = OwnFd(Fd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)));
   if (options.no_pagemap) pagemap_.reset();
   if (!pagemap_) {
     swaps_ = swapped_bytes() != 0;
@@ -140,7 +141,7 @@ bool Pages::open_write_protection() {
 }
 
 bool Pages::clear_soft_dirty() const {
-  const Fd fd(::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC))};
   if (!fd) return false;
   // Writing succeeds whether or not the kernel has such bits: so look at a page of our own. Its bit
   // goes with the clearing and comes with a store.
@@ -150,8 +151,8 @@ bool Pages::clear_soft_dirty() const {
   auto* byte = static_cast<volatile char*>(page);
   const auto address = reinterpret_cast<std::uintptr_t>(page);
   *byte = 1;
-  bool works = (entry(address) & entry_soft_dirty) != 0 && write(fd.get(), "4", 1) == 1 &&
-               (entry(address) & entry_soft_dirty) == 0;
+  bool works = (entry(address) & entry_soft_dirty) != 0 && fd.is_there() &&
+               write(fd.get(), "4", 1) == 1 && (entry(address) & entry_soft_dirty) == 0;
   *byte = 2;
   works = works && (entry(address) & entry_soft_dirty) != 0;
   munmap(page, page_bytes);

@@ -17,6 +17,7 @@
 
 #include "audit/audit.hpp"
 #include "base/fd.hpp"
+#include "base/own_fd.hpp"
 #include "base/result.hpp"
 
 namespace molt::audit {
@@ -73,7 +74,7 @@ class Pages {
   Method method_ = Method::rescan;
   bool scans_ = false;
   bool swaps_ = false;  // there are pages that mincore() does not know
-  Fd pagemap_;
+  OwnFd pagemap_;
   Fd faults_;
   std::vector<Range> protected_;
   std::vector<Range> refused_;

@@ -46,6 +46,14 @@ class OwnFd {
     return fd_ && fstat(fd_.get(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_;
   }
   void reset() { let_go(); }
+  // The same file once more, under that number or a higher one.
+  OwnFd numbered(int least) const {
+    OwnFd other;
+    other.fd_.reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, least));
+    other.device_ = device_;
+    other.inode_ = inode_;
+    return other;
+  }
 
  private:
   void let_go() {

@@ -154,7 +154,7 @@ Closure::Bound Closure::bind_undefined(const DiffedUnit& unit, const ObjectSymbo
   return bind_place(unit, name, place, in);
 }
 
-Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Reference& ref) {
+Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Referent& ref) {
   const ObjectSection& from = unit.new_view->section(ref.section);
   const auto content = unit.new_view->merged(ref.section, ref.offset);
   const std::uint64_t unit_size = std::max<std::uint64_t>(from.entry_size, 1);
@@ -182,7 +182,7 @@ Closure::Bound Closure::bind_merged(const DiffedUnit& unit, const Reference& ref
 // The symbol and addend that stand for what a relocation of the new object refers to.
 Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Relocation& r) {
   const View& view = *unit.new_view;
-  const Reference ref = view.reference(in, r);
+  const Referent ref = view.reference(in, r);
   if (ref.section == 0) {
     Bound bound = bind_undefined(unit, view.symbol(r.symbol), in);
     bound.addend += r.addend;

@@ -62,7 +62,7 @@ class Closure {
   };
   Bound bind(const DiffedUnit& unit, std::uint32_t section, const Relocation& relocation);
   Bound bind_undefined(const DiffedUnit& unit, const ObjectSymbol& symbol, std::uint32_t in);
-  Bound bind_merged(const DiffedUnit& unit, const Reference& ref);
+  Bound bind_merged(const DiffedUnit& unit, const Referent& ref);
   Bound bind_place(const DiffedUnit& unit, const std::string& name, const Place& place,
                    std::uint32_t in);
   Bound own_copy(const DiffedUnit& unit, std::uint32_t section, std::uint64_t value);

@@ -142,9 +142,9 @@ std::int64_t View::to_end(std::uint32_t index, std::uint64_t field) const {
   return field < at->second.size() ? at->second[field] : 4;
 }
 
-Reference View::reference(std::uint32_t in, const Relocation& r) const {
+Referent View::reference(std::uint32_t in, const Relocation& r) const {
   const ObjectSymbol& target = symbol(r.symbol);
-  Reference ref;
+  Referent ref;
   ref.offset = r.addend;
   if (is_pc_relative(r.type)) {
     if (section(in).is_code()) {
@@ -372,7 +372,7 @@ void Comparison::compare(Pair first) {
 bool Comparison::compare_reference(Pair pair, const Relocation& a, const Relocation& b,
                                    Node& node) {
   if (a.type != b.type || a.offset != b.offset) return false;
-  const Reference n = new_.reference(pair.new_section, a), o = old_.reference(pair.old_section, b);
+  const Referent n = new_.reference(pair.new_section, a), o = old_.reference(pair.old_section, b);
   if ((n.section == 0) != (o.section == 0)) return false;
   if (n.section == 0) {
     return n.offset == o.offset && new_.symbol(n.symbol).name == old_.symbol(o.symbol).name;

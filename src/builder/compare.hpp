@@ -26,7 +26,7 @@
 namespace molt::builder {
 
 // What a relocation leads to.
-struct Reference {
+struct Referent {
   std::uint32_t symbol = 0;   // named and defined, or undefined; 0: a place in a section
   std::uint32_t section = 0;  // 0: undefined, absolute
   std::int64_t offset = 0;    // from the symbol; without one, from the section's begin
@@ -43,7 +43,7 @@ class View {
   // The function or variable that the section is; 0: it is none, or many.
   std::uint32_t owner(std::uint32_t section) const { return owners_[section]; }
   std::string_view name(std::uint32_t section) const;
-  Reference reference(std::uint32_t section, const Relocation& relocation) const;
+  Referent reference(std::uint32_t section, const Relocation& relocation) const;
   // How far the relocated field is from the end of its instruction.
   std::int64_t to_end(std::uint32_t section, std::uint64_t field) const;
   // Constant data: it cannot be changed by the program once it runs.

@@ -1,10 +1,10 @@
 #include "cli/client.hpp"
 
+#include "cli/network.hpp"
+
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 
@@ -57,32 +57,6 @@ ControlSocket find_socket(const Process& process) {
   }
   fail_not_ours(process, EACCES);
 }
-
-// In the network namespace of a process: there abstract names are looked up that its sockets have. The
-// calling thread comes back to its own with the end of this.
-class NetworkOf {
- public:
-  explicit NetworkOf(const Process& process) {
-    const Fd theirs(
-        ::open(fmt::format("/proc/{}/ns/net", process.pid).c_str(), O_RDONLY | O_CLOEXEC));
-    Fd own(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-    struct stat there {
-    }, here{};
-    if (!theirs || !own || ::fstat(theirs.get(), &there) != 0 || ::fstat(own.get(), &here) != 0 ||
-        (there.st_ino == here.st_ino && there.st_dev == here.st_dev)) {
-      return;
-    }
-    if (::setns(theirs.get(), CLONE_NEWNET) == 0) own_ = std::move(own);
-  }
-  ~NetworkOf() {
-    if (own_) ::setns(own_.get(), CLONE_NEWNET);
-  }
-  NetworkOf(const NetworkOf&) = delete;
-  NetworkOf& operator=(const NetworkOf&) = delete;
-
- private:
-  Fd own_;
-};
 
 }  // namespace
 

@@ -88,6 +88,10 @@ std::string Table::text() const {
   return out;
 }
 
+std::string value_text(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 std::string joined(const Json& names, std::string_view separator) {
   std::string out;
   for (const Json& name : names) {

@@ -32,6 +32,8 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
+// A text as it is, anything else as JSON.
+std::string value_text(const Json& value);
 // "a,b" or, of nothing, "-".
 std::string joined(const Json& names, std::string_view separator = ",");
 // "key:           value" lines as modinfo prints them.

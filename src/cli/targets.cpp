@@ -1,6 +1,7 @@
 #include "cli/targets.hpp"
 
 #include "cli/agent.hpp"
+#include "cli/lender.hpp"
 #include "cli/print.hpp"
 
 #include <sys/stat.h>
@@ -154,7 +155,15 @@ Connection& Session::connection(Deadline deadline) {
     attach_to(process_, options_);
   }
   // What a given-up request is still answered must not be taken for the next one's reply.
-  if (!connection_ || connection_->is_awaiting()) connection_.emplace(process_, deadline);
+  if (!connection_ || connection_->is_awaiting()) {
+    connection_.emplace(process_, deadline);
+    if (needs_loans(process_)) {
+      lend(process_,
+           [&] { return connection_->call(wire::method::lend, Json::object(), -1, deadline); });
+      // A request that was given up is still answered.
+      if (connection_->is_awaiting()) connection_.emplace(process_, deadline);
+    }
+  }
   return *connection_;
 }
 

@@ -11,6 +11,11 @@
 
 namespace molt::cli {
 
+// What the process waits where the user set no --timeout, see docs/protocol.md. A replacement loads
+// first, and its own limit is for the pause only.
+inline constexpr int load_ms = 30'000;
+inline constexpr int unload_ms = 10'000;
+
 // Processes with a control socket, or with one that this user may not use, or children of a fork of
 // such a process.
 struct Seen {

@@ -109,7 +109,8 @@ Runner declare_doctor(CLI::App& verb) {
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
       Json prospects = Json::array();
       std::vector<attach::Prospect> verbs;
-      if (code == 0) verbs = attach::prospects(pid).value_or(std::vector<attach::Prospect>());
+      if (code == 0)
+        verbs = attach::prospects(pid, there).value_or(std::vector<attach::Prospect>());
       for (const attach::Prospect& prospect : verbs) {
         prospects.push_back(
             {{"what", prospect.what}, {"possible", prospect.possible}, {"text", prospect.text}});
@@ -132,8 +133,10 @@ Runner declare_doctor(CLI::App& verb) {
 
 Runner declare_run(CLI::App& verb) {
   auto words = std::make_shared<std::vector<std::string>>();
+  auto children = std::make_shared<bool>(false);
+  verb.add_flag("--children", *children, "Also in programs that it starts, and those in turn");
   verb.add_option("COMMAND", *words, "The program and its arguments, behind --")->required();
-  return [words](const Options& options) -> int {
+  return [words, children](const Options& options) -> int {
     refuse_dry_run(options, "run");
     const std::string runtime = runtime_path();
     if (runtime.find_first_of(": ") != std::string::npos) {
@@ -144,6 +147,7 @@ Runner declare_run(CLI::App& verb) {
     const std::string preload = others && *others ? fmt::format("{}:{}", runtime, others) : runtime;
     ::setenv("LD_PRELOAD", preload.c_str(), 1);
     ::setenv("MOLT_AGENT", runtime.c_str(), 1);
+    if (*children) ::setenv("MOLT_AGENT_CHILDREN", "1", 1);
     std::vector<char*> arguments;
     for (std::string& word : *words) arguments.push_back(word.data());
     arguments.push_back(nullptr);

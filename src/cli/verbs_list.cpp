@@ -16,7 +16,7 @@ std::string used_by(const Json& module) {
   return holders.empty() ? "[permanent]" : joined(holders) + ",[permanent]";
 }
 
-std::string state_of(const Json& module) {
+std::string module_state(const Json& module) {
   const auto state = module.at("state").get<std::string>();
   return state == "live" && !module.value("enabled", true) ? "disabled" : state;
 }
@@ -32,7 +32,7 @@ std::string show_table(const Json& reply) {
     live.add({module.at("name").get<std::string>(),
               std::to_string(module.at("size").get<std::uint64_t>()),
               std::to_string(module.at("refcount").get<std::int64_t>()), used_by(module),
-              state_of(module), module.value("taint", "")});
+              module_state(module), module.value("taint", "")});
   }
   // Memory that unloaded modules still take, and what keeps it.
   Table resident({{"Unloaded", Table::left},
@@ -91,19 +91,15 @@ std::string order_text(const Json& order) {
   return value < 0 ? "first" : value > 0 ? "last" : "normal";
 }
 
-std::string text_of(const Json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 std::string show_module(const Json& reply) {
   std::string text;
   for (const char* key :
        {"name", "version", "description", "license", "srcversion", "path", "store"}) {
-    if (reply.contains(key) && !reply[key].empty()) text += field_line(key, text_of(reply[key]));
+    if (reply.contains(key) && !reply[key].empty()) text += field_line(key, value_text(reply[key]));
   }
-  text += field_line("state", state_of(reply));
-  text += field_line("size", text_of(reply.at("size")));
-  text += field_line("refcnt", text_of(reply.at("refcount")));
+  text += field_line("state", module_state(reply));
+  text += field_line("size", value_text(reply.at("size")));
+  text += field_line("refcnt", value_text(reply.at("refcount")));
   text += field_line("used by", used_by(reply));
   if (const auto taint = reply.value("taint", std::string()); !taint.empty()) {
     text += field_line("taint", taint);
@@ -116,7 +112,7 @@ std::string show_module(const Json& reply) {
                                            order_text(callback.value("order", Json(0)))));
   }
   for (const Json& symbol : reply.value("exports", Json::array())) {
-    text += field_line("export", text_of(symbol));
+    text += field_line("export", value_text(symbol));
   }
   for (const Json& symbol : reply.value("imports", Json::array())) {
     text += field_line("import", fmt::format("{} from {}", symbol.at("name").get<std::string>(),
@@ -130,7 +126,7 @@ std::string show_module(const Json& reply) {
                                            requests.value("uid", 0)));
   }
   for (const Json& hazard : reply.value("hazards", Json::array())) {
-    text += field_line("hazard", demangled(text_of(hazard)));
+    text += field_line("hazard", demangled(value_text(hazard)));
   }
   if (const auto thrown = reply.value("exceptions", 0); thrown > 0) {
     text += field_line("exceptions", std::to_string(thrown));

@@ -15,11 +15,6 @@
 namespace molt::cli {
 namespace {
 
-// What the process waits where the user set no --timeout, see docs/protocol.md. A replacement loads
-// first, and its own limit is for the pause only.
-constexpr int load_ms = 30'000;
-constexpr int unload_ms = 10'000;
-
 // "limit=5", but not "./odd=name.so".
 bool is_parameter(const std::string& word) {
   const std::size_t equals = word.find('=');

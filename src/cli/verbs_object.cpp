@@ -10,10 +10,6 @@
 namespace molt::cli {
 namespace {
 
-std::string text_of(const Json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 // One line for each node, indented by its depth below the first.
 std::string show_tree(const Json& reply) {
   std::string text;
@@ -30,9 +26,9 @@ std::string show_tree(const Json& reply) {
       text += "/";
       above.push_back(path);
     } else if (kind == "link") {
-      text += " -> " + printable(text_of(node.value("target", Json("?"))));
+      text += " -> " + printable(value_text(node.value("target", Json("?"))));
     } else if (node.contains("value")) {
-      text += " = " + printable(text_of(node["value"]));
+      text += " = " + printable(value_text(node["value"]));
     }
     text += "\n";
   }
@@ -50,7 +46,7 @@ Runner declare_get(CLI::App& verb) {
         {[path](Session& session) {
            return session.call(wire::method::get, {{"path", *path}});
          },
-         [](const Json& reply) { return printable(text_of(reply.at("value"))) + "\n"; }});
+         [](const Json& reply) { return printable(value_text(reply.at("value"))) + "\n"; }});
   };
 }
 

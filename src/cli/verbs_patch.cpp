@@ -17,8 +17,6 @@
 namespace molt::cli {
 namespace {
 
-constexpr int load_ms = 30'000;
-constexpr int unload_ms = 10'000;
 constexpr int transition_ms = 30'000;
 
 // A failure that says of a transition what came of it as well.
@@ -100,7 +98,7 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
   return reply;
 }
 
-std::string state_of(const Json& patch) {
+std::string patch_state(const Json& patch) {
   const bool enabled = patch.value("enabled", false);
   if (patch.value("transition", false)) return enabled ? "patching" : "unpatching";
   return enabled ? "enabled" : "disabled";
@@ -135,7 +133,7 @@ std::string show_status(const Json& reply) {
                {"FUNCTIONS", Table::left}});
   for (const Json& patch : reply.at("patches")) {
     table.add({std::to_string(patch.value("stack_order", 0)), patch.at("name").get<std::string>(),
-               state_of(patch), functions_of(patch)});
+               patch_state(patch), functions_of(patch)});
   }
   std::string text = table.empty() ? "" : table.text();
   text += progress_of(reply.value("transition", Json()));
@@ -168,10 +166,12 @@ Runner declare_apply(CLI::App& verb) {
       args += (args.empty() ? "" : " ") + parameter;
     }
     open_module_file(words->file);
-    const auto show = [&options](const Json& reply) -> std::string {
+    const auto show = [&options, words](const Json& reply) -> std::string {
       if (!options.verbose && !options.dry_run) return "";
       return fmt::format("{}: {}\n", reply.at("name").get<std::string>(),
-                         options.dry_run ? "would be applied" : "applied");
+                         options.dry_run  ? "would be applied"
+                         : words->no_wait ? "its transition has begun"
+                                          : "applied");
     };
     return run_on_targets(options, "apply",
                           {[=](Session& session) {

@@ -31,7 +31,7 @@ bool is_stale(const Row& row) {
   return failure && failure->kind == ErrorClass::missing;
 }
 
-std::string state_of(const Json& info) {
+std::string process_state(const Json& info) {
   if (const auto text = info.value("poisoned", std::string()); !text.empty()) {
     return "poisoned: " + text;
   }
@@ -44,13 +44,9 @@ std::string count_of(const Json& info, const char* key) {
 }
 
 std::vector<std::string> cells_of(const Process& process, const Json& info) {
-  return {std::to_string(process.pid),
-          info.value("name", process.comm),
-          info.value("version", ""),
-          count_of(info, "modules"),
-          count_of(info, "hooks"),
-          info.value("taint", ""),
-          state_of(info)};
+  return {std::to_string(process.pid), info.value("name", process.comm), info.value("version", ""),
+          count_of(info, "modules"),   count_of(info, "hooks"),          info.value("taint", ""),
+          process_state(info)};
 }
 
 Row ask(const Process& process, double wait_s) {

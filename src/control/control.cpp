@@ -11,6 +11,7 @@
 #include "control/object.hpp"
 #include "control/server.hpp"
 #include "control/start.hpp"
+#include "livepatch/engine.hpp"
 #include "threads/own_thread.hpp"
 
 namespace molt::control {
@@ -48,6 +49,7 @@ Status start_with(const Options& options, const Limits& limits) {
 
   set_host_name(options.name);
   set_delay_release_ms(options.delay_release_ms);
+  livepatch::set_delay_release_ms(options.delay_release_ms);
   auto server = std::make_unique<Server>(options.directory, limits);
   if (Status ok = server->start(); !ok) return ok;
   log::set_listener(on_log_line);

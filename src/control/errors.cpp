@@ -59,4 +59,13 @@ ErrorClass classify(Asked asked, const Error& error) {
   return ErrorClass::failed;
 }
 
+Error explain_closed(const Error& error) {
+  if (error.code != EBADF) return error;
+  return fail(
+             {EBADF, error.site},
+             "%s; another thread of the process closes descriptors that it did not open: try again",
+             error.detail)
+      .value();
+}
+
 }  // namespace molt::control

@@ -19,4 +19,7 @@ enum class Asked {
 
 [[nodiscard]] wire::ErrorClass classify(Asked asked, const Error& error);
 
+// Of an operation whose descriptors the process has closed meanwhile (EBADF), that as well.
+[[nodiscard]] Error explain_closed(const Error& error);
+
 }  // namespace molt::control

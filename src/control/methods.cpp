@@ -171,7 +171,7 @@ Reply load(Arguments& arguments, const Caller& caller) {
     if (name && module::same_content(*name, caller.file))
       return already_loaded(*name, request.args);
   }
-  return refuse(Asked::load, report);
+  return refuse(Asked::load, explain_closed(report.error()));
 }
 
 Reply unload(Arguments& arguments, const Caller& caller) {
@@ -534,6 +534,15 @@ Reply testify(Arguments& arguments, const Caller&) {
   return Json::object();
 }
 
+Reply lend(Arguments& arguments, const Caller&) {
+  if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
+  const auto loans = module::take_loans();
+  if (!loans) return refuse(Asked::request, loans);
+  return Json{{"taken", loans->taken},
+              {"missing", loans->missing},
+              {"desk", loans->desk.empty() ? Json(nullptr) : Json(loans->desk)}};
+}
+
 // --- hooks --------------------------------------------------------------------------------------
 
 Json order_json(const hooks::Order& order) {
@@ -684,6 +693,7 @@ std::span<const Method> methods() {
       {name::gc, true, false, gc},
       {name::blocking, true, false, blocking},
       {name::testify, true, false, testify},
+      {name::lend, true, false, lend},
       {name::audit, true, false, audit_module},
       {name::wait, true, false, wait},
       {name::patches, true, false, patches},

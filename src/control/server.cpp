@@ -107,7 +107,10 @@ std::string reply_to(const Job& job) {
          wire::ErrorClass::failed});
   }
   auto unpacked = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
-  if (!unpacked) return error_reply({unpacked.error(), classify(Asked::load, unpacked.error())});
+  if (!unpacked) {
+    const Error error = explain_closed(unpacked.error());
+    return error_reply({error, classify(Asked::load, error)});
+  }
   const OwnFd file(std::move(*unpacked));
   const log::RequesterScope scope(job.requester);
   return job.call.run({job.requester, file.get(), &job.is_cancelled, job.session.get()});

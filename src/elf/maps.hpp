@@ -4,7 +4,7 @@
 // reads: the kernel goes on at the address where it stopped.
 #pragma once
 
-#include "base/fd.hpp"
+#include "base/own_fd.hpp"
 #include "elf/loaded.hpp"
 
 #include <cstddef>
@@ -32,7 +32,7 @@ class MapsReader {
   static constexpr std::size_t buffer_bytes = 8192;
 
  private:
-  Fd fd_;
+  OwnFd fd_;
   // buffer_[begin_, end_) is read but not handed out yet.
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

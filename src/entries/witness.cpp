@@ -11,8 +11,8 @@
 #include <cstring>
 #include <vector>
 
-#include "base/fd.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "threads/census.hpp"
 #include "threads/procfs.hpp"
 #include "threads/residency.hpp"
@@ -24,7 +24,7 @@ namespace {
 bool blocks_sigtrap(int tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
-  const Fd fd(open(path, O_RDONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(open(path, O_RDONLY | O_CLOEXEC))};
   if (!fd) return errno != ENOENT && errno != ESRCH;
   char text[4096];
   const ssize_t n = read(fd.get(), text, sizeof text - 1);
@@ -36,8 +36,9 @@ bool blocks_sigtrap(int tid) {
   return mask != nullptr && std::sscanf(mask + 8, " %llx", &blocked) == 1 && (blocked & sigtrap);
 }
 
-// A sleeping thread is asked once, and then only how often it has run.
-bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
+// A sleeping thread is asked once, and then only how often it has run. `all_slept`: false if this one was
+// not seen asleep.
+bool blocks_sigtrap(threads::Census& census, threads::Thread& thread, bool& all_slept) {
   const auto runs = [&] {
     std::uint64_t count = 0;
     return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
@@ -47,24 +48,34 @@ bool blocks_sigtrap(threads::Census& census, threads::Thread& thread) {
   const bool is_asleep =
       before != 0 && thread.syscall &&
       threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
+  all_slept = all_slept && is_asleep;
   if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
   if (thread.blocks_traps) return true;
   if (is_asleep && runs() == before) thread.traps_open_at = before;
   return false;
 }
 
-// One listing if it is as the last one was. Whoever is born afterwards is in no listing, and has the mask
-// of a thread that is looked at here.
+// Those who were listed last, if they are all (N5), else those of a new listing; one, if it is as the last
+// one was. Whoever is born afterwards is in no listing, and has the mask of a thread that is looked at here.
 Status list_blocking(std::vector<int>& tids) {
   Status verdict;
+  const int asker = gettid();
   Status asked = threads::inspect([&](threads::Census& census) {
+    const auto ask_everybody = [&] {
+      bool all_slept = true, asker_sleeps = true;  // it waits for us
+      tids.clear();
+      for (threads::Thread* thread : census.threads()) {
+        bool& slept = thread->tid == asker ? asker_sleeps : all_slept;
+        if (blocks_sigtrap(census, *thread, slept)) tids.push_back(thread->tid);
+      }
+      return all_slept;
+    };
+    const std::size_t count = census.count();
+    if (ask_everybody() && census.is_all(count)) return;
     const std::uint64_t before = census.changes();
     verdict = census.list();
     if (verdict && census.changes() != before) verdict = census.refresh();
-    if (!verdict) return;
-    for (threads::Thread* thread : census.threads()) {
-      if (blocks_sigtrap(census, *thread)) tids.push_back(thread->tid);
-    }
+    if (verdict) ask_everybody();
   });
   return asked ? verdict : asked;
 }
@@ -85,7 +96,7 @@ Status ThreadWitness::no_thread_blocks_sigtrap() {
   }
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", blocking.front());
-  if (!Fd(open(path, O_RDONLY | O_CLOEXEC))) {
+  if (!OwnFd(Fd(open(path, O_RDONLY | O_CLOEXEC)))) {
     return fail_errno(errno, "whether thread %d blocks SIGTRAP cannot be seen", blocking.front());
   }
   return fail(
@@ -102,6 +113,7 @@ Status ThreadWitness::no_thread_within(std::span<const arch::CodeRange> ranges) 
   threads::ProofOptions options;
   options.deadline = Deadline::in_ms(patience_ms_);
   options.own_frame = own_frame_;
+  options.foreseen = foreseen_;
   options.last_means = threads::LastMeans::signal;
   // It cannot come back in: a look at itself takes it no time.
   options.last_means_after = Deadline::in_ms(running_ms_);

@@ -5,15 +5,21 @@
 
 #include "arch/x86_64/redirect.hpp"
 #include "base/result.hpp"
+#include "threads/residency.hpp"
 
 namespace molt::entries {
 
 // Looks at every thread of the process. A thread that runs in the bytes asked about is left alone for
-// `running_ms`, then it is signalled. `own_frame`: the caller's stack below it is the runtime's own.
+// `running_ms`, then it is signalled. `own_frame`: the caller's stack below it is the runtime's own. `foreseen`:
+// what is asked about the same threads next.
 class ThreadWitness final : public arch::Witness {
  public:
-  explicit ThreadWitness(int patience_ms, int running_ms = 10, const void* own_frame = nullptr)
-      : patience_ms_(patience_ms), running_ms_(running_ms), own_frame_(own_frame) {}
+  explicit ThreadWitness(int patience_ms, int running_ms = 10, const void* own_frame = nullptr,
+                         const threads::Foreseen& foreseen = {})
+      : patience_ms_(patience_ms),
+        running_ms_(running_ms),
+        own_frame_(own_frame),
+        foreseen_(foreseen) {}
   Status no_thread_blocks_sigtrap() override;
   Status no_thread_within(std::span<const arch::CodeRange> ranges) override;
 
@@ -21,6 +27,7 @@ class ThreadWitness final : public arch::Witness {
   const int patience_ms_;
   const int running_ms_;
   const void* const own_frame_;
+  const threads::Foreseen foreseen_;
 };
 
 }  // namespace molt::entries

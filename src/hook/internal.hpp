@@ -132,6 +132,8 @@ struct Registry {
   std::uint64_t next_load_sequence = 1;
   // Without membarrier gens stay closed for ever: every call takes the fenced walk.
   bool gens_open = true;
+  // New chains have an entry that is never in force (registry.cpp), so their gens stay closed.
+  bool calling_in = false;
 };
 Registry& registry();
 

@@ -101,8 +101,21 @@ std::vector<Candidate> entries_of(const molt_hook_core* hook, const Owner* from,
   return out;
 }
 
-// A chain with these entries; *chain stays null for none. False: no memory.
-bool make_chain(molt_hook_core* hook, const std::vector<Candidate>& entries, molt_chain** chain) {
+void no_callback() {}
+
+// Of no module, and never in force. A chain that names it is never open (I2), and the walk skips it.
+Owner* absent() {
+  static Owner* owner = [] {
+    auto* made = new Owner;
+    made->lineage.store(new Lineage, std::memory_order_relaxed);
+    return made;
+  }();
+  return owner;
+}
+
+// A chain with these entries, and the one of call_in(); *chain stays null for none. False: no memory.
+bool make_chain(molt_hook_core* hook, std::vector<Candidate> entries, molt_chain** chain) {
+  if (registry().calling_in) entries.push_back({0, SIZE_MAX, 0, 0, {no_callback, absent()}});
   if (entries.empty()) return true;
   molt_chain* c = new_chain(hook, entries.size());
   if (c == nullptr) return false;
@@ -488,6 +501,17 @@ std::vector<Inside> who_is_inside(Owner* owner) {
   return inside;
 }
 
+void call_in(bool on) {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  r.calling_in = on;
+  for (molt_hook_core* core : r.hooks) {
+    if (!core->instances.empty()) (void)rebuild(core);
+  }
+  heavy_barrier();
+  reclaim_chains();
+}
+
 Status set_order(std::string_view name, const Order& order) {
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
@@ -569,6 +593,11 @@ void after_fork(bool child) {
       lineage->current.store(from, std::memory_order_seq_cst);
       end_waiting(lineage);
       for (molt_hook_core* hook : hooks_of(from, nullptr)) open(hook);
+    }
+    // Nor the one that calls others in.
+    if (r.calling_in) {
+      r.calling_in = false;
+      for (molt_hook_core* hook : r.hooks) (void)rebuild(hook);
     }
     // Counts of asynchronous callbacks stay: one that is suspended may be resumed in the child. Those
     // of other threads keep their module there for ever; nobody could prove that they are gone.

@@ -85,6 +85,10 @@ bool drain(Owner* owner, Deadline deadline, const Cancelled& cancelled,
 bool entered(Owner* owner);
 // Who that is; an asynchronous callback is on no thread.
 std::vector<Inside> who_is_inside(Owner* owner);
+// While this is on, every call of every hook, also of one without callbacks, takes the general walk,
+// and so comes by threads::pass(). One at a time. Best effort: a hook for which there is no memory is
+// left as it is.
+void call_in(bool on);
 // Whether the calling thread is inside `owner` itself.
 bool self_inside(const Owner* owner);
 

@@ -14,6 +14,7 @@
 
 #include "hook/internal.hpp"
 #include "threads/record.hpp"
+#include "threads/self_proof.hpp"
 
 namespace molt::hooks {
 namespace {
@@ -138,6 +139,7 @@ using namespace molt::hooks;
 extern "C" void molt_walk_begin(molt_walk* walk, molt_hook* hook) {
   *walk = {hook, nullptr, nullptr, nullptr, nullptr, 0, 0};
   walk->chain_frame = push(walk, chain_extended);
+  molt::threads::pass();
   for (;;) {
     const molt_chain* chain = __atomic_load_n(&hook->chain, __ATOMIC_ACQUIRE);
     if (chain == nullptr) break;

@@ -31,8 +31,19 @@ std::atomic<void (*)()> g_all_done{nullptr};
 // From the head of a thread's robust list to its word; the same in every thread of the C library.
 std::ptrdiff_t g_from_robust_list = 0;
 
-// Scans since the agent asked last; a signal handler may lose one.
-__thread unsigned t_checks __attribute__((tls_model("initial-exec"))) = 0;
+// What PENDING has cost the calling thread in this transition; a signal handler may lose some of it.
+struct Asked {
+  std::uint32_t generation;
+  unsigned looks;    // since the agent asked last
+  unsigned in_vain;  // how often it has asked and got no answer
+  std::uintptr_t held_at;
+};
+__thread Asked t_asked __attribute__((tls_model("initial-exec"))) = {};
+
+unsigned most_looks(const Asked& asked) {
+  return asked.in_vain < patient_tries ? few_looks
+                                       : few_looks << (asked.in_vain - patient_tries + 1);
+}
 
 std::uint32_t* own_word() { return &molt_gate_word; }
 
@@ -64,8 +75,6 @@ bool write_word(std::uint32_t* word, std::uint32_t value) {
 std::ptrdiff_t word_offset() {
   return reinterpret_cast<char*>(own_word()) - static_cast<char*>(__builtin_thread_pointer());
 }
-
-const std::uint32_t* word_of_self() { return own_word(); }
 
 Status setup() {
   void* head = robust_list_of(0);
@@ -272,11 +281,15 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
     }
     if (value & pending_bit) {
       SelfCheck check = g_self_check.load(std::memory_order_acquire);
-      const Own own = check ? check(generation, side_of(control), sp) : Own::unknown;
-      if (own == Own::stays && ++t_checks < most_checks) {
+      using threads::Own;
+      Asked& asked = t_asked;
+      if (asked.generation != generation) asked = {generation, 0, 0, 0};
+      const Own own = check ? check(generation, side_of(control), sp, asked.held_at) : Own::unknown;
+      if (own == Own::stays && ++asked.looks < most_looks(asked)) {
         return side_of(value) == Side::patched ? Settled::stays_patched : Settled::stays_unpatched;
       }
-      t_checks = 0;
+      const bool was_most = most_looks(asked) >= many_looks;
+      asked = {generation, 0, was_most ? 0 : asked.in_vain + 1, 0};
       // Fails if a reversal took PENDING away, or the agent closed the gate meanwhile.
       if (swap(word, value, own == Own::leaves ? rule : value & ~pending_bit) &&
           own == Own::leaves) {

@@ -34,8 +34,12 @@
 //            its context switch is the partner; of a running one the look proves nothing.
 // Progress   A thread waits for the agent's look at itself alone (microseconds), and never for
 //            another thread. The last of those that were left tells the agent, which need not guess when
-//            to look again. PENDING costs at most `most_checks` scans of its own stack for each try of
-//            the agent: a busy thread has many nested calls for each outermost one, where it can leave.
+//            to look again. A busy thread has many nested calls for each outermost one, where it can
+//            leave. A scan of its own stack tells it where the outermost word lies that holds it; until
+//            that is off the stack it looks at this one word. PENDING costs at most few_looks of either
+//            kind for each try of the agent; from the eighth try on, which come every 0.1 s then, twice as
+//            many for each, up to many_looks, and from there few again. So whoever leaves once in ten
+//            thousand calls is met at that, and who never does loses less than a tenth of his time.
 // Death      Another thread's word is reached through the kernel (futex operations,
 //            process_vm_readv), which answers EFAULT where the memory has gone with its thread. Each
 //            operation is framed by get_robust_list(): the thread lived until after it. fork: the
@@ -54,6 +58,7 @@
 #include <span>
 
 #include "base/result.hpp"
+#include "threads/own_stack.hpp"
 
 // Where the torture's builds stop for a moment, so that what could go wrong there does.
 #ifdef MOLT_TORTURE_STEPS
@@ -76,7 +81,7 @@ inline constexpr std::uint32_t side_bit = 1;
 inline constexpr std::uint32_t pending_bit = 2;
 inline constexpr std::uint32_t switching_bit = 4;
 inline constexpr unsigned generation_shift = 3;
-inline constexpr unsigned most_checks = 64;
+inline constexpr unsigned few_looks = 64, many_looks = 1 << 15, patient_tries = 8;
 
 inline std::uint32_t generation_of(std::uint32_t word) { return word >> generation_shift; }
 inline Side side_of(std::uint32_t word) { return static_cast<Side>(word & side_bit); }
@@ -87,20 +92,16 @@ inline std::uint32_t decided(std::uint32_t generation, Side side) {
 
 // Where the word is, from the thread pointer: negative.
 std::ptrdiff_t word_offset();
-const std::uint32_t* word_of_self();
 
 // --- the agent ----------------------------------------------------------------------------------
 
 // Whether words of other threads can be reached in this process. Once, before the first transition.
 Status setup();
 
-enum class Own {
-  leaves,   // nothing old on its stack
-  stays,    // something old was seen there
-  unknown,  // not its own stack, or of another generation or target
-};
-// What the calling thread's stack says, from `sp` up. Async-signal-safe.
-using SelfCheck = Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp);
+// Whether something old is on the calling thread's stack, from `sp` up; `unknown` also if another
+// generation or target is asked about by now. `held_at`: threads/own_stack.hpp. Async-signal-safe.
+using SelfCheck = threads::Own (*)(std::uint32_t generation, Side target, std::uintptr_t sp,
+                                   std::uintptr_t& held_at);
 void set_self_check(SelfCheck check);
 
 // So many threads were left by the agent's last try: when as many have changed over by themselves,

@@ -31,6 +31,9 @@ struct Transition {
   bool forced = false;
   bool completing = false;  // all threads are there: what is left are its last callbacks
   std::int64_t began_ns = 0;
+  // What the proof for the last entries that were changed has looked for as well.
+  threads::RangeSet foreseen;
+  std::uint64_t foreseen_number = 0;
   unsigned tries = 0;
   unsigned threads = 0, left = 0;
   unsigned pokes = 0;

@@ -18,8 +18,8 @@
 #include "arch/x86_64/pool.hpp"
 #include "arch/x86_64/text.hpp"
 #include "base/barrier.hpp"
-#include "base/fd.hpp"
 #include "base/futex.hpp"
+#include "base/own_fd.hpp"
 #include "livepatch/internal.hpp"
 
 namespace molt::livepatch {
@@ -91,8 +91,9 @@ constexpr std::array<Pair, sizeof...(I)> pairs(std::index_sequence<I...>) {
 constexpr auto g_pairs = pairs(std::make_index_sequence<most_libraries>());
 
 // The dynamic section may be read-only by now: written as code is, without touching its protection.
-bool write_word(const Fd& mem, std::uintptr_t address, std::uintptr_t value) {
-  return pwrite(mem.get(), &value, sizeof value, static_cast<off_t>(address)) == sizeof value;
+bool write_word(const OwnFd& mem, std::uintptr_t address, std::uintptr_t value) {
+  return mem.is_there() &&
+         pwrite(mem.get(), &value, sizeof value, static_cast<off_t>(address)) == sizeof value;
 }
 
 template <class F>
@@ -110,7 +111,7 @@ std::uintptr_t dynamic_of(const dl_phdr_info& info) {
 }
 
 // Called with the loader's list locked: the library cannot be unmapped meanwhile. Allocates nothing.
-bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const Fd& mem) {
+bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const OwnFd& mem) {
   const std::uintptr_t dynamic = dynamic_of(info);
   Slot* slot = nullptr;
   for (Slot& s : g_slots) {
@@ -150,7 +151,7 @@ bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const Fd& m
 }
 
 // With the library in memory.
-void unhook(Slot& slot, const Fd& mem) {
+void unhook(Slot& slot, const OwnFd& mem) {
   slot.hooked = false;
   for (const auto* entry = reinterpret_cast<const Elf64_Dyn*>(slot.dynamic);
        entry->d_tag != DT_NULL; ++entry) {
@@ -337,7 +338,7 @@ void keep_loaded(const elf::NamedObject& library) {
 
 bool watch_library(const elf::NamedObject& library) {
   if (the_jump().at == 0) return false;
-  const Fd mem(open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+  const OwnFd mem{Fd(open("/proc/self/mem", O_RDWR | O_CLOEXEC))};
   if (!mem) return false;
   std::lock_guard lock(g_slots_mutex);
   bool hooked = true;  // there is nothing to watch if it has gone
@@ -394,7 +395,7 @@ void stop_watching() {
   static_cast<void>(arch::serialise_cores());
   j.at = 0;
   free_slots();
-  const Fd mem(open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+  const OwnFd mem{Fd(open("/proc/self/mem", O_RDWR | O_CLOEXEC))};
   if (!mem) return;
   std::lock_guard slots(g_slots_mutex);
   visit_objects([&](const dl_phdr_info& info) {

@@ -71,8 +71,8 @@ void free_gate(SiteGate* gate) {
   sites().free_gates.push_back(gate);
 }
 
-entries::ThreadWitness witness_of(int patience_ms) {
-  return entries::ThreadWitness(patience_ms, running_patience_ms, engine().own_frame);
+entries::ThreadWitness witness_of(int patience_ms, const threads::Foreseen& foreseen = {}) {
+  return entries::ThreadWitness(patience_ms, running_patience_ms, engine().own_frame, foreseen);
 }
 
 // --- the gate's slow path ------------------------------------------------------------------------------
@@ -230,7 +230,8 @@ std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t add
   return {segment};
 }
 
-Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_ms) {
+Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_ms,
+            threads::RangeSet* foreseen, std::uint64_t foreseen_number) {
   if (leads.empty()) return {};
   arch::TextWriter writer = arch::TextWriter::open();
   std::vector<entries::Wish> wishes;
@@ -251,6 +252,10 @@ Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_m
       auto gate = make_gate(writer, to, generation);
       if (!gate) return give_up(gate.error());
       gates.back() = *gate;
+      if (foreseen != nullptr) {
+        const arch::CodeRange counted = arch::gate_counted((*gate)->slot.address);
+        foreseen->add(counted.begin, counted.end);
+      }
       wish.target = (*gate)->slot.address;
     } else if (code_of(site, to.patched) != site.seat->redirect.original) {
       auto target = near_target(writer, site, code_of(site, to.patched));
@@ -259,7 +264,7 @@ Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_m
     }
     if (wish.target != site.seat->version) wishes.push_back(wish);
   }
-  entries::ThreadWitness witness = witness_of(patient_ms);
+  entries::ThreadWitness witness = witness_of(patient_ms, {foreseen, foreseen_number});
   if (Status ok = entries::commit(writer, wishes, witness); !ok) return give_up(ok.error());
   Lock lock(engine().mutex);
   for (std::size_t i = 0; i < leads.size(); ++i) {

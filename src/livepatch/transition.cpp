@@ -8,9 +8,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +19,7 @@
 #include "base/log.hpp"
 #include "livepatch/internal.hpp"
 #include "threads/own_frames.hpp"
+#include "threads/own_stack.hpp"
 #include "threads/own_thread.hpp"
 
 namespace molt::livepatch {
@@ -45,112 +43,27 @@ struct Armed {
   gate::Side target;
   threads::RangeSet ranges;
 };
-std::atomic<const Armed*> g_armed{nullptr};
-// Threads in self_check(). One that is cancelled or jumps out of it by a signal handler leaves its
-// count behind: then sets are leaked from there on, never freed under somebody.
-std::atomic<unsigned> g_checking{0};
-std::vector<const Armed*> g_disarmed;
-const std::uint32_t* g_main_word = nullptr;  // of the thread that runs on the kernel's stack
-std::uintptr_t g_main_stack_end = 0;
+threads::Posted<Armed> g_armed;
 
-void arm(const Armed* armed) {
-  const Armed* old = g_armed.exchange(armed, std::memory_order_seq_cst);
-  if (old != nullptr) g_disarmed.push_back(old);
-  if (g_checking.load(std::memory_order_seq_cst) != 0) return;
-  for (const Armed* set : g_disarmed) delete set;
-  g_disarmed.clear();
+// f(ranges) on what a thread that changes over to `target` must not have on its stack; `otherwise` if
+// that is not what is asked any more.
+template <class T, class F>
+T with_old_code(std::uint32_t generation, gate::Side target, T otherwise, F&& f) {
+  return g_armed.read([&](const Armed* armed) {
+    const bool asked =
+        armed != nullptr && armed->generation == generation && armed->target == target;
+    return asked ? f(armed->ranges) : otherwise;
+  });
 }
 
-// Where the stack ends that the calling thread was born with: at its own descriptor, which the C
-// library puts on top of it, or, of the main thread, where the kernel's part begins. 0: `sp` is not on
-// it, as far as one can see.
-std::uintptr_t stack_end(std::uintptr_t sp) {
-  const std::uintptr_t end = gate::word_of_self() == g_main_word
-                                 ? g_main_stack_end
-                                 : reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
-  constexpr std::uintptr_t most = std::uintptr_t{1} << 30;
-  return sp >= end || end - sp > most ? 0 : end;
-}
-
-// On the alternate signal stack: where the stack pointer was when the first handler there began. The
-// kernel keeps it in the frame that it built, beside the bounds of that stack. 0: not found.
-std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
-  static_assert(offsetof(ucontext_t, uc_stack) + sizeof(stack_t) ==
-                offsetof(ucontext_t, uc_mcontext.gregs));
-  constexpr std::size_t sp_place = sizeof(stack_t) / sizeof(std::uintptr_t) + REG_RSP;
-  const auto begin = reinterpret_cast<std::uintptr_t>(alternate.ss_sp);
-  const auto* end = reinterpret_cast<const std::uintptr_t*>(begin + alternate.ss_size);
-  std::uintptr_t lowest = 0;
-  for (const auto* at = reinterpret_cast<const std::uintptr_t*>(sp & ~std::uintptr_t{7});
-       at + sp_place < end; ++at) {
-    if (at[0] != begin || at[2] != alternate.ss_size) continue;
-    const std::uintptr_t found = at[sp_place];
-    // A handler on top of another; a leftover can only make more of the stack be looked at.
-    if (found - begin <= alternate.ss_size || stack_end(found) == 0) continue;
-    if (lowest == 0 || found < lowest) lowest = found;
-  }
-  return lowest;
-}
-
-// Copied by the kernel: should memory be missing in between, that is an answer, not a fault.
-gate::Own scan_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end) {
-  constexpr std::size_t words = 512;
-  std::uintptr_t buffer[words];
-  for (std::uintptr_t at = sp & ~std::uintptr_t{7}; at < end;) {
-    const std::size_t bytes = std::min<std::size_t>(sizeof buffer, end - at);
-    iovec to{buffer, bytes}, from{reinterpret_cast<void*>(at), bytes};
-    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(bytes)) {
-      return gate::Own::unknown;
-    }
-    for (std::size_t i = 0; i < bytes / sizeof(std::uintptr_t); ++i) {
-      if (ranges.contains(buffer[i])) return gate::Own::stays;
-    }
-    at += bytes;
-  }
-  return gate::Own::leaves;
-}
-
-gate::Own look_at_own_stack(const threads::RangeSet& ranges, std::uintptr_t sp) {
-  stack_t alternate;
-  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return gate::Own::unknown;
-  if (alternate.ss_flags & SS_ONSTACK) {
-    constexpr std::uintptr_t red_zone = 128;
-    const std::uintptr_t below = interrupted_sp(sp, alternate);
-    if (below == 0) return gate::Own::unknown;
-    const auto alternate_end =
-        reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
-    const gate::Own here = scan_own_stack(ranges, sp, alternate_end);
-    if (here != gate::Own::leaves) return here;
-    sp = below - red_zone;
-  }
-  const std::uintptr_t end = stack_end(sp);
-  return end == 0 ? gate::Own::unknown : scan_own_stack(ranges, sp, end);
-}
-
-gate::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp) {
+threads::Own self_check(std::uint32_t generation, gate::Side target, std::uintptr_t sp,
+                        std::uintptr_t& held_at) {
 #ifdef MOLT_MUTATE_NO_SELF_CHECK
-  return gate::Own::leaves;
+  return threads::Own::leaves;
 #endif
-  g_checking.fetch_add(1, std::memory_order_seq_cst);
-  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
-  gate::Own own = gate::Own::unknown;
-  if (armed != nullptr && armed->generation == generation && armed->target == target) {
-    own = look_at_own_stack(armed->ranges, sp);
-  }
-  g_checking.fetch_sub(1, std::memory_order_release);
-  return own;
-}
-
-void find_main_stack() {
-  if (g_main_stack_end != 0) return;
-  static_cast<void>(threads::inspect([](threads::Census& census) {
-    if (!census.refresh()) return;
-    threads::Thread* main = census.find(getpid());
-    if (main == nullptr) return;
-    census.find_stack(*main);
-    g_main_word = gate::word_of(getpid());
-    g_main_stack_end = main->stack.end;
-  }));
+  return with_old_code(
+      generation, target, threads::Own::unknown,
+      [&](const threads::RangeSet& ranges) { return look_at_own_stack(ranges, sp, &held_at); });
 }
 
 // --- what is old --------------------------------------------------------------------------------------
@@ -161,29 +74,33 @@ const Func* version_after(const Change& change, gate::Side target) {
 
 bool is_original(const Func* version) { return version == nullptr || version->nop; }
 
-threads::RangeSet old_code(const Transition& t) {
+threads::RangeSet old_code(const Transition& t, std::span<const Change> more = {}) {
   threads::RangeSet ranges;
 #ifndef MOLT_MUTATE_NO_TRAMPOLINE
   add_pool_code(ranges);
 #endif
-  for (const Change& change : t.changes) {
+  const auto add = [&](const Change& change) {
     const Func* mine = change.gated ? version_after(change, t.target) : nullptr;
     if (!change.gated) {
       // Below another's version: nothing changes for callers, but it is to be empty when it goes.
       if (!t.patching()) add_version(ranges, *change.site, change.unpatched);
-      continue;
+      return;
     }
-    if ((change.patched != nullptr && change.patched->immediate)) continue;
+    if ((change.patched != nullptr && change.patched->immediate)) return;
     for (const Func* version : change.site->stack) {
       if (version == mine || version->nop) continue;
       add_version(ranges, *change.site, version);
     }
     if (!is_original(mine)) add_version(ranges, *change.site, nullptr);
-  }
+  };
+  for (const Change& change : t.changes) add(change);
+  for (const Change& change : more) add(change);
   return ranges;
 }
 
-void publish_old_code(const Transition& t) { arm(new Armed{t.generation, t.target, old_code(t)}); }
+void publish_old_code(const Transition& t) {
+  g_armed.post(new Armed{t.generation, t.target, old_code(t)});
+}
 
 const char* direction(gate::Side side) {
   return side == gate::Side::patched ? "patching" : "unpatching";
@@ -282,7 +199,7 @@ bool complete() {
   t.completing = true;
   retire_gates();
   gate::end();
-  arm(nullptr);
+  g_armed.post(nullptr);
   const bool forced = t.forced;
   const bool never_asked = !is_gated(t);
 
@@ -375,7 +292,7 @@ bool complete() {
 // --- steps ---------------------------------------------------------------------------------------------
 
 void init_transition(const PatchPtr& patch, gate::Side target) {
-  find_main_stack();
+  threads::find_main_stack();
   gate::set_self_check(self_check);
   Engine& e = engine();
   {
@@ -433,12 +350,24 @@ Status patch_object(Object& object) {
     leads.push_back({func->site, func->site->top(), func.get(), gated});
     changes.push_back({func->site, func->site->top(), func.get(), gated});
   }
-  if (Status ok = lead(leads, t.generation, prologue_patience_ms); !ok) {
+  // The proof for the entries looks at the stacks that the census is to look at.
+  static std::uint64_t last_number = 0;
+  threads::RangeSet foreseen;
+  std::uint64_t number = 0;
+  if (gated) {
+    foreseen = old_code(t, changes);
+    number = ++last_number;
+  }
+  Status placed =
+      lead(leads, t.generation, prologue_patience_ms, gated ? &foreseen : nullptr, number);
+  if (!placed) {
     say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
-        -ok.error().code);
-    return ok;
+        -placed.error().code);
+    return placed;
   }
   Lock lock(e.mutex);
+  t.foreseen = std::move(foreseen);
+  t.foreseen_number = number;
   for (const auto& func : object.funcs) {
     func->site->stack.insert(func->site->stack.begin(), func.get());
     func->patched = true;
@@ -487,6 +416,10 @@ namespace {
 struct Attempt {
   unsigned threads = 0, left = 0;
   std::vector<threads::Finding> holders;
+  // Of a census that found everybody out and asleep: how often each had run, in the order of the list
+  // that was the census's then. Empty otherwise.
+  std::vector<std::uint64_t> runs;
+  std::uint64_t of_list = 0;
 };
 
 // The runtime's own two threads are in no old code that matters to anybody.
@@ -509,23 +442,21 @@ Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
     std::uint64_t looked_at = 0;  // serials up to here
     std::vector<threads::Thread*> fresh;
     std::vector<threads::Finding> findings;
-    for (int i = 0; i < most_listings; ++i) {
-      const std::uint64_t before = census.changes();
-      if (Status ok = census.list(); !ok) {
-        verdict = ok;
-        return;
-      }
-      // Two equal listings, both begun since the gates are in place (threads/census.hpp).
-      if (i > 0 && census.changes() == before) {
-        verdict = {};
-        break;
-      }
+    bool all_slept = true;
+    const std::uint64_t foreseen = t.foreseen.includes(ranges) ? t.foreseen_number : 0;
+    const auto look_at_fresh = [&] {
       fresh.clear();
       std::uint64_t newest = looked_at;
       for (threads::Thread* thread : census.threads()) {
         newest = std::max(newest, thread->serial);
-        if (thread->serial <= looked_at || is_own_thread(*thread)) continue;
+        if (thread->serial <= looked_at) continue;
         if (asker_is_out && thread->tid == asker) continue;
+        if (is_own_thread(*thread)) {
+          all_slept = all_slept && thread->tid == asker;
+          continue;
+        }
+        // Out when its stack was copied for the proof that preceded, and asleep since.
+        if (threads::is_clean(census, *thread, foreseen)) continue;
         fresh.push_back(thread);
       }
       looked_at = newest;
@@ -536,9 +467,35 @@ Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
       for (threads::Finding& f : findings) f.verdict = threads::Verdict::out;
 #endif
       for (std::size_t k = 0; k < fresh.size(); ++k) {
+        all_slept = all_slept && findings[k].verdict != threads::Verdict::unknown &&
+                    findings[k].activity == threads::Activity::sleeping && !fresh[k]->is_worker;
         if (findings[k].verdict == threads::Verdict::out) continue;
         gate::mark(fresh[k]->tid, t.generation, gate::other(t.target));
         ++a.left;
+      }
+    };
+    // Those who are known, if they are all: the gates were in place before they were counted (N5). Else
+    // until two listings are equal (threads/census.hpp).
+    const std::size_t count = census.count();
+    look_at_fresh();
+    if (all_slept && census.is_all(count)) {
+      verdict = {};
+      if (a.left == 0) {
+        for (const threads::Thread* thread : census.threads()) a.runs.push_back(thread->runs);
+        a.of_list = census.changes();
+      }
+    } else {
+      for (int i = 0; i < most_listings; ++i) {
+        const std::uint64_t before = census.changes();
+        if (Status ok = census.list(); !ok) {
+          verdict = ok;
+          return;
+        }
+        if (i > 0 && census.changes() == before) {
+          verdict = {};
+          break;
+        }
+        look_at_fresh();
       }
     }
     a.threads = static_cast<unsigned>(census.threads().size());
@@ -618,12 +575,26 @@ Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_s
   return a;
 }
 
+// Whether all threads but this one have slept since that census: then none was born, and none has passed a
+// gate.
+bool all_slept_since(const Attempt& a, const threads::Census& census, int asker) {
+  const std::size_t count = census.count();
+  const auto& list = census.threads();
+  if (a.runs.size() != list.size() || a.of_list != census.changes()) return false;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (list[i]->tid != asker && !threads::has_slept_since(*list[i], a.runs[i])) return false;
+  }
+  return !list.empty() && census.is_all(count);
+}
+
 // G6. False: somebody has come that the last try did not see.
-bool close_transition(const Transition& t) {
+bool close_transition(const Transition& t, const Attempt& a) {
   gate::close();
   bool is_held = false;
   Status verdict;
+  const int asker = gettid();
   Status asked = threads::inspect([&](threads::Census& census) {
+    if (all_slept_since(a, census, asker)) return;
     if (verdict = census.refresh(); !verdict) return;
     for (const gate::ThreadWord& word : words_of(census)) {
       is_held = is_held || word.is_held(t.generation, t.target);
@@ -701,7 +672,7 @@ bool try_complete(bool may_sample) {
   }
   gate::await_self_checks(t.left, hurry_worker);
   announce();
-  if (!asked || !verdict || t.left != 0 || !close_transition(t)) return false;
+  if (!asked || !verdict || t.left != 0 || !close_transition(t, a)) return false;
   if (complete()) return true;
   gate::reopen();
   return false;
@@ -718,13 +689,7 @@ void change_over_self() {
     target = t.target;
   }
   if (!gate::is_held_self(generation, target)) return;
-  // As in self_check(): the set is not freed meanwhile, and is the right one or none.
-  g_checking.fetch_add(1, std::memory_order_seq_cst);
-  const Armed* armed = g_armed.load(std::memory_order_seq_cst);
-  const bool leaves = armed != nullptr && armed->generation == generation &&
-                      armed->target == target && threads::own_frames_are_out(armed->ranges);
-  g_checking.fetch_sub(1, std::memory_order_release);
-  if (!leaves) return;
+  if (!with_old_code(generation, target, false, threads::own_frames_are_out)) return;
   // A reversal changes the target under the lock, before the agent looks at words again.
   Lock lock(engine().mutex);
   const Transition& t = engine().transition;

@@ -244,6 +244,18 @@ Status check_descriptor(Module& module, bool force) {
   return {};
 }
 
+// What the loader had open was not our copy any more, which has been examined. The loader's descriptor
+// is in the host's table, since what the module's constructors open is.
+bool was_disturbed(const std::string& text, int code) {
+  if (code == EBADF || code == ENOMEM) return code == EBADF;
+  for (const char* words :
+       {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
+        "cannot stat shared object", "failed to map segment"}) {
+    if (text.find(words) != std::string::npos) return true;
+  }
+  return false;
+}
+
 Status map(Module& module, const Prepared& prepared, bool force) {
   const std::span<const std::byte> content = prepared.content;
   if (prepared.is_patch_file) return map_patch(module, content);
@@ -253,7 +265,8 @@ Status map(Module& module, const Prepared& prepared, bool force) {
   errno = 0;
   module.handle = dlopen(stored->path.c_str(), RTLD_NOW | RTLD_LOCAL);
   // Its texts do not always say that memory was what it lacked.
-  int code = errno == ENOMEM ? ENOMEM : ENOEXEC;
+  const int loader_errno = errno;
+  int code = loader_errno == ENOMEM ? ENOMEM : ENOEXEC;
   const char* error = module.handle ? nullptr : dlerror();
   store_mapped(*stored);
   if (module.handle == nullptr) {
@@ -272,11 +285,21 @@ Status map(Module& module, const Prepared& prepared, bool force) {
       return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
                   module.name.c_str(), symbol.c_str());
     }
+    if (was_disturbed(text, loader_errno)) {
+      return fail(
+          EAGAIN,
+          "%s: %s; if another thread of the process closes descriptors that it did not open: "
+          "try again",
+          module.name.c_str(), text.c_str());
+    }
     return fail(code, "%s: %s", module.name.c_str(), text.c_str());
   }
   module.descriptor = static_cast<molt_module*>(dlsym(module.handle, MOLT_MODULE_SYMBOL));
   if (module.descriptor == nullptr) {
-    return fail(ENOEXEC, "%s: no %s in it", module.name.c_str(), MOLT_MODULE_SYMBOL);
+    return fail(ENOEXEC,
+                "%s: no %s in it; if it is a module, the process has closed and opened descriptors "
+                "meanwhile: try again",
+                module.name.c_str(), MOLT_MODULE_SYMBOL);
   }
   if (Status ok = check_descriptor(module, force); !ok) return ok;
   if (auto extent = elf::extent_of(module.descriptor)) {
@@ -797,35 +820,30 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
 
 }  // namespace
 
-Result<LoadReport> load(const LoadRequest& asked) {
-  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
-  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
-  // the one that all wait for, wait for a grace period of milliseconds.
-  auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
-  if (!identity) return pass(identity);
-  Manager& m = manager();
-  // What another load of this file answers for all. Takes the lock held, and leaves it released if
-  // there was one.
-  auto answered = [&](Lock& lock) -> std::optional<Result<LoadReport>> {
-    for (const FlightPtr& other : m.flights) {
-      // Before memory is taken or the file is read again.
-      if (other->file == *identity && other->as == asked.name) return join(lock, other, asked);
-    }
-    for (const ModulePtr& module : m.modules) {
-      const bool is_other_name = !asked.name.empty() && asked.name != module->name;
-      if (module->file == *identity && module->state == MOLT_MODULE_STATE_LIVE && !is_other_name) {
-        return already_loaded(module->name);
-      }
-    }
-    return std::nullopt;
-  };
-  {
-    Lock lock(m.mutex);
-    if (Status ok = operations_open(lock); !ok) return pass(ok);
-    if (!asked.dry_run) {
-      if (auto answer = answered(lock)) return *answer;
+namespace {
+
+// The load under way, or the module, that answers for all who ask for this file. Under the lock.
+struct Answer {
+  FlightPtr flight;
+  ModulePtr module;
+};
+Answer answer_of_others(const FileIdentity& file, const LoadRequest& asked) {
+  for (const FlightPtr& flight : manager().flights) {
+    // Before memory is taken or the file is read again.
+    if (flight->file == file && flight->as == asked.name) return {flight, nullptr};
+  }
+  for (const ModulePtr& module : manager().modules) {
+    const bool is_other_name = !asked.name.empty() && asked.name != module->name;
+    if (module->file == file && module->state == MOLT_MODULE_STATE_LIVE && !is_other_name) {
+      return {nullptr, module};
     }
   }
+  return {};
+}
+
+// Nobody has answered yet.
+[[gnu::noinline]] Result<LoadReport> load_first(const LoadRequest& asked, FileIdentity file) {
+  Manager& m = manager();
   if (Status ok = memory_available(); !ok) return pass(ok);
   LoadRequest request = asked;
   Fd opened;
@@ -833,20 +851,23 @@ Result<LoadReport> load(const LoadRequest& asked) {
     opened = Fd(open(request.path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!opened) return cannot_open(request.path);
     request.fd = opened.get();
-    identity = identify(request.fd);
+    const auto identity = module::identify(request.fd);
     if (!identity) return pass(identity);
+    file = *identity;
   }
   OperationScope scope("load " + request.path);
 
   auto flight = std::make_shared<Flight>();
-  flight->file = *identity;
+  flight->file = file;
   flight->tid = gettid();
   flight->args = request.args;
   flight->as = request.name;
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);
-    if (auto answer = answered(lock)) return *answer;
+    const Answer answer = answer_of_others(file, asked);
+    if (answer.flight) return join(lock, answer.flight, asked);
+    if (answer.module) return already_loaded(answer.module->name);
     m.flights.push_back(flight);
   }
   Result<LoadReport> result = load_alone(request, flight);
@@ -866,6 +887,24 @@ Result<LoadReport> load(const LoadRequest& asked) {
   flight->word.store(1, std::memory_order_release);
   futex_wake_all(flight->word);
   return result;
+}
+
+}  // namespace
+
+Result<LoadReport> load(const LoadRequest& asked) {
+  // Who only waits for another's load opens nothing. Hundreds of descriptors would make the host's
+  // table grow, and each time it does, the kernel makes the thread that opens one more, which is
+  // the one that all wait for, wait for a grace period of milliseconds.
+  const auto identity = asked.fd >= 0 ? identify(asked.fd) : identify(asked.path);
+  if (!identity) return pass(identity);
+  {
+    Lock lock(manager().mutex);
+    if (Status ok = operations_open(lock); !ok) return pass(ok);
+    const Answer answer = asked.dry_run ? Answer{} : answer_of_others(*identity, asked);
+    if (answer.flight) return join(lock, answer.flight, asked);
+    if (answer.module) return already_loaded(answer.module->name);
+  }
+  return load_first(asked, *identity);
 }
 
 }  // namespace molt::module

@@ -150,6 +150,8 @@ struct BlockingReport {
 Result<BlockingReport> blocking(std::string_view name);
 // threads::testify(), of one of its holders.
 Status testify(int tid, std::uint64_t serial, threads::Testimony testimony);
+// threads::take_loans()
+Result<threads::Loans> take_loans();
 
 // Every `seconds`, gc() in the background; 0: no more. For as long as the process lives.
 void set_gc_interval(int seconds);

@@ -100,6 +100,7 @@ std::string threads_left([[maybe_unused]] const Module& module, [[maybe_unused]]
   threads::ProofOptions options;
   options.deadline = deadline;
   options.cancelled = cancelled;
+  options.call_in = hooks::call_in;
   threads::RangeSet ranges = module.text;
   ranges.add(module.ways_in);
   const auto proof = threads::prove_out(ranges, options);
@@ -166,5 +167,7 @@ Result<BlockingReport> blocking(std::string_view name) {
 Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
   return threads::testify(tid, serial, std::move(testimony));
 }
+
+Result<threads::Loans> take_loans() { return threads::take_loans(); }
 
 }  // namespace molt::module

@@ -10,20 +10,24 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <mutex>
-#include <set>
 
 #include "base/directory.hpp"
 #include "base/fd.hpp"
 #include "base/log.hpp"
+#include "base/own_fd.hpp"
 #include "module/internal.hpp"
+#include "threads/own_thread.hpp"
 
 namespace molt::module {
 namespace {
 
 struct Names {
   std::mutex mutex;
-  std::set<int> memfd_numbers;  // in the name of a loaded object
+  // By their number, which is in the name of a loaded object. Open until that is mapped.
+  std::map<int, OwnFd> memfds;
 };
 Names& names() {
   static Names* n = new Names;
@@ -48,9 +52,12 @@ class FileSizeSignalBlocked {
   sigset_t signal_, before_;
 };
 
-Status write_all(int fd, std::span<const std::byte> content) {
+// `may_write` is asked before each write.
+Status write_all(int fd, std::span<const std::byte> content,
+                 const std::function<bool()>& may_write) {
   FileSizeSignalBlocked blocked;
   while (!content.empty()) {
+    if (!may_write()) return fail(EBADF, "the process has closed the module's copy; try again");
     ssize_t n = write(fd, content.data(), content.size());
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return fail_errno(n < 0 ? errno : EIO, "writing the module's copy");
@@ -59,6 +66,7 @@ Status write_all(int fd, std::span<const std::byte> content) {
   return {};
 }
 
+// Apart: what the host closes meanwhile is not this file, nor is what it opens.
 Result<Stored> in_directory(std::span<const std::byte> content, const std::string& hash) {
   Result<std::string> base = process_directory(manager().directory);
   if (!base) return pass(base);
@@ -74,7 +82,7 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
       if (errno == EEXIST) continue;
       return fail_errno(errno, "cannot make %s", path.c_str());
     }
-    Status written = write_all(fd.get(), content);
+    Status written = write_all(fd.get(), content, [] { return true; });
     // Executable and read-only: nobody shall write to what is mapped.
     if (written && fchmod(fd.get(), 0500) != 0) written = fail_errno(errno, "chmod of the copy");
     if (!written) {
@@ -90,22 +98,22 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
 // compares names first and would answer with the old object. So N is chosen free of those. The
 // descriptor is closed by store_mapped() once the object is mapped.
 Result<Stored> in_memory(std::span<const std::byte> content, const std::string& hash) {
-  Fd made(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC));
+  OwnFd made(Fd(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC)));
   if (!made) return fail_errno(errno, "cannot make a memfd");
-  if (Status ok = write_all(made.get(), content); !ok) return pass(ok);
+  Status written = write_all(made.get(), content, [&] { return made.is_there(); });
+  if (!written) return pass(written);
   Names& n = names();
   std::lock_guard lock(n.mutex);
-  int number = 3;
-  for (;;) {
-    while (n.memfd_numbers.count(number)) ++number;
-    int fd = fcntl(made.get(), F_DUPFD_CLOEXEC, number);
-    if (fd < 0) return fail_errno(errno, "cannot number the memfd");
-    if (n.memfd_numbers.insert(fd).second) {
-      return Stored{"/proc/self/fd/" + std::to_string(fd), true};
-    }
-    close(fd);
-    ++number;
+  for (int number = made.get(); made.is_there(); ++number) {
+    while (n.memfds.count(number)) ++number;
+    OwnFd numbered = made.numbered(number);
+    if (!numbered) return fail_errno(errno, "cannot number the memfd");
+    const int got = numbered.get();
+    if (n.memfds.count(got)) continue;
+    n.memfds.emplace(got, std::move(numbered));
+    return Stored{"/proc/self/fd/" + std::to_string(got), true};
   }
+  return fail(EBADF, "the process has closed the module's copy; try again");
 }
 
 int memfd_number(const Stored& stored) {
@@ -115,7 +123,8 @@ int memfd_number(const Stored& stored) {
 }  // namespace
 
 Result<Stored> store_copy(std::span<const std::byte> content, const std::string& hash) {
-  Result<Stored> stored = in_directory(content, hash);
+  Result<Stored> stored = Stored{};
+  threads::run_apart([&] { stored = in_directory(content, hash); });
   if (stored) return stored;
   Result<Stored> memory = in_memory(content, hash);
   if (memory) {
@@ -127,7 +136,9 @@ Result<Stored> store_copy(std::span<const std::byte> content, const std::string&
 }
 
 void store_mapped(const Stored& stored) {
-  if (stored.in_memory) close(memfd_number(stored));
+  if (!stored.in_memory) return;
+  std::lock_guard lock(names().mutex);
+  names().memfds[memfd_number(stored)].reset();
 }
 
 void store_forget(const Stored& stored) {
@@ -136,7 +147,7 @@ void store_forget(const Stored& stored) {
     return;
   }
   std::lock_guard lock(names().mutex);
-  names().memfd_numbers.erase(memfd_number(stored));
+  names().memfds.erase(memfd_number(stored));
 }
 
 }  // namespace molt::module

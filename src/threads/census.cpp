@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +31,13 @@ constexpr std::size_t census_stack = 256 * 1024;
 constexpr std::size_t descriptors_kept_free = 40;
 constexpr int most_listings = 64;
 constexpr std::uint64_t worker_flags = 0x10 | 0x4000;  // PF_IO_WORKER, PF_USER_WORKER
+
+// Broken on purpose, for the test that must see it (tests/threads).
+#ifdef MOLT_MUTATE_ANY_LOAN
+constexpr bool mutate_any_loan = true;
+#else
+constexpr bool mutate_any_loan = false;
+#endif
 
 // Where the thread was that forked; 0 in a process that no fork of ours has seen.
 std::uintptr_t g_forked_at = 0;
@@ -114,13 +122,24 @@ Status Census::read_directory() {
   }
 }
 
+// In the directory's links.
+std::size_t Census::count() const {
+  struct stat status;
+  return fstat(directory_.get(), &status) == 0 && status.st_nlink > 2 ? status.st_nlink - 2 : 0;
+}
+
+bool Census::is_all(std::size_t count) const {
+#ifdef MOLT_MUTATE_NO_COUNT
+  return count != 0;
+#endif
+  return count == list_.size() + 1;  // the census's own is not on the list
+}
+
 Status Census::list() {
   if (Status ok = read_directory(); !ok) return ok;
-  // The kernel counts the threads in the directory's links. A listing that was cut short is another
-  // one than the next in any case; the count makes that show at once.
-  struct stat status;
-  const bool complete =
-      fstat(directory_.get(), &status) == 0 && status.st_nlink == tids_.size() + 2;
+  // A listing that was cut short is another one than the next in any case; the count makes that show at
+  // once.
+  const bool complete = count() == tids_.size();
   if (complete && tids_ == previous_) {
     for (Thread* thread : list_) {
       if (thread->is_gone) return adopt(), ++changes_, Status();
@@ -220,10 +239,8 @@ void Census::adopt() {
     if (!kept[i]) drop(*old[i]);
   }
 
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
   for (Thread* thread : born) {
-    thread->is_spare = open_descriptors_ + 2 + descriptors_kept_free > limit.rlim_cur;
+    thread->is_spare = !has_room();
     if (thread->is_spare) continue;
     if (open(*thread)) open_descriptors_ += 2;
   }
@@ -235,13 +252,36 @@ void Census::drop(Thread& thread) {
   slots_[thread.slot].reset();
 }
 
-bool Census::open(Thread& thread) {
+bool Census::has_room() const {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return open_descriptors_ + 2 + descriptors_kept_free <= limit.rlim_cur;
+}
+
+// L1. To look at a name takes no right.
+bool Census::is_file_of(const Thread& thread, const Fd& lent) const {
+  if (mutate_any_loan) return true;
+  constexpr long proc_magic = 0x9fa0;
+  char path[40];
+  std::snprintf(path, sizeof path, "%d/syscall", thread.tid);
+  struct stat named {
+  }, sent{};
+  struct statfs system {};
+  return fstatfs(lent.get(), &system) == 0 && system.f_type == proc_magic &&
+         fstatat(directory_.get(), path, &named, 0) == 0 && fstat(lent.get(), &sent) == 0 &&
+         named.st_dev == sent.st_dev && named.st_ino == sent.st_ino;
+}
+
+// `lent`, if it is one, is its `syscall`.
+bool Census::open(Thread& thread, Fd lent) {
   if (thread.schedstat) return true;
   char path[40];
   std::snprintf(path, sizeof path, "%d/schedstat", thread.tid);
   thread.schedstat.reset(openat(directory_.get(), path, O_RDONLY | O_CLOEXEC));
   std::snprintf(path, sizeof path, "%d/syscall", thread.tid);
-  if (thread.schedstat) {
+  if (thread.schedstat && lent) {
+    thread.syscall = std::move(lent);
+  } else if (thread.schedstat) {
     thread.syscall.reset(openat(directory_.get(), path, O_RDONLY | O_CLOEXEC));
   }
   if (!thread.schedstat || !thread.syscall) {
@@ -280,15 +320,19 @@ void Census::find_stack(Thread& thread) {
     if (around) thread.stack = {around.begin, main_stack_top_};
     return;
   }
-  if (thread.stack || robust_offset_ == 0) return;
-  const std::uintptr_t head = robust_list_of(thread.tid);
-  if (head == 0) return;
-  // glibc's descriptor points at itself, twice. It lies at the upper end of the stack.
+  if (thread.stack) return;
+  const std::uintptr_t pointer = descriptor_of(thread);
+  const Extent around = pointer != 0 ? maps_.writable_around(pointer - 8) : Extent{};
+  if (around) thread.stack = {around.begin, pointer};
+}
+
+std::uintptr_t Census::descriptor_of(const Thread& thread) const {
+  const std::uintptr_t head = robust_offset_ != 0 ? robust_list_of(thread.tid) : 0;
+  if (head == 0) return 0;
+  // It points at itself, twice.
   const std::uintptr_t pointer = head - robust_offset_;
   std::uintptr_t words[3];
-  if (!read_words(pointer, words) || words[0] != pointer || words[2] != pointer) return;
-  const Extent around = maps_.writable_around(pointer - 8);
-  if (around) thread.stack = {around.begin, pointer};
+  return read_words(pointer, words) && words[0] == pointer && words[2] == pointer ? pointer : 0;
 }
 
 bool Census::is_worker(Thread& thread) {

@@ -23,6 +23,11 @@
 //               is listed; a thread born meanwhile is listed or is found by the next one.
 //            N4 No code but the runtime's runs on the census thread, and it takes no lock that is
 //               held over module code. It blocks all signals.
+//            N5 Who was listed before the threads were counted, and is asleep in a system call at some
+//               moment afterwards, was among those counted, and not about to be taken off: who ends runs,
+//               and does not sleep again. If all who were listed are, and are as many, nobody else was
+//               there. One count takes the place of two listings then. A look through the descriptors
+//               (N2) says so, or the run count, if it is what it was before the threads were counted.
 // Order      procfs can skip a thread while another dies. Of two listings that both began after a
 //            thread was born, and that are equal, none has skipped it: the death that hides it from
 //            the first leaves the dead one in the first listing only.
@@ -33,9 +38,9 @@
 //            If the census thread cannot be started, the error says so and nothing is proven.
 // Refuses    Errors of /proc where it is not mounted or forbidden. Threads born after the process gave
 //            up its dumpability (setuid, PR_SET_DUMPABLE) cannot be opened without privilege: they are
-//            listed, and every look at them is `unknown`. The same holds for threads beyond half of
-//            RLIMIT_NOFILE (soft): the limit counts in our table too; they are opened at each look
-//            (20 us).
+//            listed, and every look at them is `unknown`, until root lends their files (lent.hpp).
+//            Threads beyond half of RLIMIT_NOFILE (soft), which counts in our table too, are opened at
+//            each look (20 us).
 // Checked by tests/threads/census_test.cpp
 #pragma once
 
@@ -48,7 +53,9 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "threads/lent.hpp"
 #include "threads/maps.hpp"
+#include "threads/procfs.hpp"
 
 namespace molt::threads {
 
@@ -87,6 +94,15 @@ struct Thread {
   std::uint64_t runs = 0;
   std::int64_t runs_since_ns = 0;
 
+  // What its `syscall` said when it slept with that run count, both of pc and arguments masked (ranges.hpp):
+  // holds while `runs` is what it was. 0: never. `registers_settled`: the count was read afterwards too.
+  Snapshot registers;
+  std::uint64_t registers_at = 0;
+  bool registers_settled = false;
+
+  // The run count at which it was asleep and out of what was foreseen under that number; 0: never.
+  std::uint64_t clean_at = 0, clean_of = 0;
+
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
   // its mask, so while it has not run since, it still does (livepatch/site.cpp).
   std::uint64_t traps_open_at = 0;
@@ -106,6 +122,10 @@ class Census {
   [[nodiscard]] Status list();
   // Counts listings that differed from the one before.
   std::uint64_t changes() const { return changes_; }
+  // How many threads the process has now, without listing them; 0: that cannot be told. N5: if that is as
+  // many as were listed, and each of those is seen asleep afterwards, then those are all there were.
+  std::size_t count() const;
+  bool is_all(std::size_t count) const;
   // As of the last listing, in the kernel's order; the census thread itself is not among them.
   const std::vector<Thread*>& threads() const { return list_; }
   // Null if the last listing had none of that number.
@@ -115,10 +135,15 @@ class Census {
 
   // Opens the thread's files if they are not: for what did not fit into the table. close() again if
   // `is_spare`.
-  [[nodiscard]] bool open(Thread& thread);
+  [[nodiscard]] bool open(Thread& thread) { return open(thread, {}); }
   void close_spare(Thread& thread);
   // Finds the thread's own stack, if that is not known yet.
   void find_stack(Thread& thread);
+  // lent.hpp. One thread's `syscall`; false: it is another file, or not needed.
+  bool lend(int tid, Fd file);
+  [[nodiscard]] Status take_loans(Loans& loans);
+  // Its thread pointer, at the upper end of its stack if it is not the first thread; 0: it is not glibc's.
+  std::uintptr_t descriptor_of(const Thread& thread) const;
   // Whether it is one of the kernel's own; asked once.
   bool is_worker(Thread& thread);
   // Asks for that and for blocks_traps. False: it has gone.
@@ -145,10 +170,14 @@ class Census {
   // How many of tids_, from the front, are threads that are known, or too new to be.
   std::size_t last_known(const std::vector<Thread*>& old) const;
   bool is_alive(const Thread& thread) const;
+  bool open(Thread& thread, Fd lent);
+  bool is_file_of(const Thread& thread, const Fd& lent) const;
+  bool has_room() const;
   void drop(Thread& thread);
   bool read_first(Thread& thread);
 
   Fd directory_;
+  LoanDesk desk_;
   Maps maps_;
   std::byte* scratch_ = nullptr;
   std::size_t scratch_used_ = 0;

@@ -57,9 +57,37 @@ void is_unknown(Finding& f, const char* reason) {
   f.reason = reason;
 }
 
-// Takes what one read of its `syscall` says; true if its stack is to be scanned.
-bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
+void mask(Snapshot& s) {
+  s.pc ^= RangeSet::mask;
+  for (std::uint64_t& argument : s.arguments) argument ^= RangeSet::mask;
+}
+
+bool counts(const Census& census, const Thread& thread) {
+  return census.counts_runs() && thread.runs != 0;
+}
+
+// A thread that has not run since its registers were read has them still, and need not be asked.
+Snapshot registers_of(const Census& census, Thread& thread) {
+  const bool counted = counts(census, thread);
+  Snapshot s;
+  if (counted && thread.registers_settled && thread.registers_at == thread.runs) {
+    s = thread.registers;
+    mask(s);
+    return s;
+  }
   s = read_syscall(thread.syscall.get());
+  thread.registers_settled = false;
+  thread.registers_at = counted && s.kind == Snapshot::sleeping ? thread.runs : 0;
+  if (thread.registers_at != 0) {
+    thread.registers = s;
+    mask(thread.registers);
+  }
+  return s;
+}
+
+// Takes what its `syscall` says; true if its stack is to be scanned.
+bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
+  s = registers_of(census, thread);
   f.sp = s.sp;
   f.pc = s.pc ^ RangeSet::mask;
   f.syscall = s.number;
@@ -153,10 +181,6 @@ Finding look_by_switches(Census& census, Thread& thread, const RangeSet& ranges)
   return f;
 }
 
-bool counts(const Census& census, const Thread& thread) {
-  return census.counts_runs() && thread.runs != 0;
-}
-
 Finding look_once(Census& census, Thread& thread, const RangeSet& ranges, Settle settle) {
   Finding f;
   f.tid = thread.tid;
@@ -210,11 +234,13 @@ bool settle(Thread& thread) {
   }
   const bool slept = runs == thread.runs || mutate_no_run_count;
   if (runs != thread.runs) note_runs(thread, runs);
+  thread.registers_settled |= runs != 0 && thread.registers_at == runs;
   return slept;
 }
 
 void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
-                 const Asker& asker, Settle settle_when, Finding* findings) {
+                 const Asker& asker, Settle settle_when, Finding* findings,
+                 const Foreseen& foreseen) {
   struct Copied {
     std::size_t index;
     Snapshot snapshot;
@@ -300,6 +326,17 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       // Signal frames may lead to more than was copied.
       const bool followed = scan.interrupted().empty() && !scan.too_many();
       last_doubts(c.snapshot, f);
+      if (foreseen.ranges != nullptr && followed && f.verdict == Verdict::out) {
+        Finding also;
+        also.verdict = Verdict::out;
+        Scan ahead(*foreseen.ranges, also, c.snapshot.sp, thread.valid_testimony());
+        scan_registers(c.snapshot, ahead);
+        ahead.words(reinterpret_cast<const std::uint64_t*>(c.copy), c.bytes / 8,
+                    c.snapshot.sp & ~std::uintptr_t{7});
+        // Of the count that was read before the snapshot: settle() below may find another.
+        thread.clean_of = also.verdict == Verdict::out ? foreseen.number : 0;
+        thread.clean_at = thread.runs;
+      }
       const bool later = settle_when == Settle::later && f.verdict == Verdict::out;
       if (followed && (later || settle(thread))) {
         finish(thread, f, now);
@@ -312,6 +349,20 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       finish(*threads[again[i]], findings[again[i]], now);
     }
   }
+}
+
+bool has_slept_since(const Thread& thread, std::uint64_t runs) {
+  std::uint64_t now = 0;
+  return runs != 0 && thread.schedstat && !thread.is_spare &&
+         read_run_count(thread.schedstat.get(), now) && now == runs;
+}
+
+bool is_clean(const Census& census, Thread& thread, std::uint64_t number) {
+  if (number == 0 || thread.clean_of != number || !counts(census, thread)) return false;
+#ifdef MOLT_MUTATE_OLD_LOOK
+  return true;
+#endif
+  return thread.runs == thread.clean_at && settle(thread);
 }
 
 void look_at_each(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,

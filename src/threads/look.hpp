@@ -25,7 +25,8 @@ enum class Settle : bool { now, later };
 
 // findings[i] for threads[i]. With Settle::later a finding of `out` is provisional.
 void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
-                 const Asker& asker, Settle settle, Finding* findings);
+                 const Asker& asker, Settle settle, Finding* findings,
+                 const Foreseen& foreseen = {});
 
 // After a provisional `out`: whether the thread has not run since its count was last read, which was
 // before the snapshot. Sets is_gone.

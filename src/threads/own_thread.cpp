@@ -106,4 +106,21 @@ Status occupy_standard_descriptors() {
   }
 }
 
+void run_apart(const std::function<void()>& work) {
+  struct Apart {
+    const std::function<void()>& work;
+    bool has_run = false;
+  } apart{work};
+  const auto run = [](void* given) -> void* {
+    auto& self = *static_cast<Apart*>(given);
+    if (!leave_descriptor_table() || !occupy_standard_descriptors()) return nullptr;
+    self.work();
+    self.has_run = true;
+    return nullptr;
+  };
+  constexpr std::size_t stack = 128 * 1024;
+  if (auto thread = start_thread("molt-apart", stack, run, &apart)) pthread_join(*thread, nullptr);
+  if (!apart.has_run) work();
+}
+
 }  // namespace molt::threads

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <cstddef>
+#include <functional>
 
 #include "base/result.hpp"
 
@@ -30,5 +31,10 @@ void clean_stack_below();
 [[nodiscard]] Status leave_descriptor_table();
 // What some library believes to be stdin, stdout and stderr is nothing of ours.
 [[nodiscard]] Status occupy_standard_descriptors();
+
+// Runs it on a thread that has a descriptor table of its own, and waits: what is written to there is
+// never a file of the host's, whatever the host closes and opens meanwhile. The table goes with the
+// thread. Where no such thread can be had it runs here.
+void run_apart(const std::function<void()>& work);
 
 }  // namespace molt::threads

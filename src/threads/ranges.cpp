@@ -40,6 +40,15 @@ bool RangeSet::contains(std::uintptr_t address) const {
   return above != bounds_.begin() && masked < std::prev(above)->end;
 }
 
+bool RangeSet::includes(const RangeSet& other) const {
+  return entries_.empty() &&
+         std::all_of(other.bounds_.begin(), other.bounds_.end(), [&](const Bounds& b) {
+           return std::any_of(bounds_.begin(), bounds_.end(), [&](const Bounds& mine) {
+             return mine.begin <= b.begin && b.end <= mine.end;
+           });
+         });
+}
+
 namespace {
 
 // call rel32, or call r/m64 (ff /2) in any of its lengths, right before `address`.

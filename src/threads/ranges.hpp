@@ -21,6 +21,8 @@ class RangeSet {
   void add(const RangeSet& other);
 
   bool contains(std::uintptr_t address) const;
+  // Whether whoever is out of this set is out of the other one.
+  bool includes(const RangeSet& other) const;
 
   // Words on a stack that equal `entry` are no return addresses: it is a function's first byte, and
   // the instruction before it is no call. Pointers to callbacks lie about on the stacks of whoever

@@ -39,6 +39,8 @@ void clear(Record* record) {
     for (auto& frame : block->frames) __atomic_store_n(&frame, nullptr, __ATOMIC_RELEASE);
   }
   record->current = &record->first;
+  __atomic_store_n(&record->out, std::uint64_t{0}, __ATOMIC_RELAXED);
+  __atomic_store_n(&record->answered, 0u, __ATOMIC_RELAXED);
   __atomic_store_n(&record->tid, 0u, __ATOMIC_RELEASE);
 }
 
@@ -49,7 +51,6 @@ bool try_claim(Record* record, std::uint32_t tid) {
                                      __ATOMIC_RELAXED);
 }
 
-constexpr std::uint32_t reaping = 1u << 31;
 bool swap_tid(Record* record, std::uint32_t from, std::uint32_t to) {
   return __atomic_compare_exchange_n(&record->tid, &from, to, false, __ATOMIC_ACQ_REL,
                                      __ATOMIC_RELAXED);
@@ -111,13 +112,13 @@ void reap_dead() {
     std::uint32_t tid = __atomic_load_n(&record->tid, __ATOMIC_ACQUIRE);
     if (tid == 0) continue;
     // tgkill(0) tells whether the thread exists without touching it.
-    if (tid & reaping) continue;
+    if (tid & record_marks) continue;
     // Marked before the look: a record that its thread gave back, and that another has taken since,
     // no longer carries the mark.
-    if (!swap_tid(record, tid, tid | reaping)) continue;
+    if (!swap_tid(record, tid, tid | record_marks)) continue;
     if (syscall(SYS_tgkill, getpid(), tid, 0) == 0 || errno != ESRCH) {
-      swap_tid(record, tid | reaping, tid);
-    } else if (swap_tid(record, tid | reaping, reaping)) {
+      swap_tid(record, tid | record_marks, tid);
+    } else if (swap_tid(record, tid | record_marks, record_marks)) {
       clear(record);
     }
   }

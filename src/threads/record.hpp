@@ -54,10 +54,15 @@ struct FrameBlock {
 
 struct Record {
   FrameBlock first;
-  FrameBlock* current;  // where tls.top points; only the owner looks
-  Record* next;         // registry; set once
-  std::uint32_t tid;    // 0: free
+  FrameBlock* current;     // where tls.top points; only the owner looks
+  Record* next;            // registry; set once
+  std::uint32_t tid;       // 0: free; record_marks besides
+  std::uint32_t answered;  // self_proof.hpp: the last question, and
+  std::uint64_t out;       // if the answer was `out`: epoch << 32 | tid
 };
+
+// In `tid`, while reap_dead() asks whether the thread exists.
+inline constexpr std::uint32_t record_marks = 1u << 31;
 
 Record* registry();
 Record* own_record();

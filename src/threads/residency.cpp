@@ -13,6 +13,7 @@
 #include "threads/own_frames.hpp"
 #include "threads/procfs.hpp"
 #include "threads/sample.hpp"
+#include "threads/self_proof.hpp"
 #include "threads/sharers.hpp"
 #include "threads/signalled.hpp"
 
@@ -25,6 +26,10 @@ constexpr std::int64_t longest_pause_ns = 20'000'000;
 constexpr std::int64_t sample_wait_ns = 3'000'000;
 constexpr std::int64_t signal_wait_ns = 50'000'000;
 constexpr std::size_t samples_at_once = 8;
+// Whoever passes hooks often enough for it has come by in that time.
+constexpr std::int64_t call_in_ms = 50;
+// Most are asleep, or in a sample, by then, and nobody need be called.
+constexpr std::size_t rounds_alone = 2;
 constexpr int most_listings = 8;
 
 void name_it(Finding& f) {
@@ -51,8 +56,12 @@ class Prover {
         asker_(asker),
         asker_is_out_(own_frames_are_out(ranges)) {}
 
+  ~Prover() { call_in(false); }
+
   // One round on the census thread: true if everybody is out.
   bool round(Census& census);
+  // Between two: asks those that run to look at themselves, or gives that up.
+  void call_in_runners();
   Status status;
   Proof proof;
 
@@ -63,6 +72,8 @@ class Prover {
     if (mark.serial != thread.serial) mark = {thread.serial, Mark::pending};
     return mark;
   }
+  void hear_answers(Census& census);
+  void call_in(bool on);
   void look_at_pending(Census& census);
   void take(Census& census, Thread& thread, const Finding& finding, Mark::State if_out);
   void sample_running(Census& census);
@@ -75,6 +86,12 @@ class Prover {
   const Asker asker_;
   // By its frames: it waits for this proof, so they stay what they are.
   const bool asker_is_out_;
+  SelfProof self_proof_;
+  bool called_in_ = false;
+  bool gave_up_ = false;
+  std::size_t heard_ = 0;
+  Deadline answers_until_{};
+  bool all_slept_ = false;  // through the last confirm(), N5
   std::vector<Mark> marks_;
   std::vector<Thread*> pending_;
   std::vector<Finding> findings_;
@@ -88,7 +105,43 @@ void Prover::take(Census& census, Thread& thread, const Finding& finding, Mark::
   }
 }
 
+// Who answered was listed before it was asked; that it is alive after its answer was read shows that
+// the answer is its own (S2).
+void Prover::hear_answers(Census& census) {
+  self_proof_.hear([&](int tid) {
+    Thread* thread = census.find(tid);
+    if (thread == nullptr || thread->is_spare) return;
+    Mark& m = mark(census, *thread);
+    if (m.state == Mark::out) return;
+    settle(*thread);
+    if (thread->is_gone) return;
+    m.state = Mark::out;
+    ++proof.answered;
+  });
+}
+
+void Prover::call_in(bool on) {
+  if (on != called_in_) options_.call_in(on);
+  called_in_ = on;
+}
+
+void Prover::call_in_runners() {
+  if (!options_.call_in || !self_proof_ || gave_up_) return;
+  const bool runners =
+      std::any_of(proof.holders.begin(), proof.holders.end(), [](const Finding& f) {
+        return f.activity == Activity::running || f.asleep_ns < call_in_ms * 1'000'000;
+      });
+  if (!runners) return call_in(false);
+  if (proof.rounds < rounds_alone) return;
+  if (!called_in_ || proof.answered != heard_) answers_until_ = Deadline::in_ms(call_in_ms);
+  heard_ = proof.answered;
+  gave_up_ = answers_until_.passed();
+  call_in(!gave_up_);
+  if (called_in_) self_proof_.ask(ranges_);
+}
+
 void Prover::look_at_pending(Census& census) {
+  hear_answers(census);
   pending_.clear();
   for (Thread* thread : census.threads()) {
     // "Looked" holds only in the round that looked: others may have read the run count since.
@@ -106,7 +159,7 @@ void Prover::look_at_pending(Census& census) {
   // is looked at by itself: one that wakes every now and then would always have run by the end of a
   // round.
   const Settle settle = proof.rounds == 1 ? Settle::later : Settle::now;
-  look_at_all(census, pending_, ranges_, asker_, settle, findings_.data());
+  look_at_all(census, pending_, ranges_, asker_, settle, findings_.data(), options_.foreseen);
   for (std::size_t i = 0; i < pending_.size(); ++i) {
     take(census, *pending_[i], findings_[i], settle == Settle::now ? Mark::out : Mark::looked);
   }
@@ -146,7 +199,8 @@ void Prover::signal_running(Census& census) {
   }
 }
 
-// Two equal listings, both begun after what was found out so far (N3).
+// Two equal listings, both begun after what was found out so far (N3): where somebody runs, or N5 does not
+// hold for another reason.
 bool Prover::list_twice(Census& census) {
   status = {};
   for (int i = 0; i < most_listings; ++i) {
@@ -163,16 +217,21 @@ bool Prover::list_twice(Census& census) {
 // given birth to a thread inside since; whoever was born before that is in the listings.
 bool Prover::confirm(Census& census) {
   bool all = true;
+  all_slept_ = true;
   for (Thread* thread : census.threads()) {
     Mark& m = mark(census, *thread);
-    if (thread->is_worker) continue;
-    if (m.state == Mark::pending) {
-      all = false;
+    if (thread->tid == asker_.tid && m.state != Mark::pending) continue;  // it waits for us
+    if (thread->is_worker) {
+      all_slept_ = false;
       continue;
     }
-    if (thread->is_spare || thread->tid == asker_.tid) {
+    if (m.state == Mark::pending) {
+      all = all_slept_ = false;
+      continue;
+    }
+    if (thread->is_spare) {
       // No descriptor was kept that would tell this thread from another of the same number.
-      if (thread->tid == asker_.tid) continue;
+      all_slept_ = false;
       Finding f;
       Thread* const one[] = {thread};
       look_at_all(census, one, ranges_, asker_, Settle::now, &f);
@@ -180,6 +239,7 @@ bool Prover::confirm(Census& census) {
       continue;
     }
     const bool slept = settle(*thread);
+    all_slept_ = all_slept_ && slept;
     if (slept) {
       m.state = Mark::out;
     } else if (thread->is_gone) {
@@ -213,8 +273,12 @@ bool Prover::round(Census& census) {
   }
   // Those that are out are confirmed even while others are not: "looked" would not outlive the
   // pause.
-  if (!list_twice(census)) return false;
-  const bool all = confirm(census);
+  const std::size_t count = census.count();
+  bool all = confirm(census);
+  if (!all_slept_ || !census.is_all(count)) {
+    if (!list_twice(census)) return false;
+    all = confirm(census);
+  }
   if (!all || !proof.holders.empty()) return false;
   for (const pid_t pid : sharers()) {
     Finding f;
@@ -308,6 +372,7 @@ Result<Proof> prove_out(const RangeSet& ranges, const ProofOptions& options, con
       break;
     }
     if (options.deadline.passed()) break;
+    prover.call_in_runners();
     const timespec t{0, pause};
     clock_nanosleep(CLOCK_MONOTONIC, 0, &t, nullptr);
     pause = std::min(2 * pause, longest_pause_ns);

@@ -98,6 +98,18 @@ Finding look(Census& census, Thread& thread, const RangeSet& ranges,
 void look_at_each(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
                   int asker, const void* own_frame, Finding* findings);
 
+// What will be asked next, while a look is taken for something else. Who is asleep and out of that too is
+// out of it as long as it does not run, which one read says (is_clean): Y2 holds over both.
+struct Foreseen {
+  const RangeSet* ranges = nullptr;
+  std::uint64_t number = 0;  // never used for other ranges
+};
+// Whether it has not run since its run count was that, and it asleep. One read.
+bool has_slept_since(const Thread& thread, std::uint64_t runs);
+// Whether the thread was seen out of what was foreseen under that number, and has slept since. The ways in
+// may have been closed between the two: who sleeps does not come in.
+bool is_clean(const Census& census, Thread& thread, std::uint64_t number);
+
 // A running thread, on the census thread: waits up to `wait_ns` for a sample of it (perf_event:
 // registers and stack, no signal). `unknown` with a reason where the system does not allow it, the
 // stack is deeper than a sample (64 KiB), or the thread did not run in user mode in time.
@@ -133,6 +145,11 @@ struct ProofOptions {
   // Null: the caller's.
   const void* own_frame = nullptr;
   bool may_sample = true;
+  Foreseen foreseen{};
+  // Makes threads that run without a pause come by where they look at themselves (self_proof.hpp), or
+  // lets them go their usual way again; from the asking thread, never within a job. May be empty. Only
+  // while somebody has not been proven out, runs, and others like him have come by lately.
+  std::function<void(bool)> call_in{};
 };
 
 struct Proof {
@@ -141,6 +158,7 @@ struct Proof {
   std::size_t rounds = 0;
   std::size_t sampled = 0;    // decided by a sample
   std::size_t signalled = 0;  // decided by the last means
+  std::size_t answered = 0;   // looked at themselves
   bool cancelled = false;
 
   bool out() const { return holders.empty(); }

@@ -503,6 +503,69 @@ TEST_F(Wrap, ArgumentsReachTheFunction) {
   }
 }
 
+// W6: the callback changes where the call goes on, and until it is there, instruction by instruction, no
+// register has ever held that address.
+extern "C" {
+long gate_test_step(CodeAddress entry);  // one instruction at a time, by SIGTRAP
+Passage gate_test_turn(WrapRecord*, molt_call*);
+void gate_test_turned();
+CodeAddress gate_test_way;
+Passage gate_test_passage;
+}
+asm(R"(
+        .text
+        .globl gate_test_step, gate_test_turn, gate_test_turned
+gate_test_step:
+        subq $8, %rsp
+        movq %rdi, %r10
+        pushfq
+        orq $0x100, (%rsp)
+        popfq
+        call *%r10
+        pushfq
+        andq $-0x101, (%rsp)
+        popfq
+        addq $8, %rsp
+        ret
+gate_test_turn:
+        pushq gate_test_way(%rip)
+        popq 16(%rdi)
+        movl gate_test_passage(%rip), %eax
+        ret
+gate_test_turned:
+        movl $77, %eax
+        ret
+)");
+
+TEST_F(Wrap, NoRegisterCarriesTheWay) {
+  static int steps, carried;
+  gate_test_way = reinterpret_cast<CodeAddress>(gate_test_turned);
+  struct sigaction action = {}, before = {};
+  action.sa_flags = SA_SIGINFO;
+  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+    auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+    const auto way = static_cast<greg_t>(gate_test_way);
+    ++steps;
+    if (registers[REG_RIP] == way) {
+      registers[REG_EFL] &= ~greg_t{0x100};
+      return;
+    }
+    for (int i = REG_R8; i <= REG_RCX; ++i) carried += registers[i] == way;
+  };
+  ASSERT_EQ(sigaction(SIGTRAP, &action, &before), 0);
+  for (auto kind : {WrapKind::integers, WrapKind::floats}) {
+    for (auto passage : {Passage::pass, Passage::watch}) {
+      steps = carried = 0;
+      gate_test_passage = passage;
+      make_wrap(kind, gate_test_turn, gate_test_new);
+      EXPECT_EQ(gate_test_step(gate_test_entry), 77);
+      EXPECT_GT(steps, 20);
+      EXPECT_EQ(carried, 0);
+    }
+  }
+  sigaction(SIGTRAP, &before, nullptr);
+}
+
 // A side without callbacks is not called.
 TEST_F(Wrap, EmptySides) {
   for (auto kind : {WrapKind::integers, WrapKind::floats, WrapKind::careful}) {

@@ -1,10 +1,13 @@
-// attach_many RUNTIME ATTACHES[k] PROGRAM [ARGUMENT...]: starts a program that says "ready", attaches to
+// attach_many RUNTIME ATTACHES[k|t] PROGRAM [ARGUMENT...]: starts a program that says "ready", attaches to
 // it again and again, ends its input, and expects it to end well. Only the first attach loads the
 // runtime; each borrows a thread. Prints how long threads were stopped. With "k" behind the number each
 // attach but the last is killed at a random moment.
 
 #include "attach/attach.hpp"
 
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -37,6 +40,62 @@ static bool attach_and_die(pid_t pid, const attach::Options& options, unsigned u
   return WIFSIGNALED(status);
 }
 
+// The process that traces for this one, if there is one now.
+static pid_t tracer_of(pid_t attaching) {
+  const std::string path =
+      "/proc/" + std::to_string(attaching) + "/task/" + std::to_string(attaching) + "/children";
+  char text[200] = {};
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd >= 0 && read(fd, text, sizeof text - 1) < 0) text[0] = '\0';
+  if (fd >= 0) close(fd);
+  return std::atoi(text);
+}
+
+// In a process of its own, whose tracing process is killed. How often.
+static int attach_and_lose_tracers(pid_t pid, const attach::Options& options) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool done = attach::attach(pid, options).has_value();
+    _exit(done ? 0 : 1);
+  }
+  int killed = 0;
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    const pid_t tracer = killed < 3 ? tracer_of(child) : 0;
+    if (tracer <= 0) {
+      sched_yield();
+      continue;
+    }
+    const timespec wait{0, static_cast<long>(std::rand()) % 150'000};
+    nanosleep(&wait, nullptr);  // tidy: sleep-ok the moment is random on purpose
+    killed += kill(tracer, SIGKILL) == 0;
+  }
+  return killed;
+}
+
+// Where its threads are, and how long each has had a processor and has waited for one.
+static void show_threads(pid_t pid) {
+  const std::string tasks = "/proc/" + std::to_string(pid) + "/task/";
+  DIR* folder = opendir(tasks.c_str());
+  if (folder == nullptr) return;
+  while (const dirent* entry = readdir(folder)) {
+    if (entry->d_name[0] == '.') continue;
+    std::printf("thread %s:", entry->d_name);
+    for (const char* file : {"comm", "stat", "syscall", "schedstat", "wchan"}) {
+      char text[300] = {};
+      const int fd = open((tasks + entry->d_name + "/" + file).c_str(), O_RDONLY | O_CLOEXEC);
+      if (fd >= 0 && read(fd, text, sizeof text - 1) > 0) {
+        const char* from = std::strcmp(file, "stat") == 0 ? std::strrchr(text, ')') : nullptr;
+        std::printf(" %.*s", from != nullptr ? 1 : static_cast<int>(std::strcspn(text, "\n")),
+                    from != nullptr ? from + 2 : text);
+      }
+      if (fd >= 0) close(fd);
+    }
+    std::printf("\n");
+  }
+  closedir(folder);
+}
+
 int main(int argc, char** argv) {
   if (argc < 4) return 2;
   signal(SIGPIPE, SIG_IGN);  // the program may have ended
@@ -62,9 +121,14 @@ int main(int argc, char** argv) {
   bool good = std::fgets(line, sizeof line, says) != nullptr && std::strcmp(line, "ready\n") == 0;
   std::vector<double> stopped;
   const attach::Options options{argv[1], 15'000};
-  const bool kills = std::strchr(argv[2], 'k') != nullptr;
+  const bool tracers = std::strchr(argv[2], 't') != nullptr;
+  const bool kills = tracers || std::strchr(argv[2], 'k') != nullptr;
   int killed = 0;
   for (int i = 0; good && i < attaches; ++i) {
+    if (tracers && i + 1 < attaches) {
+      killed += attach_and_lose_tracers(pid, options);
+      continue;
+    }
     // The whole takes some 3 ms, on a busy machine many more.
     if (kills && i + 1 < attaches) {
       killed += attach_and_die(pid, options, static_cast<unsigned>(std::rand()) % (1000 << i % 8));
@@ -74,6 +138,7 @@ int main(int argc, char** argv) {
     if (!report) {
       std::printf("attach %d: %s: %s\n", i + 1, errno_name(report.error().code),
                   report.error().detail);
+      show_threads(pid);
       good = false;
       break;
     }
@@ -98,6 +163,7 @@ int main(int argc, char** argv) {
     nanosleep(&nap, nullptr);  // tidy: sleep-ok between two looks, bounded
     if (i == 1499) {
       std::printf("the program does not end: it is stuck\n");
+      show_threads(pid);
       kill(pid, SIGKILL);
       waitpid(pid, &status, 0);
     }

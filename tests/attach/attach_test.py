@@ -2,6 +2,7 @@
 """`molt` and programs that were built without Molt: attach, load, run, doctor."""
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,9 @@ class Target:
         self.pid = self.process.pid
         self.first = self.process.stdout.readline().split()
         test.assertEqual(self.first[0], "ready")
+
+    def kill_only(self):
+        self.process.kill()
 
     def kill(self):
         if self.process.poll() is None:
@@ -134,7 +138,21 @@ class Attach(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             program = shutil.copy(TARGETS / "sleeper", folder)
             many = [Target(self, [program]) for _ in range(12)]
-            self.does("apply", "--exe", program, TARGETS / "attach_other_word.so")
+            # On a terminal one sees how far it has got.
+            terminal, stderr = pty.openpty()
+            done = subprocess.run([MOLT, "apply", "--exe", program, TARGETS / "attach_other_word.so"],
+                                  stdout=subprocess.PIPE, stderr=stderr, timeout=60)
+            os.close(stderr)
+            shown = os.read(terminal, 10000).decode()
+            os.close(terminal)
+            self.assertEqual((done.returncode, done.stdout), (0, b""), shown)
+            self.assertIn("apply: 12 of 12 processes", shown)
+            self.assertEqual(shown.count(" of 12 processes"), 12)
+            self.assertTrue(shown.endswith("\x1b[K"), shown)
+            # Other tests' processes may end meanwhile.
+            patched = json.loads(molt("status", "--all", "--json").stdout)
+            pids = {answer["pid"] for answer in patched if answer.get("patches")}
+            self.assertTrue(pids.issuperset(target.pid for target in many))
             self.does("revert", "-p", many[0].pid, "other_word")
             for target in many[1:]:
                 self.assertEqual(target.end(), ("patched", 0))
@@ -163,6 +181,40 @@ class Attach(unittest.TestCase):
         self.does("load", "-p", target.pid, MODULE)
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_run_with_children(self):
+        """Asked for, what it starts has Molt too; otherwise not."""
+        for flag, expected in ((["--children"], True), ([], False)):
+            target = Target(self, [MOLT, "run", *flag, "--", "sh", "-c", f"{TARGETS}/sleeper; exit $?"])
+            child = int(Path(f"/proc/{target.pid}/task/{target.pid}/children").read_text().split()[0])
+            self.assertEqual("molt" in threads(child), expected)
+            if expected:
+                self.does("list", "-p", child)
+            self.assertEqual(target.end(), ("ok", 0))
+
+    def test_manners(self):
+        """No handler until one is needed, and no descriptor, environment or mask is changed by coming."""
+        def seen(pid):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            return ({name: status[name].strip() for name in ("SigCgt", "SigIgn", "SigBlk", "FDSize", "Umask")},
+                    sorted(os.listdir(f"/proc/{pid}/fd")), Path(f"/proc/{pid}/environ").read_bytes(),
+                    os.readlink(f"/proc/{pid}/cwd"))
+
+        target = self.start("sleeper")
+        before = seen(target.pid)
+        self.does("attach", "-p", target.pid)
+        self.assertEqual(seen(target.pid), before)
+        self.does("load", "-p", target.pid, MODULE)
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(seen(target.pid), before)
+        # A jump needs SIGTRAP, and nothing else.
+        self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+        trap = 1 << signal.SIGTRAP - 1
+        caught = int(seen(target.pid)[0]["SigCgt"], 16)
+        self.assertEqual(caught & ~int(before[0]["SigCgt"], 16), trap)
+        self.does("unload", "-p", target.pid, "count_opens")
+        self.does("detach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_run_keeps_other_preloads(self):
         done = subprocess.run(["env", "LD_PRELOAD=libm.so.6", MOLT, "run", "--", "printenv", "LD_PRELOAD"],
                               capture_output=True, text=True)
@@ -185,6 +237,8 @@ class Attach(unittest.TestCase):
             with self.subTest(kind):
                 target = self.start("sleeper", kind)
                 self.does("doctor", target.pid)
+                self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
+                self.does("revert", "-p", target.pid, "other_word")
                 self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
                 self.assertIn("open64", self.does("hook", "list", "-p", target.pid))
                 unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))

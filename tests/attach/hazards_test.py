@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """What makes changing a running program hard, all of it at once and without a pause: recursion, sleeping
 threads, red zones, exceptions, cancellation, thread-locals, the loader's and the allocator's locks, time-outs,
-entries on two pages and behind an endbr64, the program's own trap handler, loops that close all descriptors."""
+entries on two pages and behind an endbr64, functions of several libraries that one call calls, the program's own
+trap handler, loops that close all descriptors."""
 import json
 import unittest
 
 import attach_test
-from attach_test import EXAMPLES, TARGETS
+from attach_test import EXAMPLES, MODULE, TARGETS
 
 PATCH = TARGETS / "attach_hazards_patch.so"
-ALL = 10
+ALL = 13
 
 
 class Hazards(unittest.TestCase):
@@ -49,6 +50,26 @@ class Hazards(unittest.TestCase):
         for _ in range(20):
             self.does("list", "-p", target.pid)
             self.assertNotIn("error", json.loads(self.does("ps", "-p", target.pid, "--json"))["processes"][0])
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_closed_at_any_moment(self):
+        """Whatever an operation has open is closed meanwhile: it is done all the same, or says what happened."""
+        target = self.start("closer", "hostile")
+        loads = done = 0
+        while loads < 25:
+            loads += 1
+            loaded = attach_test.molt("load", "-p", target.pid, MODULE)
+            if loaded.returncode == 0:
+                done += 1
+                unloaded = json.loads(attach_test.molt("unload", "-p", target.pid, "plain", "--json").stdout)
+                if unloaded["result"] != "unmapped":
+                    self.assertIn("or that cannot be read", unloaded["reason"])
+                continue
+            self.assertRegex(loaded.stderr, "closes descriptors that it did not open: try again|has closed .*: try again"
+                             "|has closed and opened descriptors meanwhile: try again")
+            self.assertEqual(json.loads(self.does("list", "-p", target.pid, "--json"))["modules"], [])
+        print(f"{done} of {loads} loads")
+        self.assertGreater(done, 5)
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_children_that_close_all(self):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 MOLT = str(Path(os.environ["MOLT_BIN"]) / "molt")
 MODULE = os.environ["MOLT_MODULE"]
+COUNTED_SENDS = Path(MODULE).with_name("attach_counted_sends.so")
 EXAMPLES = Path(os.environ["MOLT_LIB"]) / "molt" / "examples"
 
 
@@ -65,6 +66,7 @@ class Load:
         self.answers, self.errors, self.longest_s = 0, [], 0.0
         self.lock, self.over = threading.Lock(), threading.Event()
         self.begun = threading.Semaphore(0)
+        self.counts = [0] * clients
         self.threads = [threading.Thread(target=self.run, args=(port, exchange, i)) for i in range(clients)]
         for thread in self.threads:
             thread.start()
@@ -81,6 +83,7 @@ class Load:
                     exchange(link, stream, number, count)
                     longest = max(longest, time.monotonic() - begin)
                     count += 1
+                    self.counts[number] = count
                     if count == 20:
                         self.begun.release()
         except Exception as error:  # told by check()
@@ -90,6 +93,9 @@ class Load:
         with self.lock:
             self.answers += count
             self.longest_s = max(self.longest_s, longest)
+
+    def count(self):
+        return sum(self.counts)
 
     def end(self):
         self.over.set()
@@ -271,6 +277,36 @@ class Servers(unittest.TestCase):
             self.come_and_go([server.pid], "-p", server.pid)
         self.check(load)
 
+    def test_memcached_without_privileges(self):
+        """As Debian's service runs it: what it was as root it may not look at any more, its own threads."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root, who gives up his rights")
+        server = self.start(self.program("memcached"), "-l", "127.0.0.1", "-p", self.port, "-t", "4", "-u", "memcache")
+        load = self.load(memcached)
+        self.assertNotEqual(Path(f"/proc/{server.pid}/status").read_text().split("\nUid:")[1].split()[0], "0")
+        self.assertEqual(os.stat(f"/proc/{server.pid}/task/{server.pid}/syscall").st_uid, 0)
+        select = "-p", server.pid
+        for _ in range(2):
+            self.come_and_go([server.pid], *select)
+        self.does("load", *select, EXAMPLES / "count_opens.so")
+        self.assertIn("libc.so.6:open64", self.does("hook", "list", *select))
+        for _ in range(3):
+            self.does("apply", *select, COUNTED_SENDS)
+            self.assertIn("sendmsg", self.does("status", *select))
+            before = load.count()
+            while load.count() < before + 100 and not load.errors:
+                time.sleep(0.002)  # tidy: sleep-ok until it has answered so often
+            self.assertGreaterEqual(
+                int(self.does("get", *select, "modules/counted_sends/parameters/sent")), 100)
+            self.does("revert", *select, "counted_sends")
+            self.assertNotIn("counted_sends", self.does("list", *select))
+        unloaded = json.loads(self.does("unload", *select, "count_opens", "--json"))
+        self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.does("detach", *select)
+        # It is as closed as it was.
+        self.assertEqual(os.stat(f"/proc/{server.pid}/task/{server.pid}/syscall").st_uid, 0)
+        self.check(load)
+
     def start_nginx(self, more=""):
         (self.folder / "page").write_bytes(PAGE)
         user = "user www-data;" if os.geteuid() == 0 else ""
@@ -358,6 +394,50 @@ class Servers(unittest.TestCase):
             self.assertIn("plain", self.does("list", "-p", pid))
         self.does("unload", "-p", ",".join(map(str, [master.pid, *born])), "plain")
         self.check(load)
+
+    def has_etag(self):
+        """Asked of both workers, as it comes."""
+        found = set()
+        for _ in range(20):
+            with connect(self.port) as link:
+                link.sendall(b"GET /page HTTP/1.0\r\n\r\n")
+                found.add(b"\netag:" in link.makefile("rb").read().lower())
+        self.assertEqual(len(found), 1, "some workers send it, and some do not")
+        return found.pop()
+
+    def test_nginx_workers_born_later_are_patched(self):
+        """Master and workers are patched; who is born afterwards has the patch, and can be addressed."""
+        master = self.start_nginx()
+        load = self.load(nginx)
+        workers = self.workers(master)
+        self.assertTrue(self.has_etag())
+        self.does("apply", "--tree", master.pid, EXAMPLES / "nginx_etag.so")
+        self.assertFalse(self.has_etag())
+        # One dies and has a successor; then all are replaced.
+        os.kill(workers[0], signal.SIGKILL)
+        self.until(lambda: len(children(master.pid)) == 2 and workers[0] not in children(master.pid))
+        self.assertFalse(self.has_etag())
+        born = next(pid for pid in children(master.pid) if pid not in workers)
+        self.assertIn("forked", next(line for line in self.does("ps").splitlines() if f" {born} " in f" {line} "))
+        self.assertIn("ngx_http_set_etag", self.does("status", "-p", born))
+        load.end()  # the killed worker's connections are lost
+        master.send_signal(signal.SIGHUP)
+        born = self.workers(master, but=[*workers, born])
+        load = self.load(nginx)
+        self.assertFalse(self.has_etag())
+        self.does("revert", "-p", born[0], "nginx_etag")
+        self.assertNotIn("nginx_etag", self.does("status", "-p", born[0]))
+        self.assertIn("nginx_etag", self.does("status", "-p", born[1]))
+        self.does("revert", "-p", f"{master.pid},{born[1]}", "nginx_etag")
+        self.assertTrue(self.has_etag())
+        self.does("detach", "--tree", master.pid)
+        self.check(load)
+
+    def until(self, condition):
+        end = time.monotonic() + 20
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)  # tidy: sleep-ok between two looks, bounded
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Programs in straits: no descriptor left, no folder to write to, another root, no /proc, other rights,
 another C library, another architecture. Each is served, or told why not."""
+import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -151,6 +154,96 @@ class Straits(unittest.TestCase):
         self.assertEqual(done.returncode, 5)
         self.assertRegex(done.stdout, "another user|gained privileges")
         self.full_service(target)
+
+    def test_no_near_memory(self):
+        target = self.start("sleeper", "crowded")
+        told = self.does("doctor", target.pid)
+        self.assertIn("hooks and patches of libraries: no, no 64 KiB are free within 2 GiB of the C library", told)
+        self.assertIn("hooks and patches of the program: no, no 64 KiB are free within 2 GiB of its code", told)
+        self.does("load", "-p", target.pid, MODULE)
+        for verb, file in (("load", EXAMPLES / "count_opens.so"), ("apply", PATCH)):
+            self.refuses(1, "no 64 KiB are free within 2 GiB", verb, "-p", target.pid, file)
+        self.assertEqual(json.loads(self.does("unload", "-p", target.pid, "plain", "--json"))["result"], "unmapped")
+        self.does("detach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_yama(self):
+        """Each setting of a machine that restricts tracing, as the tools see it."""
+        if not mounts_allowed():
+            self.skipTest("needs root, and mounts of one's own")
+        folder = self.folder()
+        program = shutil.copy(MOLT, folder)
+        target = Target(self, [*NOBODY, shutil.copy(TARGETS / "sleeper", folder)])
+        script = ("mount --make-rprivate /; mount -t tmpfs none /proc/sys; mkdir -p /proc/sys/kernel/yama; "
+                  "echo $1 >/proc/sys/kernel/yama/ptrace_scope; shift; exec \"$@\"")
+        for scope, user, words in ((3, [], "forbidden until the next boot"), (2, NOBODY, "only root may trace"),
+                                   (1, NOBODY, "only descendants may be traced"), (1, [], "")):
+            with self.subTest(scope):
+                for verb in (["doctor", str(target.pid)], ["attach", "-p", str(target.pid)]):
+                    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", str(scope), *user, program, *verb],
+                                          capture_output=True, text=True,
+                                          env=dict(os.environ, MOLT_RUNTIME=str(attach_test.RUNTIME)))
+                    self.assertEqual(done.returncode == 0, not words, done.stdout + done.stderr)
+                    self.assertIn(words, done.stdout + done.stderr)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_traced_by_another(self):
+        target = self.start("sleeper")
+        libc = ctypes.CDLL(None, use_errno=True)
+        seize, detach = 0x4206, 17
+        self.assertEqual(libc.ptrace(seize, target.pid, None, None), 0)
+        for verb in (["doctor", target.pid], ["attach", "-p", target.pid]):
+            done = molt(*verb)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(f"process {os.getpid()} traces it (a debugger, strace); end that first",
+                          done.stdout + done.stderr)
+        # Whom to detach from has to be stopped.
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitpid(target.pid, 0)
+        self.assertIn("it is stopped", molt("doctor", target.pid).stdout)
+        self.assertEqual(libc.ptrace(detach, target.pid, None, None), 0)
+        self.full_service(target)
+
+    def test_has_ended(self):
+        """Not waited for yet by who started it."""
+        target = self.start("sleeper")
+        target.kill_only()
+        os.waitid(os.P_PID, target.pid, os.WEXITED | os.WNOWAIT)
+        self.refuses(5, "it has ended already", "doctor", target.pid)
+
+    def test_filter_that_cannot_be_read(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become somebody else")
+        folder = self.folder()
+        program = shutil.copy(MOLT, folder)
+        target = Target(self, [*NOBODY, shutil.copy(TARGETS / "sleeper", folder), "filtered"])
+        for verb in (["doctor", str(target.pid)], ["attach", "-p", str(target.pid)]):
+            done = subprocess.run([*NOBODY, program, *verb], capture_output=True, text=True,
+                                  env=dict(os.environ, MOLT_RUNTIME=str(attach_test.RUNTIME)))
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("be root", done.stdout + done.stderr)
+        self.full_service(target)
+
+    def test_what_each_verb_needs(self):
+        target = self.start("sleeper", "deaf")
+        told = self.does("doctor", target.pid)
+        self.assertRegex(told, f"attach: yes, through thread {target.pid} .sleeper., which sleeps in a plain system call")
+        self.assertIn("modules: yes\n", told)
+        self.assertIn("hooks and patches of libraries: yes, 1 thread blocks SIGTRAP (sleeper): each is stopped", told)
+        self.does("attach", "-p", target.pid)
+        self.assertNotIn("attach: yes", self.does("doctor", target.pid))
+        self.assertEqual(target.end(), ("ok", 0))
+        if os.geteuid() == 0:
+            server = subprocess.Popen(["memcached", "-u", "memcache", "-l", "127.0.0.1", "-p", "0", "-U", "0"],
+                                      stdin=subprocess.DEVNULL)
+            self.addCleanup(server.wait)
+            self.addCleanup(server.terminate)
+            end = time.monotonic() + 20
+            while Path(f"/proc/{server.pid}/status").read_text().split("\nUid:")[1].split()[0] == "0":
+                self.assertLess(time.monotonic(), end)
+                time.sleep(0.005)  # tidy: sleep-ok between two looks, bounded
+            self.assertIn("modules: yes, it gave up its privileges and may not look at its own threads: root opens",
+                          self.does("doctor", server.pid))
 
     def test_musl(self):
         compiler = shutil.which("musl-gcc")

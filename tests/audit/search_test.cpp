@@ -541,6 +541,17 @@ TEST_P(Search, WhatAnOldLinkMapHoldsDoesNotCount) {
   EXPECT_EQ(texts(search(victim)), "");
   memory[20] = segments.front().begin + 8;  // and so it is something else
   EXPECT_NE(texts(search(victim)), "");
+  // Written over up to where its text ends: the scopes behind that show it.
+  memory[20] = memory[21] = 0;
+  const auto table = reinterpret_cast<std::uintptr_t>(victim.address("wide_table"));
+  memory[22] = (table + 4096) & ~std::uintptr_t{4095};
+  memory[27] = 4;
+  memory[28] = reinterpret_cast<std::uintptr_t>(memory + 23);
+  EXPECT_NE(texts(search(victim)), "");
+  victim.target.text.push_back({memory[22] - 16, memory[22] - 8});
+  EXPECT_EQ(texts(search(victim)), "");
+  memory[28] += 8;
+  EXPECT_NE(texts(search(victim)), "");
   munmap(memory, 4096);
 }
 

@@ -334,6 +334,14 @@ Status testify(int tid, std::uint64_t serial, threads::Testimony testimony) {
   return {};
 }
 
+Result<threads::Loans> take_loans() {
+  threads::Loans loans;
+  loans.missing = {4711};
+  loans.desk = "molt-loans/fake";
+  loans.taken = 2;
+  return loans;
+}
+
 Result<BlockingReport> blocking(std::string_view name) {
   Lock lock(world().mutex);
   if (!find(name)) return no_module(name);

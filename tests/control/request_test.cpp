@@ -289,6 +289,14 @@ TEST_F(RequestTest, BlockingTellsWhoIsInside) {
   EXPECT_FALSE(references.contains("address"));
 }
 
+TEST_F(RequestTest, LoansAreAskedFor) {
+  const Json reply = ask("molt.Lend");
+  EXPECT_EQ(field(reply, "taken"), 2);
+  EXPECT_EQ(field(reply, "missing"), Json::array({4711}));
+  EXPECT_EQ(field(reply, "desk"), "molt-loans/fake");
+  EXPECT_EQ(error_code(ask("molt.Lend", {{"tid", 1}})), EINVAL);
+}
+
 TEST_F(RequestTest, TestimonyIsTakenApart) {
   const Json good = {{"tid", 4711},    {"serial", 7},    {"runs", 3},
                      {"from", "0x10"}, {"to", "0x2000"}, {"slots", Json::array({"0x18", "0x40"})}};

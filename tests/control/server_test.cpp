@@ -135,8 +135,10 @@ TEST_F(ServerTest, LoadsTheVeryFileThatTheClientOpened) {
   log::Requester requester;
   fake::on_load([&](const module::LoadRequest& request) {
     struct stat info {};
-    path = request.path;
-    requester = log::current_requester();
+    if (path.empty()) {  // the first
+      path = request.path;
+      requester = log::current_requester();
+    }
     is_same.store(fstat(request.fd, &info) == 0 && info.st_ino == wanted.st_ino,
                   std::memory_order_release);
   });

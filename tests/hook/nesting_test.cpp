@@ -220,7 +220,14 @@ class Stepping : public Nesting, public testing::WithParamInterface<int> {
   }
 };
 
-TEST_P(Stepping, OneCall) { EXPECT_EXIT(run(1), testing::ExitedWithCode(0), ""); }
+TEST_P(Stepping, OneCall) {
+  if (under_tsan) {
+    GTEST_SKIP()
+        << "the sanitizer's own code is stepped too, and a handler that meets it there with its "
+           "trace's lock held waits for itself";
+  }
+  EXPECT_EXIT(run(1), testing::ExitedWithCode(0), "");
+}
 
 TEST_P(Stepping, OverTheEdge) {
   if (under_tsan || under_asan) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -254,6 +255,60 @@ TEST(Transition, AnImmediateFunctionHoldsNobodyUp) {
   EXPECT_EQ(sleeper.second, 2);
   EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0);
   EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+}
+
+// No page is writable and executable at once, at any step.
+TEST(Transition, KeepsWritableAndExecutableApart) {
+  const auto both = [] {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      if (line.find(" rwx") != std::string::npos || line.find(" -wx") != std::string::npos) {
+        return line;
+      }
+    }
+    return std::string();
+  };
+  ASSERT_EQ(both(), "");
+  std::atomic<bool> stop{false};
+  std::atomic<long> looks{0};
+  std::string seen;
+  std::thread looker([&] {
+    for (; !stop && seen.empty(); ++looks) seen = both();
+  });
+  for (int round = 0; round < 5; ++round) {
+    Sleeper sleeper;
+    ASSERT_EQ(load_patch("lp_two", "sleeper=1 prepared=1"), 0) << molt_last_error();
+    EXPECT_EQ(both(), "");
+    const long before = looks;
+    EXPECT_TRUE(eventually([&] { return looks > before + 1; }));
+    sleeper.let_go();
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+    EXPECT_EQ(both(), "");
+    EXPECT_EQ(revert("lp_two"), "");
+  }
+  stop = true;
+  looker.join();
+  EXPECT_EQ(seen, "");
+}
+
+// Debugging: objects live on for a while after they have gone, and are freed then.
+TEST(Transition, ADelayedReleaseComesLater) {
+  const std::string folder = testing::TempDir() + "molt-" + std::to_string(getpid());
+  const molt_options options = {sizeof options, "delayed", folder.c_str(), nullptr, 100};
+  ASSERT_EQ(molt_start(&options), 0) << molt_last_error();
+  ASSERT_EQ(apply("lp_two"), "");
+  const auto began = std::chrono::steady_clock::now();
+  ASSERT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+  ASSERT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), -EAGAIN);         // its patch is there still
+  EXPECT_EQ(molt_patch_set_enabled("lp_two", 1), -ENOENT);  // and cannot be found any more
+  EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+  EXPECT_GE(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(100));
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(lp_answer(0), 2);
+  molt_stop();
+  std::filesystem::remove_all(folder);
 }
 
 // D4.

@@ -19,6 +19,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <molt/molt.h>
+
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +31,9 @@
 
 #include "base/barrier.hpp"
 #include "base/futex.hpp"
+#include "threads/record.hpp"
 #include "threads/residency.hpp"
+#include "threads/self_proof.hpp"
 
 using namespace molt;
 using namespace molt::threads;
@@ -131,12 +135,19 @@ void sleep_until_freed() {
 void run_a_while() {
   for (int i = 0; i < 2000; ++i) asm volatile("");
 }
+// Passes a hook while it is inside, and goes on until it is missed, or for some rounds of a proof.
+void pass_and_run() {
+  const std::uint32_t freed = stress_freed.load(std::memory_order_relaxed);
+  const Deadline end = Deadline::in_ms(3);
+  while (!end.passed() && stress_freed.load(std::memory_order_relaxed) == freed) threads::pass();
+}
 void yield() { sched_yield(); }
 
 std::size_t route(const char* symbol) { return static_cast<std::size_t>(symbol - stress_routes); }
 
 void work(unsigned seed, std::atomic<std::uint64_t>& calls) {
   t_random.seed(seed);
+  molt_frame_retract(molt_frame_extend());  // as whoever has called a hook
   while (!g_stop.load(std::memory_order_relaxed)) {
     std::size_t by = route(stress_plain);
     void (*f)() = sleep_shallow;
@@ -149,6 +160,8 @@ void work(unsigned seed, std::atomic<std::uint64_t>& calls) {
         f = run_a_while;
         break;
       case 2:
+        f = pass_and_run;
+        break;
       case 3:
       case 4:
         break;
@@ -159,9 +172,10 @@ void work(unsigned seed, std::atomic<std::uint64_t>& calls) {
     }
     if (reinterpret_cast<Door>(g_door)(&g_page, by, f, g) == 0) {
       calls.fetch_add(1, std::memory_order_relaxed);
-    } else {
+    } else if (t_random() % 2 == 0) {
       nap(20'000);
     }
+    threads::pass();
   }
 }
 
@@ -192,6 +206,7 @@ char* map_code(const char* begin, const char* end) {
 int main(int argc, char** argv) {
   const int seconds = argc > 1 ? std::atoi(argv[1]) : 2;
   barrier_setup();
+  setup();
   struct sigaction action {};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO;
@@ -210,7 +225,7 @@ int main(int argc, char** argv) {
     ranges.add(begin, begin + page_bytes);
   }
   std::minstd_rand random(3);
-  std::uint64_t proofs = 0, sampled = 0, rounds = 0;
+  std::uint64_t proofs = 0, sampled = 0, answered = 0, rounds = 0;
   const Deadline end = Deadline::in_ms(seconds * 1000);
   while (!end.passed()) {
     nap(1 + static_cast<long>(random() % 300'000));
@@ -218,6 +233,7 @@ int main(int argc, char** argv) {
     heavy_barrier();
     ProofOptions options;
     options.deadline = Deadline::in_ms(20'000);
+    options.call_in = [](bool) {};
     auto proof = prove_out(ranges, options);
     if (!proof || !proof->out()) {
       std::printf("no proof: %s\n", proof ? proof->holders[0].reason : proof.error().detail);
@@ -226,6 +242,7 @@ int main(int argc, char** argv) {
     }
     ++proofs;
     sampled += proof->sampled;
+    answered += proof->answered;
     rounds += proof->rounds;
     // "Freed": whoever is still in there, or comes back into it, faults.
     mprotect(g_page.routes, page_bytes, PROT_NONE);
@@ -237,8 +254,9 @@ int main(int argc, char** argv) {
   }
   g_stop.store(true, std::memory_order_relaxed);
   for (auto& worker : workers) worker.join();
-  std::printf("%lu proofs in %lu rounds, %lu threads sampled, %lu calls\n",
+  std::printf("%lu proofs in %lu rounds, %lu threads sampled, %lu answered, %lu calls\n",
               static_cast<unsigned long>(proofs), static_cast<unsigned long>(rounds),
-              static_cast<unsigned long>(sampled), static_cast<unsigned long>(calls.load()));
+              static_cast<unsigned long>(sampled), static_cast<unsigned long>(answered),
+              static_cast<unsigned long>(calls.load()));
   return proofs > 0 && calls > 0 ? 0 : 2;
 }

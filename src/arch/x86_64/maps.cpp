@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/fd.hpp"
 #include "base/memory.hpp"
+#include "base/own_fd.hpp"
 
 namespace molt::arch {
 namespace {
@@ -42,7 +42,7 @@ bool parse(char* line, Mapping& out) {
 }  // namespace
 
 Result<std::vector<Mapping>> read_maps() {
-  Fd fd(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+  const OwnFd fd{Fd(open("/proc/self/maps", O_RDONLY | O_CLOEXEC))};
   if (!fd) return fail_errno(errno, "cannot open /proc/self/maps");
   std::vector<Mapping> maps;
   // Whole lines only: the kernel ends each read with one, and a path has 4095 bytes at most.

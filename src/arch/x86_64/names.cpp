@@ -11,8 +11,8 @@
 #include <new>
 #include <utility>
 
-#include "base/fd.hpp"
 #include "base/memory.hpp"
+#include "base/own_fd.hpp"
 
 // The debugger's interface: it finds these two by name, stops in the first, and reads the second.
 // Hidden, so that a host with a just-in-time compiler of its own keeps its own.
@@ -96,7 +96,7 @@ Status append_to_perf_map(const NamedCode& code) {
   char path[64];
   std::snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
   // Another user's file of that name, or a link, is not ours to write to.
-  Fd fd(open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
+  const OwnFd fd{Fd(open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644))};
   if (!fd) return fail_errno(errno, "cannot open %s", path);
   const std::byte* file = code.file.data();
   const Elf64_Shdr& table = section_of(file, symbols);
@@ -106,7 +106,7 @@ Status append_to_perf_map(const NamedCode& code) {
     char line[most_name + 64];
     const int size = std::snprintf(line, sizeof line, "%zx %zx %.*s\n", all[i].st_value,
                                    all[i].st_size, int{most_name}, names + all[i].st_name);
-    if (write(fd.get(), line, static_cast<std::size_t>(size)) != size) {
+    if (!fd.is_there() || write(fd.get(), line, static_cast<std::size_t>(size)) != size) {
       return fail_errno(errno, "cannot write %s", path);
     }
   }

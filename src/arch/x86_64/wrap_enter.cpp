@@ -38,6 +38,14 @@ static_assert(offsetof(molt::arch::WrapRecord, before) == 0 &&
 #define RESTORE_VECTORS "xrstor (%rsp)"
 #endif
 
+#ifdef MOLT_MUTATE_WRAP_CARRIES
+#define GO_ON "        movq 16(%r11), %r11\n        notrack jmp *%r11\n"
+#define GO_IN "        movq 16(%r11), %r11\n        call *%r11\n"
+#else
+#define GO_ON "        notrack jmp *16(%r11)\n"
+#define GO_IN "        call *16(%r11)\n"
+#endif
+
 asm(R"(
         .text
 
@@ -72,7 +80,7 @@ asm(R"(
         .if \careful
         call *-72(%rbp)
         .else
-        call *16(%r11)
+)" GO_IN R"(
         .endif
         .endm
 
@@ -150,7 +158,7 @@ asm(R"(
         .if \careful
         notrack jmp *-8(%rsp)
         .else
-        notrack jmp *16(%r11)
+)" GO_ON R"(
         .endif
         .cfi_restore_state
 

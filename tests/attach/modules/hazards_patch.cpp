@@ -54,12 +54,26 @@ static long new_timed() {
   return nanosleep(&moment, nullptr) == 0 ? 2 : -2;
 }
 static long new_page() { return 2; }
+static long new_dozen() { return 2; }
+static long new_hundred() { return 2; }
+static long new_contract() {
+  const long first = hz_dozen();
+  const timespec moment{0, 100'000};
+  nanosleep(&moment, nullptr);  // tidy: sleep-ok so that patches go in the middle
+  const long second = hz_hundred();
+  const long third = hz_dozen();
+  return first == 2 && second == 2 && third == 2 ? 2 : -2;
+}
 }
 
 MOLT_MODULE("hazards_patch", "1", "Apache-2.0", "does the same another way")
-MOLT_PATCH(MOLT_PROGRAM(
-    MOLT_REPLACE("hz_recursion", new_recursion), MOLT_REPLACE("hz_blocked", new_blocked),
-    MOLT_REPLACE("hz_red_zone", new_red_zone), MOLT_REPLACE("hz_throws", new_throws),
-    MOLT_REPLACE("hz_cancelled", new_cancelled), MOLT_REPLACE("hz_thread_local", new_thread_local),
-    MOLT_REPLACE("hz_loader", new_loader), MOLT_REPLACE("hz_allocates", new_allocates),
-    MOLT_REPLACE("hz_timed", new_timed), MOLT_REPLACE("hz_page", new_page)))
+MOLT_PATCH(
+    MOLT_PROGRAM(MOLT_REPLACE("hz_recursion", new_recursion),
+                 MOLT_REPLACE("hz_blocked", new_blocked), MOLT_REPLACE("hz_red_zone", new_red_zone),
+                 MOLT_REPLACE("hz_throws", new_throws), MOLT_REPLACE("hz_cancelled", new_cancelled),
+                 MOLT_REPLACE("hz_thread_local", new_thread_local),
+                 MOLT_REPLACE("hz_loader", new_loader), MOLT_REPLACE("hz_allocates", new_allocates),
+                 MOLT_REPLACE("hz_timed", new_timed), MOLT_REPLACE("hz_page", new_page),
+                 MOLT_REPLACE("hz_contract", new_contract)),
+    MOLT_OBJECT("libhz_dozen.so", MOLT_REPLACE("hz_dozen", new_dozen)),
+    MOLT_OBJECT("libhz_hundred.so", MOLT_REPLACE("hz_hundred", new_hundred)))

@@ -1,6 +1,6 @@
 /* closer: closes all descriptors that it knows nothing of, in each way there is, again and again, as daemons
    and their children do; and notices if somebody else closes its own or writes to them. "children":
-   only in children. */
+   only in children. "hostile": without a pause, so that whatever anybody has open is closed at any moment. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -21,10 +21,21 @@ static int good(int fd) {
   return pread(fd, text, sizeof text, 0) == 5 && memcmp(text, "mine\n", 5) == 0;
 }
 
+static int hostile(void) {
+  long rounds = 0;
+  for (; !is_over(); rounds += 100) {
+    for (int i = 0; i < 100; ++i) closefrom(3);
+  }
+  puts(rounds > 1000 ? "ok" : "few rounds");
+  return 0;
+}
+
 int main(int argc, char** argv) {
+  const int is_hostile = argc > 1 && strcmp(argv[1], "hostile") == 0;
   const int only_children = argc > 1 && strcmp(argv[1], "children") == 0;
   puts("ready");
   fflush(stdout);
+  if (is_hostile) return hostile();
   long rounds = 0;
   for (; !is_over(); ++rounds) {
     if (only_children) rounds |= 3;

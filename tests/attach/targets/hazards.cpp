@@ -62,6 +62,14 @@ long hz_timed() {
   // tidy: sleep-ok whether it is interrupted is the question
   return nanosleep(&moment, nullptr) == 0 ? 1 : -1;
 }
+long hz_contract() {
+  const long first = hz_dozen();
+  const timespec moment{0, 100'000};
+  nanosleep(&moment, nullptr);  // tidy: sleep-ok so that patches come in the middle
+  const long second = hz_hundred();
+  const long third = hz_dozen();
+  return first == 1 && second == 1 && third == 1 ? 1 : -1;
+}
 asm(R"(
         .pushsection .text.page, "ax", @progbits
         .balign 4096
@@ -121,11 +129,12 @@ struct Hazard {
   const char* name;
   long (*call)();
   std::atomic<long> rounds{0};
-} hazards[] = {{"recursion", recursion}, {"blocked", blocked},
-               {"red_zone", red_zone},   {"throws", caught},
-               {"cancelled", cancelled}, {"thread_local", hz_thread_local},
-               {"loader", hz_loader},    {"allocates", hz_allocates},
-               {"timed", hz_timed},      {"page", hz_page}};
+} hazards[] = {
+    {"recursion", recursion}, {"blocked", blocked},        {"red_zone", red_zone},
+    {"throws", caught},       {"cancelled", cancelled},    {"thread_local", hz_thread_local},
+    {"loader", hz_loader},    {"allocates", hz_allocates}, {"timed", hz_timed},
+    {"page", hz_page},        {"dozen", hz_dozen},         {"hundred", hz_hundred},
+    {"contract", hz_contract}};
 
 void* work(void* given) {
   auto& hazard = *static_cast<Hazard*>(given);

@@ -14,5 +14,9 @@ HAZARD long hz_loader();              // asks the loader, under its lock
 HAZARD long hz_allocates();           // allocates, under the allocator's
 HAZARD long hz_timed();               // sleeps, and sees no EINTR
 HAZARD long hz_page();                // its first bytes lie on two pages
+HAZARD long hz_contract();            // everything that one call calls is of one version
+// In libraries, one each.
+extern "C" long hz_dozen();
+extern "C" long hz_hundred();
 // What a new version shares with the old one.
 HAZARD long hz_count();  // one more than the last time, in this thread

@@ -1,7 +1,7 @@
 /* sleeper: waits for its input to end, and prints what of Molt it finds in its environment. "fork": in a
    child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "full N
-   M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root; "saved": a handler's sigaction in its
-   frame. */
+   M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
+   "crowded": with no room for code near its own. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -18,7 +19,38 @@
 /* What a livepatch replaces (modules/other_word.cpp). */
 __attribute__((noipa)) const char* word(void) { return "ok"; }
 
-static void on_signal(int number) { (void)number; }
+/* No gap is left within 3 GiB of any code. */
+static int crowd(void) {
+  static char maps[1 << 16];
+  int fd = open("/proc/self/maps", O_RDONLY);
+  ssize_t length = 0, n;
+  while ((n = read(fd, maps + length, sizeof maps - 1 - (size_t)length)) > 0) length += n;
+  close(fd);
+  const unsigned long around = 3UL << 30, top = (1UL << 47) - 4096;
+  unsigned long end = 1UL << 16;
+  for (char* line = maps; line != NULL && *line != '\0';) {
+    unsigned long begin, next;
+    if (sscanf(line, "%lx-%lx", &begin, &next) != 2) return -1;
+    if (begin > end && begin <= top) {
+      unsigned long from = begin - end > 2 * around ? begin - around : end;
+      if (mmap((void*)from, begin - from, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+               0) == MAP_FAILED) {
+        return -1;
+      }
+      if (from != end && end > 1UL << 16 &&
+          mmap((void*)end, around, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+               0) == MAP_FAILED) {
+        return -1;
+      }
+    }
+    if (next > end) end = next;
+    line = strchr(line, '\n');
+    if (line != NULL) ++line;
+  }
+  return 0;
+}
 
 int main(int argc, char** argv) {
   const char* how = argc > 1 ? argv[1] : "";
@@ -27,6 +59,7 @@ int main(int argc, char** argv) {
   if (strcmp(how, "no_exec") == 0) {  // as MemoryDenyWriteExecute, by the kernel itself
     if (prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0) != 0) return 1;
   }
+  if (strcmp(how, "crowded") == 0 && crowd() != 0) return 1;
   if (strcmp(how, "deaf") == 0) {
     sigset_t all;
     sigfillset(&all);
@@ -58,12 +91,6 @@ int main(int argc, char** argv) {
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
     while (open("/dev/null", O_RDONLY) >= 0) continue;
   }
-  // As libcurl keeps it in each transfer: with the address of the return from a handler.
-  struct sigaction action = {.sa_handler = on_signal}, saved = {.sa_handler = SIG_DFL};
-  if (strcmp(how, "saved") == 0) {
-    sigaction(SIGUSR1, &action, NULL);
-    sigaction(SIGUSR1, NULL, &saved);
-  }
   printf("ready %s%s\n", preload ? preload : "-", getenv("MOLT_AGENT") ? " agent" : "");
   fflush(stdout);
   if (strcmp(how, "fork") == 0) {
@@ -77,6 +104,6 @@ int main(int argc, char** argv) {
     fflush(stdout);
   }
   if (read(0, &c, 1) < 0) return 1;
-  puts(saved.sa_handler == action.sa_handler || strcmp(how, "saved") != 0 ? word() : "lost");
+  puts(word());
   return 0;
 }
