@@ -12,6 +12,7 @@ is in build/field/report.txt and report.json too. Exit 1: something was built wr
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import pathlib
@@ -83,6 +84,7 @@ class Field:
         self.only = re.compile(arguments.only)
         self.again = arguments.again
         self.rows = []
+        self.locks = []
         self.environment = source.build_environment(self.folder)
         self.environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
         (self.folder / "control").mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,12 @@ class Field:
     def package(self, name):
         print(f"field: {name}: fetching", file=sys.stderr)
         package_source = source.Source(name, self.folder, packages.PACKAGES[name].source)
+        lock = open(package_source.folder / "lock", "w", encoding="utf-8")  # noqa: SIM115  until the end
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise source.Missing("another field test works on it") from None
+        self.locks.append(lock)
         tree = package_source.folder / "tree"
         built = package_source.folder / "built"
         what = packages.PACKAGES[name](built, package_source.folder / "run")
