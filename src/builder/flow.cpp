@@ -215,7 +215,8 @@ Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type sta
     std::error_code error;
     const bool is_again = std::filesystem::last_write_time(record.plain, error) >= started;
     const bool is_touched = std::ranges::any_of(
-        space.changed(), [&record = record](const std::string& path) { return includes(record, path); });
+        space.changed(),
+        [&record = record](const std::string& path) { return includes(record, path); });
     if (is_touched && !is_again) stale.push_back(record);
   }
   return stale.empty() ? Status{} : space.compile_again("base", stale);
@@ -229,9 +230,10 @@ Status Flow::complete_new(Workspace& space) {
   if (!base || !now) return pass(!base ? base : now);
   std::vector<Record> stale;
   for (const auto& [output, record] : *base) {
-    const bool is_touched = std::ranges::any_of(files_, [&, &record = record](const PatchedFile& file) {
-      return file.new_text && includes(record, source_ + "/" + file.path);
-    });
+    const bool is_touched =
+        std::ranges::any_of(files_, [&, &record = record](const PatchedFile& file) {
+          return file.new_text && includes(record, source_ + "/" + file.path);
+        });
     if (is_touched && !now->contains(output)) stale.push_back(record);
   }
   if (!stale.empty()) {

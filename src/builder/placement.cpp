@@ -724,24 +724,54 @@ void Prover::judge_units() {
   std::unordered_set<std::string_view> proven_names;
   // The same source compiled twice, for two programs, to the same code: one of them counts.
   std::set<std::string> twins;
+  // Code of units that are in it whole. Where another unit has one function like it, and else nothing in
+  // the image, that does not make it a part.
+  std::unordered_set<std::uint64_t> taken;
+  const auto code_of = [&](const UnitState& unit, const auto& visit) {
+    for (std::uint32_t i = 1; i < unit.sections.size(); ++i) {
+      const ObjectSection& section = unit.plain->sections()[i];
+      if (section.is_code() && section.group.empty()) visit(section, unit.sections[i]);
+    }
+  };
+  for (const UnitState& unit : state_.units) {
+    if (!unit.plain) continue;
+    bool is_whole = true;
+    code_of(unit, [&](const ObjectSection& section, const PlacedSection& placed) {
+      is_whole &= placed.is_proven || section.size == 0;
+    });
+    if (!is_whole) continue;
+    code_of(unit, [&](const ObjectSection& section, const PlacedSection& placed) {
+      if (section.size == 0) return;
+      taken.insert(*placed.base);
+      for (const std::uint32_t symbol : section.symbols) {
+        taken.insert(*placed.base + unit.symbol(symbol).value);
+      }
+    });
+  }
   for (UnitState& unit : state_.units) {
     if (!unit.plain) continue;
     list_functions(unit);
     std::string places;
     std::uint64_t proven = 0;
+    std::uint64_t own = 0;
     std::uint64_t all = 0;
     bool has_data = false;
     for (std::uint32_t i = 1; i < unit.sections.size(); ++i) {
-      const ObjectSection& section = unit.plain->sections()[i];
-      has_data |= unit.sections[i].is_proven && section.type != SHT_NOBITS;
-      if (!section.is_code() || !section.group.empty()) continue;
-      all += section.size;
-      if (!unit.sections[i].is_proven) continue;
-      proven += section.size;
-      if (section.size != 0)
-        places += fmt::format(" {}@{:x}", section.name, *unit.sections[i].base);
+      has_data |= unit.sections[i].is_proven && unit.plain->sections()[i].type != SHT_NOBITS;
     }
-    for (const auto& [symbol, address] : unit.lone_functions) proven += unit.symbol(symbol).size;
+    code_of(unit, [&](const ObjectSection& section, const PlacedSection& placed) {
+      all += section.size;
+      if (!placed.is_proven || section.size == 0) return;
+      proven += section.size;
+      if (!taken.contains(*placed.base)) own += section.size;
+      places += fmt::format(" {}@{:x}", section.name, *placed.base);
+    });
+    for (const auto& [symbol, address] : unit.lone_functions) {
+      const std::uint64_t size = unit.symbol(symbol).size;
+      proven += size;
+      if (!taken.contains(address)) own += size;
+    }
+    if (proven < all) proven = own;
     unit.is_contained = all == 0 ? has_data : proven * 2 >= all;
     if (!places.empty() && unit.is_contained) {
       unit.is_contained = twins.insert(std::string(file_symbol(*unit.plain)) + places).second;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -370,15 +371,30 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
 }
 
 Status Workspace::compile_again(std::string_view phase, const std::vector<Record>& records) {
-  for (const Record& record : records) {
-    Job job{options_.wrapper,
-            {capture::program_name},
-            record.directory,
-            folder_of(phase) + ".again.log"};
-    job.words.insert(job.words.end(), record.command.begin(), record.command.end());
-    if (auto done = run(job, phase, true); !done) return done;
-  }
-  return {};
+  std::atomic<std::size_t> next{0};
+  std::vector<Status> results(records.size());
+  const auto work = [&] {
+    for (;;) {
+      const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= records.size()) return;
+      const Record& record = records[i];
+      Job job{options_.wrapper,
+              {capture::program_name},
+              record.directory,
+              fmt::format("{}.again.{}.log", folder_of(phase), i)};
+      job.words.insert(job.words.end(), record.command.begin(), record.command.end());
+      results[i] = run(job, phase, true);
+      std::error_code error;
+      if (results[i]) fs::remove(job.log, error);
+    }
+  };
+  const std::size_t most = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<std::thread> threads;
+  for (std::size_t i = 1; i < std::min(most, records.size()); ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  const auto failed = std::ranges::find_if(results, [](const Status& one) { return !one; });
+  return failed == results.end() ? Status{} : *failed;
 }
 
 Status Workspace::run_beside(std::string_view phase, const std::vector<std::string>& words,

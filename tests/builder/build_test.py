@@ -460,9 +460,10 @@ class Refusing(Tree):
         self.assert_refused(done, said, "bytes_differ", "later+0x")
 
     def test_link_time_optimisation(self):
-        for flags in ("-flto", "-flto -ffat-lto-objects"):
-            self.write("Makefile", MAKEFILE.replace("-O2", f"-O2 {flags}"))
-            shutil.rmtree(self.folder / "packaged", ignore_errors=True)
+        for first, flags in (("", "-flto"), ("", "-flto -ffat-lto-objects"), ("CC = clang\n", "-flto -fuse-ld=lld")):
+            self.write("Makefile", first + MAKEFILE.replace("-O2", f"-O2 {flags}"))
+            for folder in ("packaged", "cache"):
+                shutil.rmtree(self.folder / folder, ignore_errors=True)
             self.make_target()
             done, said = self.molt_build(self.change())
             self.assert_refused(done, said, "lto", "link-time optimisation")

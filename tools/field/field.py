@@ -6,11 +6,13 @@ series: the tree as it was before that patch, built for real and started; a patc
 diff; applied to the process under load, seen to take effect; the package's own tests against the
 patched process; reverted, unloaded, and nothing left of it.
 
-Everything lies in build/field; what is there already is not done again. The result is a table, and
-build/field/report.json. Exit 1: something was built wrongly, or failed.
+Everything lies in build/field; what is there already is not done again: a row that was applied stays, one
+that was refused is asked again of another molt, one that failed is made anew. The result is a table, which
+is in build/field/report.txt and report.json too. Exit 1: something was built wrongly, or failed.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import pathlib
@@ -24,6 +26,7 @@ import packages
 import source
 
 # What a hand-written callback could do something about, by the builder's words for it.
+HEADING = f"{'package':15} {'patch':44} {'fns':>4} {'bytes':>7} {'build s':>7} {'cmp s':>6} {'ms':>7}  verdict"
 BROKEN = ("failed", "wrong")
 WANTS_CALLBACK = {
     "layout_changed", "data_changed", "data_resized", "variable_type_changed", "constructor_added", "constructor_changed",
@@ -81,6 +84,7 @@ class Field:
         self.only = re.compile(arguments.only)
         self.again = arguments.again
         self.rows = []
+        self.locks = []
         self.environment = source.build_environment(self.folder)
         self.environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
         (self.folder / "control").mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,12 @@ class Field:
     def package(self, name):
         print(f"field: {name}: fetching", file=sys.stderr)
         package_source = source.Source(name, self.folder, packages.PACKAGES[name].source)
+        lock = open(package_source.folder / "lock", "w", encoding="utf-8")  # noqa: SIM115  until the end
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise source.Missing("another field test works on it") from None
+        self.locks.append(lock)
         tree = package_source.folder / "tree"
         built = package_source.folder / "built"
         what = packages.PACKAGES[name](built, package_source.folder / "run")
@@ -105,7 +115,7 @@ class Field:
                     done.parent.mkdir(exist_ok=True)
                     done.write_text(json.dumps(row, indent=1))
                     self.rows.append(row)
-                self.tell(self.rows[-1])
+                print(self.text_of(self.rows[-1]), flush=True)
             source.apply_patch(tree, patch)
 
     def is_final(self, row):
@@ -115,11 +125,10 @@ class Field:
         return row["verdict"] in ("applied", "no code") or (row["verdict"] not in BROKEN and row.get("tool") == self.tool)
 
     @staticmethod
-    def tell(row):
-        print(
-            f"{row['package']:10} {row['patch'][:44]:44} {row['functions']:4} {row['size']:7} {row['build_s']:7.1f} "
-            f"{row['compare_s']:6.2f} {row['apply_ms']:7.1f}  {row['verdict']}{': ' + row['why'] if row['why'] else ''}",
-            flush=True,
+    def text_of(row):
+        return (
+            f"{row['package']:15} {row['patch'][:44]:44} {row['functions']:4} {row['size']:7} {row['build_s']:7.1f} "
+            f"{row['compare_s']:6.2f} {row['apply_ms']:7.1f}  {row['verdict']}{': ' + row['why'] if row['why'] else ''}"
         )
 
     def bring_up(self, what, tree, built):
@@ -268,16 +277,26 @@ class Field:
             row["verdict"] = "applied"
 
     def report(self):
-        code = [row for row in self.rows if row["verdict"] != "no code"]
-        applied = [row for row in code if row["verdict"] == "applied"]
-        wrong = [row for row in code if row["verdict"] in BROKEN]
-        share = 100 * len(applied) / len(code) if code else 0
-        print(
-            f"\n{len(self.rows)} patches, {len(code)} change the program's code: {len(applied)} applied live with no line "
-            f"written by hand ({share:.0f} %; the goal is 95), {len(wrong)} wrong or failed"
-        )
+        """As text and JSON. Packages that are built otherwise than Debian does are counted apart."""
+        summary = []
+        wrong = [row for row in self.rows if row["verdict"] in BROKEN]
+        for which, title in ((True, "as Debian builds them"), (False, "with what Debian leaves out")):
+            rows = [row for row in self.rows if (packages.PACKAGES[row["package"]].source == "") == which]
+            code = [row for row in rows if row["verdict"] != "no code"]
+            applied = sum(row["verdict"] == "applied" for row in code)
+            if code:
+                summary.append(
+                    f"{title}: {len(rows)} patches, {len(code)} change the program's code, {applied} applied live with no "
+                    f"line written by hand ({100 * applied / len(code):.1f} %; the goal is 95)"
+                )
+        summary.append(f"{len(wrong)} wrong or failed")
+        proven, compared = (sum(row.get(key, 0) for row in self.rows) for key in ("proven", "compared"))
+        summary.append(f"{proven} of {compared} functions of all runs byte for byte those of the running file")
+        print("\n" + "\n".join(summary))
+        text = "\n".join([HEADING, *map(self.text_of, self.rows), "", *summary])
+        (self.folder / "report.txt").write_text(text + "\n")
         (self.folder / "report.json").write_text(
-            json.dumps({"schema": 1, "patches": self.rows, "applied": len(applied), "changing": len(code)}, indent=1) + "\n"
+            json.dumps({"schema": 1, "patches": self.rows, "summary": summary}, indent=1) + "\n"
         )
         return 1 if wrong else 0
 
@@ -292,7 +311,7 @@ def main():
     parser.add_argument("packages", nargs="*", default=list(packages.PACKAGES), metavar="PACKAGE")
     arguments = parser.parse_args()
     field = Field(arguments)
-    print(f"{'package':10} {'patch':44} {'fns':>4} {'bytes':>7} {'build s':>7} {'cmp s':>6} {'ms':>7}  verdict")
+    print(HEADING)
     for name in arguments.packages:
         try:
             field.package(name)

@@ -424,7 +424,8 @@ class Curl(Package):
     configure = (
         "autoreconf -fi && dh_auto_configure -- --disable-symbol-hiding --enable-versioned-symbols "
         "--enable-threaded-resolver --with-lber-lib=lber --with-gssapi=/usr --with-nghttp2 --without-libssh "
-        "--with-libssh2 --with-openssl --with-ca-path=/etc/ssl/certs"
+        "--with-libssh2 --with-openssl --with-ca-path=/etc/ssl/certs "
+        "--disable-static --enable-dependency-tracking"
     )
     configured = "config.status"
     build = ("make", "-C", "lib")

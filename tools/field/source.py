@@ -122,7 +122,7 @@ def apply_patch(tree, name):
     patch = pathlib.Path(tree) / "debian/patches" / name
     done = run(["patch", "-p1", "-s", "-f", "-F0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)], check=False)
     if done.returncode != 0:
-        raise Missing(f"{name} does not apply: {done.stdout.strip().splitlines()[-1]}")
+        raise Missing(f"{name} does not apply: {(done.stdout + done.stderr).strip()[-200:]}")
 
 
 def build_in_place(copy, tree, command, log, environment):
