@@ -60,9 +60,10 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
     }
     if (what.empty() || is_accepted(options, before.name)) continue;
     // A header's types are in every unit.
-    const bool is_known = std::any_of(refusals.begin(), refusals.end(), [&before = before](const Refusal& r) {
-      return r.kind == "layout_changed" && r.symbol == before.name;
-    });
+    const bool is_known =
+        std::any_of(refusals.begin(), refusals.end(), [&before = before](const Refusal& r) {
+          return r.kind == "layout_changed" && r.symbol == before.name;
+        });
     if (is_known) continue;
     refusals.push_back(
         {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
