@@ -40,7 +40,7 @@ void clear(Record* record) {
   }
   record->current = &record->first;
   __atomic_store_n(&record->out, std::uint64_t{0}, __ATOMIC_RELAXED);
-  __atomic_store_n(&record->answered, 0u, __ATOMIC_RELAXED);
+  record->question = 0;
   __atomic_store_n(&record->tid, 0u, __ATOMIC_RELEASE);
 }
 

@@ -54,11 +54,15 @@ struct FrameBlock {
 
 struct Record {
   FrameBlock first;
-  FrameBlock* current;     // where tls.top points; only the owner looks
-  Record* next;            // registry; set once
-  std::uint32_t tid;       // 0: free; record_marks besides
-  std::uint32_t answered;  // self_proof.hpp: the last question, and
-  std::uint64_t out;       // if the answer was `out`: epoch << 32 | tid
+  FrameBlock* current;  // where tls.top points; only the owner looks
+  Record* next;         // registry; set once
+  std::uint32_t tid;    // 0: free; record_marks besides
+  // self_proof.hpp: the last question, and how often the thread has looked; only the owner does. `out`: epoch
+  // << 32 | tid, if the answer was that.
+  std::uint32_t question;
+  std::uint32_t tries;
+  std::uintptr_t held_at;
+  std::uint64_t out;
 };
 
 // In `tid`, while reap_dead() asks whether the thread exists.
