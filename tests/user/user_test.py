@@ -158,8 +158,8 @@ class User(unittest.TestCase):
         self.assertEqual(self.json("unload", "params", "--timeout", "0")["result"], "resident")
         # It looks once: a thread that happens to run then is not proven out.
         end = time.monotonic() + 20
-        while self.json("gc")["freed"] != ["params"]:
-            self.assertLess(time.monotonic(), end, self.molt("gc")[0])
+        while (said := self.json("gc"))["freed"] != ["params"]:
+            self.assertLess(time.monotonic(), end, said)
         self.ask("drop")
 
     def test_failures_name_the_file(self):
