@@ -27,6 +27,11 @@ constexpr bool mutate_no_run_count = true;
 #else
 constexpr bool mutate_no_run_count = false;
 #endif
+#ifdef MOLT_MUTATE_OLD_REGISTERS
+constexpr bool mutate_old_registers = true;
+#else
+constexpr bool mutate_old_registers = false;
+#endif
 #ifdef MOLT_MUTATE_NO_ARGUMENTS
 constexpr bool mutate_no_arguments = true;
 #else
@@ -70,7 +75,8 @@ bool counts(const Census& census, const Thread& thread) {
 Snapshot registers_of(const Census& census, Thread& thread) {
   const bool counted = counts(census, thread);
   Snapshot s;
-  if (counted && thread.registers_settled && thread.registers_at == thread.runs) {
+  const bool has_not_run = thread.registers_at == thread.runs;
+  if (counted && thread.registers_settled && (has_not_run || mutate_old_registers)) {
     s = thread.registers;
     mask(s);
     return s;

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "threads/self_proof.hpp"
+
 extern "C" {
 __thread molt_tls molt_tls_self
     __attribute__((tls_model("initial-exec"), visibility("default"))) = {nullptr, nullptr};
@@ -125,6 +127,7 @@ void reap_dead() {
 }
 
 void after_fork_child() {
+  self_proof_epoch.store(0, std::memory_order_relaxed);  // who asked is in the parent
   for (Record* record = registry(); record != nullptr; record = record->next) {
     if (record == t_record) {
       __atomic_store_n(&record->tid, static_cast<std::uint32_t>(gettid()), __ATOMIC_RELEASE);

@@ -13,12 +13,12 @@
 //            S2 A question is asked after the listing that names the thread whom an answer is taken
 //               for, and that thread still lived when the answer was read: so it is its own.
 // Order      listing -> ask -> [thread: read the question -> own stack -> answer] -> hear -> alive?
-// Progress   Passing takes one load while nobody asks; some microseconds at first for each question, less than one
-//            when the same word is in the way again, and that a thousand times.
+// Progress   Passing takes one load while nobody asks. A look takes some microseconds, less than one
+//            where the same word is in the way again; a thousand looks for each question, at most.
 //            Lock-free and async-signal-safe.
-// Death      A record that is given back forgets its answer before its tid (record.cpp). fork: the
-//            child inherits a question that nobody listens to; passing answers it once.
-// Checked by tests/threads/self_proof_test.cpp, tests/torture
+// Death      A record that is given back forgets its answer before its tid (record.cpp). fork: nobody
+//            asks in the child.
+// Checked by tests/threads/self_proof_test.cpp, threads.finds.NO_OWN_LOOK, tests/torture
 #pragma once
 
 #include <atomic>

@@ -79,6 +79,35 @@ TEST(Proof, NamesWhoIsInside) {
   }
 }
 
+template <class F>
+[[gnu::noinline]] void further_down(F&& f) {
+  volatile char room[4096];
+  room[0] = 0;
+  f();
+  room[1] = room[0];
+}
+
+// It sleeps, is looked at twice, and goes further down: where its stack began does not hold any more.
+TEST(Proof, LooksAnewOnceAThreadHasRun) {
+  Code code;
+  Gate outside, inside;
+  {
+    Victim victim([&] {
+      outside.wait();
+      further_down([&] { code.call(Gate::wait_at, &inside); });
+    });
+    until([&] { return sleeps_in(victim.tid(), SYS_futex); });
+    for (int i = 0; i < 2; ++i) EXPECT_TRUE(prove(code.range(), 30'000).out());
+    outside.open();
+    until([&] { return inside.waiting() == 1 && sleeps_in(victim.tid(), SYS_futex); });
+    const Proof proof = prove(code.range(), 0);
+    inside.open();
+    ASSERT_EQ(proof.holders.size(), 1u) << texts(proof);
+    EXPECT_EQ(proof.holders[0].tid, victim.tid());
+    EXPECT_EQ(proof.holders[0].verdict, Verdict::inside);
+  }
+}
+
 TEST(Proof, WaitsUntilTheyLeave) {
   Code code;
   Gate gate;

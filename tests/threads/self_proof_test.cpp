@@ -144,6 +144,19 @@ TEST_F(SelfProofTest, OneProofAsks) {
   EXPECT_FALSE(second);
 }
 
+TEST_F(SelfProofTest, NobodyAsksInAChild) {
+  Code code;
+  SelfProof proof;
+  proof.ask(code.range());
+  const int asked = victims::in_child([] {
+    after_fork_child();
+    const SelfProof own;
+    return self_proof_epoch.load() != 0 || !own;
+  });
+  EXPECT_EQ(asked, 0);
+  EXPECT_NE(self_proof_epoch.load(), 0u);
+}
+
 // A record that another thread takes has no answer of the one before.
 TEST_F(SelfProofTest, AnAnswerGoesWithItsThread) {
   Code code;
