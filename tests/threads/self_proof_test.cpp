@@ -91,10 +91,10 @@ TEST_F(SelfProofTest, WhoPassesInsideIsNotOut) {
   });
   until([&] { return loop.began.load(); });
   const Proof proof = prove(code, 100);
+  loop.stop = true;
   ASSERT_EQ(proof.holders.size(), 1u);
   EXPECT_EQ(proof.holders[0].tid, inside.tid());
   EXPECT_EQ(proof.answered, 0u);
-  loop.stop = true;
 }
 
 // It passes in a signal handler, on a stack of its own, while what was interrupted is inside.
