@@ -217,6 +217,81 @@ bool enter_namespace() {
          write_text("/proc/self/gid_map", fmt::format("{} {} 1", group, group));
 }
 
+// Whoever has it wrote down who he is. If he is gone, his guard is ending what he left (stand_guard()),
+// and that is waited for.
+bool lock(int file) {
+  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    char text[16] = {};
+    if (::pread(file, text, sizeof text - 1, 0) <= 0) return false;
+    const auto owner = static_cast<pid_t>(std::strtol(text, nullptr, 10));
+    if (owner <= 0 || ::kill(owner, 0) == 0 || errno != ESRCH) return false;
+    while (::flock(file, LOCK_EX) != 0) {
+      if (errno != EINTR) return false;
+    }
+  }
+  const std::string own = std::to_string(::getpid());
+  return ::ftruncate(file, 0) == 0 &&
+         ::pwrite(file, own.data(), own.size(), 0) == static_cast<ssize_t>(own.size());
+}
+
+sigset_t guarded_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD}) ::sigaddset(&set, signal);
+  return set;
+}
+
+void signal_children(int signal) {
+  std::ifstream file(fmt::format("/proc/self/task/{}/children", ::getpid()));
+  for (pid_t child; file >> child;) ::kill(child, signal);
+}
+
+// Until the last child is gone, or the time is over.
+bool reap_until(std::chrono::steady_clock::time_point end) {
+  const sigset_t set = guarded_signals();
+  for (;;) {
+    pid_t ended;
+    while ((ended = ::waitpid(-1, nullptr, WNOHANG)) > 0) {
+    }
+    if (ended < 0 && errno == ECHILD) return true;
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        end - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return false;
+    const timespec time{left.count() / 1000, left.count() % 1000 * 1'000'000};
+    (void)::sigtimedwait(&set, nullptr, &time);
+  }
+}
+
+// Between the builder and its build. A build is a tree of processes, of which a signal reaches one: if the
+// builder is gone the guard, to whom all orphans come, ends them all, and has the lock until then. Tools
+// have a moment to clear up after themselves.
+[[noreturn]] void stand_guard(pid_t builder, pid_t build) {
+  constexpr auto patience = std::chrono::seconds(2);
+  const sigset_t set = guarded_signals();
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  while (::getppid() == builder) {
+    int status = 0;
+    for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (ended != build) continue;
+      if (!WIFSIGNALED(status)) ::_exit(WEXITSTATUS(status));
+      ::signal(WTERMSIG(status), SIG_DFL);
+      ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+      ::raise(WTERMSIG(status));
+      ::_exit(128 + WTERMSIG(status));
+    }
+    // The terminal's go to the build as well; the builder's end is seen above.
+    (void)::sigwaitinfo(&set, nullptr);
+  }
+  signal_children(SIGTERM);
+  if (!reap_until(std::chrono::steady_clock::now() + patience)) {
+    do {
+      signal_children(SIGKILL);
+    } while (!reap_until(std::chrono::steady_clock::now() + std::chrono::milliseconds(10)));
+  }
+  ::_exit(128 + SIGTERM);
+}
+
 constexpr const char* namespace_advice =
     "no mount namespace is permitted here: allow user namespaces "
     "(kernel.unprivileged_userns_clone, or "
@@ -306,7 +381,7 @@ Result<Workspace> Workspace::open(WorkspaceOptions options) {
   fs::permissions(space.folder_, fs::perms::owner_all, error);
   space.lock_ = Fd(::open((space.folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!space.lock_) return fail_errno(errno, "cannot lock %s", space.folder_.c_str());
-  if (::flock(space.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (!lock(space.lock_.get())) {
     return fail(EBUSY, "another molt build works on %s: wait for it",
                 space.options_.source.c_str());
   }
@@ -426,7 +501,7 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
     (void)!::write(error_fd, text.data(), text.size());
     ::_exit(127);
   };
-  // A build in the background would outlive an interrupted builder.
+  // In case somebody kills the guard.
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   const std::string folder = is_in_place_ ? job.folder : in_copy(job.folder);
   if (is_in_place_) {
@@ -523,9 +598,22 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno(errno, "no pipe");
   const Fd read_end(ends[0]);
   Fd write_end(ends[1]);
+  const pid_t builder = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return fail_errno(errno, "cannot start the build");
-  if (child == 0) become(job, phase, with_shadows, write_end.get());
+  if (child == 0) {
+    const sigset_t set = guarded_signals();
+    sigset_t before;
+    ::sigprocmask(SIG_BLOCK, &set, &before);
+    const pid_t build = ::fork();
+    if (build == 0) {
+      ::sigprocmask(SIG_SETMASK, &before, nullptr);
+      become(job, phase, with_shadows, write_end.get());
+    }
+    if (build < 0) ::_exit(127);
+    write_end.reset();
+    stand_guard(builder, build);
+  }
   write_end.reset();
 
   int status = 0;

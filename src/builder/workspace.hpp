@@ -23,7 +23,8 @@
 //            W3 All objects of the target that are made by the command were compiled under our eyes: what
 //               the user had built in his tree is built again in a new copy.
 // Death      Killed at any moment: W2; what was compiled until then is kept. The namespace goes with the
-//            build's last process.
+//            build's last process. A guard between the builder and the build ends all of that build's
+//            processes when the builder is gone, and keeps the lock until then.
 //            W4 Where no mount namespace is permitted the copy is built where it lies, and the compilers
 //               are told to call it by the tree's name (-ffile-prefix-map). A build that would then reach
 //               the tree itself by an absolute path is refused before a compiler writes there.

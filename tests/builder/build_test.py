@@ -247,6 +247,17 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assert_built(done, said, "answer")
         self.assertIn(b"before", (self.folder / "fix.molt").read_bytes())
+        # What changed sources call of it is weak there: the program is linked without it.
+        source.write_text(
+            "#include <molt/livepatch.h>\nextern \"C\" long* spare(void* of) {\n"
+            "  return static_cast<long*>(molt_shadow_get_or_alloc(of, 1, 8, nullptr, nullptr));\n}\n"
+            "static void forget(const molt_patch_target*) { molt_shadow_free_all(1, nullptr); }\n"
+            "MOLT_PATCH_CALLBACKS(nullptr, nullptr, nullptr, nullptr, forget)\n"
+        )
+        weak = "long *spare(void *of) __attribute__((weak));\nint answer(int x) {\n  ++*spare(&calls);\n"
+        diff = self.diff(answer_c=lambda text: text.replace("int answer(int x) {\n", weak))
+        done, said = self.molt_build(diff, "--callbacks", source)
+        self.assert_built(done, said, "answer")
         source.write_text("this is no C++\n")
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assertEqual(done.returncode, 1)
@@ -507,6 +518,24 @@ class Interrupted(Tree):
             self.assert_built(done, said, "answer")
             # The control: without the note the program does not link, and all is built anew.
             self.assertEqual((self.copy / "main.o").stat().st_mtime_ns == before, is_noted)
+
+    def test_a_build_of_many_processes(self):
+        # What goes on in the background of a shell nobody would have told: it would sleep then.
+        self.gate.write_text("")
+        self.write("answer.c", self.including + ANSWER)
+        self.build = ["sh", "-c", f"test -p {self.gate} && long=1000; (make -s; exec sleep ${{long:-0}}) & wait"]
+        self.make_target()
+        self.gate.unlink()
+        self.kill_in(self.change())
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        # It had to wait for the lock, so nothing of the killed one runs by now.
+        mine = str(self.copy.parent)
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                self.assertNotIn(mine, path.read_bytes().decode(errors="replace"), path)
+            except OSError:
+                continue
 
     def test_while_the_diff_is_in(self):
         self.make_target()
