@@ -11,7 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-import time
+import threading
 import unittest
 from pathlib import Path
 
@@ -466,17 +466,22 @@ class Interrupted(Tree):
         os.mkfifo(self.gate)
         process = subprocess.Popen(
             [MOLT, "build", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", "--", *self.build],
-            cwd=self.tree, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            cwd=self.tree, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        writer = None
-        while writer is None:
-            self.assertIsNone(process.poll(), "it did not wait")
-            try:
-                writer = os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:
-                time.sleep(0.01)
+        reader = []
+
+        def open_if_nobody_does():
+            process.wait()
+            reader.append(os.open(self.gate, os.O_RDONLY | os.O_NONBLOCK))
+
+        watch = threading.Thread(target=open_if_nobody_does)
+        watch.start()
+        writer = os.open(self.gate, os.O_WRONLY)
+        waited = not reader
         process.kill()
-        process.communicate()
+        watch.join()
+        os.close(reader[0])
+        self.assertTrue(waited, "it ended instead of waiting")
         (self.copy,) = (self.folder / "cache/molt/builds").glob("*/tree")
         # What a compiler leaves that was killed as well.
         os.close(writer)

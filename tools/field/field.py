@@ -164,7 +164,9 @@ class Field:
         try:
             print(f"field: {what.name}: {row['patch']}: building the program", file=sys.stderr)
             self.bring_up(what, tree, built)
-            if refused and refused["verdict"] in REFUSED:
+            if refused and "refused" in refused:
+                row.update(refused, verdict=REFUSED[0], why=refused["refused"])
+            elif refused and refused["verdict"] in REFUSED:
                 row.update(refused)
             else:
                 self.build_and_apply(what, tree, built, patch, row)
