@@ -265,7 +265,10 @@ bool reap_until(std::chrono::steady_clock::time_point end) {
 // Between the builder and its build. A build is a tree of processes, of which a signal reaches one: if the
 // builder is gone the guard, to whom all orphans come, ends them all, and has the lock until then. Tools
 // have a moment to clear up after themselves.
-[[noreturn]] void stand_guard(pid_t builder, pid_t build) {
+[[noreturn]] void stand_guard(pid_t builder, pid_t build, int lock_file) {
+  // Of what the builder has open it needs the lock alone: ends of pipes of other jobs would stay open.
+  ::close_range(3, static_cast<unsigned>(lock_file) - 1, 0);
+  ::close_range(static_cast<unsigned>(lock_file) + 1, ~0U, 0);
   constexpr auto patience = std::chrono::seconds(2);
   const sigset_t set = guarded_signals();
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -611,8 +614,7 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
       become(job, phase, with_shadows, write_end.get());
     }
     if (build < 0) ::_exit(127);
-    write_end.reset();
-    stand_guard(builder, build);
+    stand_guard(builder, build, lock_.get());
   }
   write_end.reset();
 
