@@ -92,6 +92,11 @@ struct Symbol {
 };
 static_assert(sizeof(Symbol) == 32);
 
+// Functions of the runtime's own, such as molt_shadow_get(): a dynamic symbol with this library and
+// version is looked up in the runtime that links the patch, if nothing else in the process has it.
+inline constexpr std::string_view runtime_library = "libmolt.so.0";
+inline constexpr std::string_view runtime_version = "MOLT_0";
+
 // Keys of .molt.info. A key may come more than once. Unknown ones are ignored.
 namespace info {
 inline constexpr std::string_view name = "name";  // of the patch, unless `molt apply --name`

@@ -1,11 +1,13 @@
 #include "builder/capture.hpp"
 
+#include "base/fd.hpp"
 #include "base/hash.hpp"
 #include "builder/compiler_command.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
@@ -19,6 +21,7 @@
 #include <fstream>
 #include <iterator>
 #include <span>
+#include <sstream>
 
 extern "C" char** environ;
 
@@ -153,27 +156,103 @@ void write_record(const std::string& path, const Record& record) {
   fs::rename(temporary, path, ignored);
 }
 
-void record_one(const CompilerCommand& command, const std::string& source,
-                const std::string& directory, const std::string& store, bool with_shadow,
-                const std::string& noted_dependencies) {
+std::string stem_of(const std::string& store, const std::string& output) {
+  return store + "/" + content_hash(std::as_bytes(std::span(output)));
+}
+
+constexpr const char* begun_ending = ".begun";
+
+// The note that a compilation is under way. It is locked for as long as a process of the compiler lives,
+// which may be longer than the build that was killed.
+void note_begun(const std::string& stem, const std::string& output) {
+  const int file = ::open((stem + begun_ending).c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+  if (file < 0) return;
+  (void)::flock(file, LOCK_EX | LOCK_NB);
+  (void)!::write(file, output.data(), output.size());
+}
+
+// Where the objects go that somebody sees.
+std::vector<std::string> outputs_of(const CompilerCommand& command, const std::string& directory) {
+  std::vector<std::string> outputs;
+  for (const std::string& source : command.sources) {
+    const std::string object = command.object_of(source);
+    if (object.empty() || is_probe(source, absolute(directory, object))) continue;
+    outputs.push_back(absolute(directory, object));
+  }
+  return outputs;
+}
+
+// Where the build runs beside the tree: what it is told, and what is to be thought of it.
+class Map {
+ public:
+  static Map read() {
+    Map map;
+    const char* text = std::getenv(capture::map_variable);
+    std::istringstream lines(text != nullptr ? text : "");
+    for (std::string line; std::getline(lines, line);) {
+      const std::size_t equals = line.find('=');
+      if (equals != line.npos) {
+        map.pairs_.emplace_back(line.substr(0, equals), line.substr(equals + 1));
+      }
+    }
+    return map;
+  }
+  std::string to_tree(const std::string& path) const {
+    for (const auto& [copy, tree] : pairs_) {
+      if (is_in(path, copy)) return tree + path.substr(copy.size());
+    }
+    return path;
+  }
+  bool is_of_tree(const std::string& path) const {
+    return std::ranges::any_of(pairs_, [&](const auto& pair) { return is_in(path, pair.second); });
+  }
+  // Before the user's own: of two that fit, a compiler takes the last.
+  std::vector<std::string> options() const {
+    std::vector<std::string> options;
+    for (const auto& [copy, tree] : pairs_) {
+      options.push_back(fmt::format("-ffile-prefix-map={}={}", copy, tree));
+    }
+    return options;
+  }
+
+ private:
+  static bool is_in(const std::string& path, const std::string& folder) {
+    return path.starts_with(folder) && (path.size() == folder.size() || path[folder.size()] == '/');
+  }
+  std::vector<std::pair<std::string, std::string>> pairs_;
+};
+
+// 1, the compiler's answer to an error.
+int refuse_tree(const std::string& path) {
+  fmt::print(
+      stderr,
+      "molt: error: absolute paths need a mount namespace, and this one is not in the copy: {}\n",
+      path);
+  return 1;
+}
+
+// False: it includes a file that is the tree's own.
+bool record_one(const CompilerCommand& command, const std::vector<std::string>& user_words,
+                const Map& map, const std::string& source, const std::string& directory,
+                const std::string& store, bool with_shadow, const std::string& noted_dependencies) {
   Record record;
-  record.source = source;
-  record.directory = directory;
-  record.command = command.words;
+  record.source = map.to_tree(source);
+  record.directory = map.to_tree(directory);
+  record.command = user_words;
   const std::string object = command.object_of(source);
-  record.output = absolute(directory, object.empty() ? source + ".o" : object);
-  if (is_probe(source, record.output)) return;
-  const std::string stem = store + "/" + content_hash(std::as_bytes(std::span(record.output)));
+  record.output = map.to_tree(absolute(directory, object.empty() ? source + ".o" : object));
+  if (is_probe(source, record.output)) return true;
+  const std::string stem = stem_of(store, record.output);
   // Two compilations of one object at a time are the build's own mistake; their copies must not mix.
   const std::string own = fmt::format("{}.{}", stem, ::getpid());
   record.plain = stem + ".o";
   std::error_code error;
   if (object.empty()) {
-    if (run(recompile(command, source, own, {}), own + ".log") != 0) return;
+    if (run(recompile(command, source, own, {}), own + ".log") != 0) return true;
     fs::remove(own + ".log", error);
   } else {
     fs::copy_file(absolute(directory, object), own, fs::copy_options::overwrite_existing, error);
-    if (error) return;
+    if (error) return true;
   }
   fs::rename(own, record.plain, error);
 
@@ -201,7 +280,12 @@ void record_one(const CompilerCommand& command, const std::string& source,
   }
   if (!dependencies.empty()) record.dependencies = read_dependencies(dependencies, directory);
   record.dependencies.push_back(absolute(directory, source));
+  for (std::string& path : record.dependencies) {
+    if (map.is_of_tree(path)) return refuse_tree(path) == 0;
+    path = map.to_tree(path);
+  }
   write_record(stem + ".json", record);
+  return true;
 }
 
 }  // namespace
@@ -209,13 +293,20 @@ void record_one(const CompilerCommand& command, const std::string& source,
 int run_captured_compiler(int argc, char** argv) {
   const char* store = std::getenv(capture::store_variable);
   const char* shadows = std::getenv(capture::shadows_variable);
-  const std::vector<std::string> words(argv + 1, argv + argc);
+  std::vector<std::string> words(argv + 1, argv + argc);
   ::setenv(capture::inside_variable, "1", 1);
   ::setenv("CCACHE_DISABLE", "1", 1);  // a compiler may be a link to it
   if (words.empty()) return 127;
 
   std::error_code error;
   const std::string directory = fs::current_path(error).string();
+  const Map map = Map::read();
+  const std::vector<std::string> user_words = read_command(words, directory).words;
+  // In a compilation only: `cc --version` and the like say what they say.
+  if (store != nullptr && read_command(words, directory).makes_objects()) {
+    const auto options = map.options();
+    words.insert(words.begin() + 1, options.begin(), options.end());
+  }
   const CompilerCommand command = read_command(words, directory);
   const bool is_recorded = store != nullptr && command.makes_objects();
   std::string noted;
@@ -226,6 +317,13 @@ int run_captured_compiler(int argc, char** argv) {
     noted = fmt::format("{}/{}.noted", store, ::getpid());
     ::setenv(note_variable, noted.c_str(), 1);
   }
+  const std::vector<std::string> outputs =
+      is_recorded ? outputs_of(command, directory) : std::vector<std::string>{};
+  for (const std::string& output : outputs) {
+    if (map.is_of_tree(output)) return refuse_tree(output);
+    const std::string path = map.to_tree(output);
+    note_begun(stem_of(store, path), path);
+  }
   const int status = run(words, "");
   if (!notes_itself) ::unsetenv(note_variable);
   if (status == -1) {
@@ -235,7 +333,14 @@ int run_captured_compiler(int argc, char** argv) {
   if (status == 0 && is_recorded) {
     const bool with_shadow = shadows != nullptr && *shadows == '1';
     for (const std::string& source : command.sources) {
-      record_one(command, source, directory, store, with_shadow, noted);
+      if (!record_one(command, user_words, map, source, directory, store, with_shadow, noted))
+        return 1;
+    }
+  }
+  // A compiler that was killed has not cleared up: that is what the note is for.
+  if (status >= 0 && WIFEXITED(status)) {
+    for (const std::string& output : outputs) {
+      fs::remove(stem_of(store, map.to_tree(output)) + begun_ending, error);
     }
   }
   if (!noted.empty()) fs::remove(noted, error);
@@ -245,6 +350,29 @@ int run_captured_compiler(int argc, char** argv) {
     return 128 + WTERMSIG(status);
   }
   return WEXITSTATUS(status);
+}
+
+std::vector<std::string> read_begun(const std::string& store) {
+  std::vector<std::string> outputs;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(store, error)) {
+    if (entry.path().extension() != begun_ending) continue;
+    const Fd held(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+    while (held && ::flock(held.get(), LOCK_EX) != 0 && errno == EINTR) {
+    }
+    std::ifstream file(entry.path());
+    outputs.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  return outputs;
+}
+
+void remove_begun(const std::string& store) {
+  std::error_code error;
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(store, error)) {
+    if (entry.path().extension() == begun_ending) paths.push_back(entry.path());
+  }
+  for (const fs::path& path : paths) fs::remove(path, error);
 }
 
 Result<std::vector<Record>> read_records(const std::string& store) {

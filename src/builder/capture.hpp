@@ -9,6 +9,9 @@
 //     STORE/1f0c...json   what was compiled where, from which files
 //     STORE/1f0c...o      the plain object
 //     STORE/1f0c...s.o    the shadow
+//     STORE/1f0c...begun  the object's path, while its compilation is under way
+//
+// Records have the tree's paths, also where the build runs in another place.
 //
 // One compilation, one record; the same object compiled again replaces it, so a store says what the
 // last compilation of each object was. Parallel builds need no lock: every record is renamed into place.
@@ -26,6 +29,8 @@ inline constexpr const char* store_variable = "MOLT_CAPTURE_STORE";
 inline constexpr const char* shadows_variable = "MOLT_CAPTURE_SHADOWS";  // "1": make shadows too
 inline constexpr const char* wrapper_variable = "MOLT_CAPTURE_WRAPPER";
 inline constexpr const char* inside_variable = "MOLT_CAPTURE_INSIDE";
+// "COPY=TREE" lines, where the copy cannot be built in the tree's place (workspace.hpp, W4).
+inline constexpr const char* map_variable = "MOLT_CAPTURE_MAP";
 // What the preloaded library calls the wrapper: argv[0].
 inline constexpr const char* program_name = "molt-capture";
 }  // namespace capture
@@ -47,5 +52,9 @@ int run_captured_compiler(int argc, char** argv);
 
 // All records of a store, in the order of their objects' paths.
 [[nodiscard]] Result<std::vector<Record>> read_records(const std::string& store);
+// Objects whose compilation has begun and has not ended: of a build that was killed. Waits for a compiler
+// that has outlived it.
+[[nodiscard]] std::vector<std::string> read_begun(const std::string& store);
+void remove_begun(const std::string& store);
 
 }  // namespace molt::builder

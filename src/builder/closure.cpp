@@ -30,12 +30,14 @@ patch_file::Binding binding_of(Place::Kind kind) {
 
 Closure::Closure(PatchWriter& writer, std::uint32_t target, const Placement& placement,
                  std::span<const Placement* const> placements, std::span<const DiffedUnit> units,
-                 std::vector<Refusal>& refusals, PatchReport& report)
+                 const std::set<std::string>& runtime, std::vector<Refusal>& refusals,
+                 PatchReport& report)
     : writer_(writer),
       target_(target),
       placement_(placement),
       placements_(placements),
       units_(units),
+      runtime_(runtime),
       refusals_(refusals),
       report_(report) {}
 
@@ -150,6 +152,14 @@ Closure::Bound Closure::bind_undefined(const DiffedUnit& unit, const ObjectSymbo
     if (place.is_known()) break;
     if (other == &placement_) continue;
     if (Place exported = other->exported(name); exported.is_known()) place = std::move(exported);
+  }
+  // Shadow variables and the like: a program that was attached to does not say that it needs them.
+  if (!place.is_known() && runtime_.contains(name)) {
+    place = {};
+    place.kind = Place::Kind::dynamic;
+    place.version = patch_file::runtime_version;
+    place.library = patch_file::runtime_library;
+    place.is_function = true;
   }
   return bind_place(unit, name, place, in);
 }

@@ -37,10 +37,12 @@ struct DiffedUnit {
 
 class Closure {
  public:
-  // `placements`: of all running files, which export functions to each other.
+  // `placements`: of all running files, which export functions to each other. `runtime`: names that
+  // libmolt.so exports, which is in every process that takes a patch.
   Closure(PatchWriter& writer, std::uint32_t target, const Placement& placement,
           std::span<const Placement* const> placements, std::span<const DiffedUnit> units,
-          std::vector<Refusal>& refusals, PatchReport& report);
+          const std::set<std::string>& runtime, std::vector<Refusal>& refusals,
+          PatchReport& report);
 
   // Takes the section along with all that it needs; its index in the writer.
   std::uint32_t include(const DiffedUnit& unit, std::uint32_t section);
@@ -78,6 +80,7 @@ class Closure {
   const Placement& placement_;
   std::span<const Placement* const> placements_;
   std::span<const DiffedUnit> units_;
+  const std::set<std::string>& runtime_;
   std::vector<Refusal>& refusals_;
   PatchReport& report_;
   std::map<Key, std::uint32_t> included_;

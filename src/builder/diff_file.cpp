@@ -150,7 +150,9 @@ Status write_text(const std::string& path, const std::optional<std::string>& tex
 
 }  // namespace
 
-Result<std::vector<PatchedFile>> apply_diff(const std::string& diff, const std::string& tree) {
+Result<std::vector<PatchedFile>> apply_diff(
+    const std::string& diff, const std::string& tree,
+    const std::function<Status(const std::vector<PatchedFile>&)>& before) {
   const auto text = read_text(diff);
   if (!text) return fail_errno(errno, "cannot read the diff %s", diff.c_str());
   const std::string absolute = fs::absolute(diff).string();
@@ -185,6 +187,7 @@ Result<std::vector<PatchedFile>> apply_diff(const std::string& diff, const std::
     files.push_back({name, read_text(tree + "/" + name), std::nullopt});
   }
   if (files.empty()) return fail(EINVAL, "%s is no unified diff", diff.c_str());
+  if (auto done = before(files); !done) return pass(done);
 
   const Said said = run_patch(words(*strip, {"-s", "--no-backup-if-mismatch"}));
   for (PatchedFile& file : files) file.new_text = read_text(tree + "/" + file.path);
@@ -195,6 +198,41 @@ Result<std::vector<PatchedFile>> apply_diff(const std::string& diff, const std::
   }
   // A diff that adds a file names another one beside it, which is neither here nor there.
   std::erase_if(files, [](const PatchedFile& file) { return file.old_text == file.new_text; });
+  return files;
+}
+
+Status save_old(const std::vector<PatchedFile>& files, const std::string& path) {
+  const std::string temporary = path + ".new";
+  {
+    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    for (const PatchedFile& file : files) {
+      const std::string text = file.old_text.value_or("");
+      out << file.path << '\0' << (file.old_text ? 1 : 0) << ' ' << text.size() << '\n' << text;
+    }
+    out.flush();
+    if (!out) return fail(EIO, "cannot write %s", temporary.c_str());
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return fail_errno(errno, "cannot write %s", path.c_str());
+  }
+  return {};
+}
+
+Result<std::vector<PatchedFile>> read_old(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return fail(ENOENT, "cannot read %s", path.c_str());
+  std::vector<PatchedFile> files;
+  std::string name;
+  while (std::getline(in, name, '\0')) {
+    int has_text = 0;
+    std::size_t bytes = 0;
+    if (!(in >> has_text >> bytes) || in.get() != '\n') return fail(EIO, "%s ends", path.c_str());
+    std::string text(bytes, '\0');
+    in.read(text.data(), static_cast<std::streamsize>(bytes));
+    if (!in) return fail(EIO, "%s ends", path.c_str());
+    files.push_back({name, std::nullopt, std::nullopt});
+    if (has_text != 0) files.back().old_text = std::move(text);
+  }
   return files;
 }
 

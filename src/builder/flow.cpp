@@ -99,6 +99,7 @@ class Flow {
   Status build_three();
   static Status check_outputs(const Workspace& space);
   Status guard(const Workspace& space);
+  static Status build_base(Workspace& space);
   static Status complete_base(Workspace& space, std::filesystem::file_time_type started);
   Status complete_new(Workspace& space);
   Status complete_old(Workspace& space);
@@ -162,22 +163,34 @@ Status Flow::build_three() {
   if (!opened) return pass(opened);
   Workspace& space = *opened;
   source_ = space.source();
+  if (!space.is_in_place()) {
+    result_.notes.push_back(
+        "no mount namespace is permitted here: the copy was built where it lies, and compiled "
+        "under the "
+        "tree's name (-ffile-prefix-map)");
+  }
 
   // What the user's own files have become since the last run is compiled again here.
-  say(space.is_warm() ? "building what changed since the last run"
-                      : "building the tree as it runs");
+  say(space.is_warm()      ? "building what changed since the last run"
+      : space.is_resumed() ? "going on with the build that was broken off"
+                           : "building the tree as it runs");
   auto begin = Clock::now();
   if (auto done = space.mark("building"); !done) return done;
-  const auto started = std::filesystem::file_time_type::clock::now();
-  if (auto done = space.build("base", false, space.is_warm()); !done) return done;
-  if (auto done = complete_base(space, started); !done) return done;
+  if (auto done = build_base(space); !done) {
+    if (!space.is_resumed()) return done;
+    say("that failed; building all of it anew");
+    if (auto anew = space.begin_anew(); !anew) return anew;
+    if (auto marked = space.mark("building"); !marked) return marked;
+    if (done = build_base(space); !done) return done;
+  }
   result_.base_s = seconds_since(begin);
   if (auto done = check_outputs(space); !done) {
     if (auto marked = space.mark("clean"); !marked) return marked;
     return done;
   }
 
-  auto applied = apply_diff(request_.diff, space.tree());
+  auto applied = apply_diff(request_.diff, space.tree(),
+                            [&](const auto& files) { return space.mark_patched(files); });
   if (!applied) {
     if (auto done = space.mark("clean"); !done) return done;
     return pass(applied);
@@ -205,18 +218,27 @@ Status Flow::build_three() {
   return space.mark("clean");
 }
 
-// The same as complete_new() of what the user changed since the last run.
+Status Flow::build_base(Workspace& space) {
+  const auto started = std::filesystem::file_time_type::clock::now();
+  const bool has_records = space.is_warm() || space.is_resumed();
+  if (auto done = space.build("base", false, has_records); !done) return done;
+  return complete_base(space, started);
+}
+
+// The same as complete_new() of what the user changed since the last run, or a broken-off one had changed.
 Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type started) {
-  if (space.changed().empty()) return {};
+  if (space.changed().empty() && space.lost().empty()) return {};
   auto base = records_of(space, "base");
   if (!base) return pass(base);
   std::vector<Record> stale;
   for (const auto& [output, record] : *base) {
     std::error_code error;
     const bool is_again = std::filesystem::last_write_time(record.plain, error) >= started;
-    const bool is_touched = std::ranges::any_of(
-        space.changed(),
-        [&record = record](const std::string& path) { return includes(record, path); });
+    const bool is_touched =
+        std::ranges::find(space.lost(), output) != space.lost().end() ||
+        std::ranges::any_of(space.changed(), [&record = record](const std::string& path) {
+          return includes(record, path);
+        });
     if (is_touched && !is_again) stale.push_back(record);
   }
   return stale.empty() ? Status{} : space.compile_again("base", stale);

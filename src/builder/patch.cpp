@@ -4,6 +4,8 @@
 #include "builder/patch.hpp"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,6 +23,7 @@
 #include "builder/patch_writer.hpp"
 #include "builder/static_locals.hpp"
 #include "builder/unsafe.hpp"
+#include "elf/image.hpp"
 
 namespace molt::builder {
 namespace {
@@ -291,6 +294,22 @@ struct Builder {
     }
   }
 
+  // --- what the runtime has ---
+
+  std::set<std::string> runtime{};  // names of its functions
+
+  // A file that cannot be read has none: what is missing is refused by its name.
+  void read_runtime() {
+    if (options.runtime.empty()) return;
+    std::ifstream in(options.runtime, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    const auto image = elf::Image::parse(std::as_bytes(std::span(text)), elf::Purpose::examine);
+    if (!image) return;
+    for (const elf::Symbol& symbol : image->dynamic_symbols()) {
+      if (symbol.exported() && symbol.type == STT_FUNC) runtime.insert(std::string(symbol.name));
+    }
+  }
+
   // --- hand-written additions ---
 
   std::optional<Object> additions{};
@@ -386,7 +405,7 @@ struct Builder {
                         nullptr,
                         {}});
     }
-    Closure closure(writer, target, placement, placements, diffed, refusals, report);
+    Closure closure(writer, target, placement, placements, diffed, runtime, refusals, report);
     if (has_additions) include_additions(closure, diffed.back());
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {
@@ -480,6 +499,7 @@ struct Builder {
       if (is_here) study(u);
     }
     read_additions();
+    read_runtime();
     for (const auto& s : studied) decide(*s);
     refuse_unsafe();
     for (const auto& s : studied) refuse_shared_constants(*s);

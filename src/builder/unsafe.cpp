@@ -41,6 +41,16 @@ std::string difference(const TypeLayout& a, const TypeLayout& b) {
   return "";
 }
 
+// Are there only new members, in what was padding? What objects that exist have there, who made them knows.
+bool is_in_padding(const TypeLayout& a, const TypeLayout& b) {
+  if (a.kind != "struct" || a.size != b.size) return false;
+  return std::all_of(a.members.begin(), a.members.end(), [&](const TypeMember& m) {
+    return std::any_of(b.members.begin(), b.members.end(), [&](const TypeMember& n) {
+      return n.name == m.name && n.type == m.type && n.offset == m.offset;
+    });
+  });
+}
+
 constexpr const char* state_advice =
     "keep it as it is and attach what is new by a shadow variable (molt_shadow_alloc), or convert "
     "what exists in a callback (--callbacks)";
@@ -65,11 +75,15 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
           return r.kind == "layout_changed" && r.symbol == before.name;
         });
     if (is_known) continue;
+    const bool is_padding = is_in_padding(before, after);
     refusals.push_back(
         {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
-         fmt::format("{} {}: {}; objects of the old layout may exist", before.kind, before.name,
-                     what),
-         fmt::format("{}; --accept={} if none can exist", state_advice, before.name)});
+         fmt::format("{} {}: {}{}; objects of the old layout may exist", before.kind, before.name,
+                     what, is_padding ? ", in what was padding" : ""),
+         fmt::format("{}; --accept={} if {}", state_advice, before.name,
+                     is_padding
+                         ? "all are cleared when they are made, and 0 is right for those that exist"
+                         : "none can exist")});
   }
 }
 

@@ -79,12 +79,28 @@ Manifest read_manifest(const std::string& path) {
   return manifest;
 }
 
-void write_manifest(const std::string& path, const Manifest& manifest) {
-  std::ofstream file(path);
-  for (const auto& [name, one] : manifest) {
-    file << one.size << ' ' << one.seconds << ' ' << one.nanoseconds << ' ' << one.mode << ' '
-         << name << '\0';
+// Whole, or as it was: a run may be killed here.
+Status write_whole(const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".new";
+  {
+    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+    file << text;
+    file.flush();
+    if (!file) return fail(EIO, "cannot write %s", temporary.c_str());
   }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return fail_errno(errno, "cannot write %s", path.c_str());
+  }
+  return {};
+}
+
+Status write_manifest(const std::string& path, const Manifest& manifest) {
+  std::string text;
+  for (const auto& [name, one] : manifest) {
+    text += fmt::format("{} {} {} {} {}", one.size, one.seconds, one.nanoseconds, one.mode, name);
+    text += '\0';
+  }
+  return write_whole(path, text);
 }
 
 struct Copying {
@@ -201,7 +217,128 @@ bool enter_namespace() {
          write_text("/proc/self/gid_map", fmt::format("{} {} 1", group, group));
 }
 
+// Whoever has it wrote down who he is. If he is gone, his guard is ending what he left (stand_guard()),
+// and that is waited for.
+bool lock(int file) {
+  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    char text[16] = {};
+    if (::pread(file, text, sizeof text - 1, 0) <= 0) return false;
+    const auto owner = static_cast<pid_t>(std::strtol(text, nullptr, 10));
+    if (owner <= 0 || ::kill(owner, 0) == 0 || errno != ESRCH) return false;
+    while (::flock(file, LOCK_EX) != 0) {
+      if (errno != EINTR) return false;
+    }
+  }
+  const std::string own = std::to_string(::getpid());
+  return ::ftruncate(file, 0) == 0 &&
+         ::pwrite(file, own.data(), own.size(), 0) == static_cast<ssize_t>(own.size());
+}
+
+sigset_t guarded_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD}) ::sigaddset(&set, signal);
+  return set;
+}
+
+void signal_children(int signal) {
+  std::ifstream file(fmt::format("/proc/self/task/{}/children", ::getpid()));
+  for (pid_t child; file >> child;) ::kill(child, signal);
+}
+
+// Until the last child is gone, or the time is over.
+bool reap_until(std::chrono::steady_clock::time_point end) {
+  const sigset_t set = guarded_signals();
+  for (;;) {
+    pid_t ended;
+    while ((ended = ::waitpid(-1, nullptr, WNOHANG)) > 0) {
+    }
+    if (ended < 0 && errno == ECHILD) return true;
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        end - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return false;
+    const timespec time{left.count() / 1000, left.count() % 1000 * 1'000'000};
+    (void)::sigtimedwait(&set, nullptr, &time);
+  }
+}
+
+// Between the builder and its build. A build is a tree of processes, of which a signal reaches one: if the
+// builder is gone the guard, to whom all orphans come, ends them all, and has the lock until then. Tools
+// have a moment to clear up after themselves.
+[[noreturn]] void stand_guard(pid_t builder, pid_t build, int lock_file) {
+  // Of what the builder has open it needs the lock alone: ends of pipes of other jobs would stay open.
+  ::close_range(3, static_cast<unsigned>(lock_file) - 1, 0);
+  ::close_range(static_cast<unsigned>(lock_file) + 1, ~0U, 0);
+  constexpr auto patience = std::chrono::seconds(2);
+  const sigset_t set = guarded_signals();
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  while (::getppid() == builder) {
+    int status = 0;
+    for (pid_t ended; (ended = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (ended != build) continue;
+      if (!WIFSIGNALED(status)) ::_exit(WEXITSTATUS(status));
+      ::signal(WTERMSIG(status), SIG_DFL);
+      ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+      ::raise(WTERMSIG(status));
+      ::_exit(128 + WTERMSIG(status));
+    }
+    // The terminal's go to the build as well; the builder's end is seen above.
+    (void)::sigwaitinfo(&set, nullptr);
+  }
+  signal_children(SIGTERM);
+  if (!reap_until(std::chrono::steady_clock::now() + patience)) {
+    do {
+      signal_children(SIGKILL);
+    } while (!reap_until(std::chrono::steady_clock::now() + std::chrono::milliseconds(10)));
+  }
+  ::_exit(128 + SIGTERM);
+}
+
+constexpr const char* namespace_advice =
+    "no mount namespace is permitted here: allow user namespaces "
+    "(kernel.unprivileged_userns_clone, or "
+    "the container's seccomp profile), or run as root";
+
+// In a child, since there is no way back. A namespace in which nothing can be mounted is none.
+bool has_namespaces() {
+  const pid_t child = ::fork();
+  if (child < 0) return true;
+  if (child == 0) {
+    const bool may =
+        enter_namespace() && ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+    ::_exit(may ? 0 : 1);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 }  // namespace
+
+std::string Workspace::in_copy(const std::string& path) const {
+  for (std::size_t i = 0; i < folders_.size(); ++i) {
+    if (is_inside(path, folders_[i])) return copy_of(i) + path.substr(folders_[i].size());
+  }
+  return path;
+}
+
+// W4: what is known to write down where the tree is.
+Status Workspace::check_elsewhere() const {
+  for (const auto& [name, one] : read_manifest(folder_ + "/manifest")) {
+    const std::string file = fs::path(name).filename().string();
+    if (file != "CMakeCache.txt" && file != "build.ninja" && file != "meson-private") continue;
+    return fail(EPERM, "%s has absolute paths, and %s", name.c_str(), namespace_advice);
+  }
+  for (const std::string& folder : folders_) {
+    for (const std::string& word : options_.command) {
+      if (word.find(folder) == word.npos) continue;
+      return fail(EPERM, "the build command names %s, and %s", folder.c_str(), namespace_advice);
+    }
+  }
+  return {};
+}
 
 bool Workspace::is_in_copy(const std::string& path) const {
   return std::ranges::any_of(
@@ -247,11 +384,15 @@ Result<Workspace> Workspace::open(WorkspaceOptions options) {
   fs::permissions(space.folder_, fs::perms::owner_all, error);
   space.lock_ = Fd(::open((space.folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!space.lock_) return fail_errno(errno, "cannot lock %s", space.folder_.c_str());
-  if (::flock(space.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (!lock(space.lock_.get())) {
     return fail(EBUSY, "another molt build works on %s: wait for it",
                 space.options_.source.c_str());
   }
   if (auto done = space.copy_all(); !done) return pass(done);
+  space.is_in_place_ = has_namespaces();
+  if (!space.is_in_place_) {
+    if (auto done = space.check_elsewhere(); !done) return pass(done);
+  }
   return space;
 }
 
@@ -263,12 +404,13 @@ Status Workspace::copy_all() {
   }
   std::error_code error;
   is_warm_ = state == "clean";
+  is_resumed_ = !is_warm_ && resume(state);
   Manifest old;
-  if (is_warm_) {
+  if (is_warm_ || is_resumed_) {
     old = read_manifest(folder_ + "/manifest");
   } else {
     // W2
-    fs::remove(folder_ + "/manifest", error);
+    for (const char* name : {"/manifest", "/undo", "/pending"}) fs::remove(folder_ + name, error);
     std::vector<std::string> parts = {folder_ + "/base", folder_ + "/new", folder_ + "/old"};
     for (std::size_t i = 0; i < folders_.size(); ++i) parts.push_back(copy_of(i));
     for (const std::string& part : parts) {
@@ -279,12 +421,17 @@ Status Workspace::copy_all() {
   // When the copy was last built: what the user changed since has to be newer than that.
   struct stat built {};
   if (::stat((folder_ + "/state").c_str(), &built) != 0) built = {};
-  if (auto done = mark("copying"); !done) return done;
+  // Objects of a run that was broken off are younger than what it wrote down.
+  if (is_resumed_) ::clock_gettime(CLOCK_REALTIME, &built.st_mtim);
+  // Until all that was broken off is made good, the state says that it is not.
+  if (!is_resumed_) {
+    if (auto done = mark("copying"); !done) return done;
+  }
   Manifest now;
   for (std::size_t i = 0; i < folders_.size(); ++i) {
     const std::string to = copy_of(i);
     fs::create_directories(to, error);
-    const Copying copying{folders_[i], to, is_warm_ ? built.st_mtim : timespec{}, old};
+    const Copying copying{folders_[i], to, old.empty() ? timespec{} : built.st_mtim, old};
     if (auto done = copy_changes(copying, "", now); !done) return done;
     for (const auto& [name, was] : old) {
       if (!name.starts_with(folders_[i] + "/") || now.contains(name) || S_ISDIR(was.mode)) continue;
@@ -295,16 +442,60 @@ Status Workspace::copy_all() {
     const auto is = now.find(name);
     if (is != now.end() && is->second != was) changed_.push_back(name);
   }
-  write_manifest(folder_ + "/manifest", now);
-  return {};
+  std::string pending;
+  for (const std::string& name : changed_) pending += "changed " + name + '\0';
+  for (const std::string& name : lost_) pending += "lost " + name + '\0';
+  if (auto done = write_whole(folder_ + "/pending", pending); !done) return done;
+  forget_broken_off();
+  return write_manifest(folder_ + "/manifest", now);
+}
+
+// W2. False: nothing there is worth going on with.
+bool Workspace::resume(std::string_view state) {
+  std::error_code error;
+  const bool is_known = state == "copying" || state == "building" || state == "patched";
+  if (!is_known || !fs::exists(folder_ + "/manifest", error)) return false;
+  std::ifstream pending(folder_ + "/pending", std::ios::binary);
+  for (std::string line; std::getline(pending, line, '\0');) {
+    const std::size_t space = line.find(' ');
+    (line.starts_with("lost ") ? lost_ : changed_).push_back(line.substr(space + 1));
+  }
+  if (state == "patched") {
+    auto files = read_old(folder_ + "/undo");
+    if (!files || !write_old(*files, tree_)) return false;
+    for (const PatchedFile& file : *files) changed_.push_back(options_.source + "/" + file.path);
+  }
+  for (const char* phase : {"base", "new", "old"}) {
+    for (const std::string& output : read_begun(folder_of(phase))) {
+      lost_.push_back(output);
+      if (is_in_copy(output)) fs::remove(in_copy(output), error);
+    }
+  }
+  return true;
+}
+
+void Workspace::forget_broken_off() {
+  for (const char* phase : {"base", "new", "old"}) remove_begun(folder_of(phase));
+}
+
+Status Workspace::begin_anew() {
+  changed_.clear();
+  lost_.clear();
+  if (auto done = mark("given up"); !done) return done;
+  return copy_all();
 }
 
 Status Workspace::mark(std::string_view state) {
-  std::ofstream file(folder_ + "/state");
-  file << state << '\n';
-  file.flush();
-  if (!file) return fail(EIO, "cannot write %s/state", folder_.c_str());
-  return {};
+  std::error_code error;
+  if (state == "clean") {
+    for (const char* name : {"/undo", "/pending"}) fs::remove(folder_ + name, error);
+  }
+  return write_whole(folder_ + "/state", std::string(state) + '\n');
+}
+
+Status Workspace::mark_patched(const std::vector<PatchedFile>& files) {
+  if (auto done = save_old(files, folder_ + "/undo"); !done) return done;
+  return mark("patched");
 }
 
 void Workspace::become(const Job& job, std::string_view phase, bool with_shadows,
@@ -313,11 +504,11 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
     (void)!::write(error_fd, text.data(), text.size());
     ::_exit(127);
   };
-  // A build in the background would outlive an interrupted builder.
+  // In case somebody kills the guard.
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-  const bool has_namespace = enter_namespace();
-  const std::string& folder = job.folder;
-  if (has_namespace) {
+  const std::string folder = is_in_place_ ? job.folder : in_copy(job.folder);
+  if (is_in_place_) {
+    if (!enter_namespace()) give_up(namespace_advice);
     if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
       give_up(fmt::format("cannot make the mounts private: {}", std::strerror(errno)));
     }
@@ -328,9 +519,11 @@ void Workspace::become(const Job& job, std::string_view phase, bool with_shadows
       }
     }
   } else {
-    give_up(
-        "no mount namespace is permitted here: allow user namespaces "
-        "(kernel.unprivileged_userns_clone, or the container's seccomp profile), or run as root");
+    std::string map;
+    for (std::size_t i = 0; i < folders_.size(); ++i) {
+      map += fmt::format("{}={}\n", copy_of(i), folders_[i]);
+    }
+    ::setenv(capture::map_variable, map.c_str(), 1);
   }
   if (::chdir(folder.c_str()) != 0) {
     give_up(fmt::format("no folder {}: {}", folder, std::strerror(errno)));
@@ -408,9 +601,21 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno(errno, "no pipe");
   const Fd read_end(ends[0]);
   Fd write_end(ends[1]);
+  const pid_t builder = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return fail_errno(errno, "cannot start the build");
-  if (child == 0) become(job, phase, with_shadows, write_end.get());
+  if (child == 0) {
+    const sigset_t set = guarded_signals();
+    sigset_t before;
+    ::sigprocmask(SIG_BLOCK, &set, &before);
+    const pid_t build = ::fork();
+    if (build == 0) {
+      ::sigprocmask(SIG_SETMASK, &before, nullptr);
+      become(job, phase, with_shadows, write_end.get());
+    }
+    if (build < 0) ::_exit(127);
+    stand_guard(builder, build, lock_.get());
+  }
   write_end.reset();
 
   int status = 0;

@@ -7,25 +7,36 @@
 //
 //     CACHE/<hash of tree and command>/
 //         tree/      the copy, with what was built in it; tree.1/ ... of build folders beside it
-//         state      "clean", or what is being done: whatever else is found there is copied anew
+//         state      "clean", or what is being done: "copying", "building", "patched"
 //         manifest   size and time of each file of the user's tree when it was copied
+//         undo       files that the diff is in, as they were without it
+//         pending    what has to be compiled before the copy is clean again
 //         base/ new/ old/   records and objects (capture.hpp), *.log what the build said
 //
 // Roles      flow.cpp; one builder at a time (a lock on the folder).
 // Invariants W1 The user's tree and build folders are only read. An object that lies elsewhere is
 //               refused after the first build, before the diff is in.
-//            W2 Without "clean" the copy is thrown away: a build that was killed while the diff was in
-//               has objects newer than their sources.
+//            W2 A copy that is not "clean" is made so before it is used: the diff is taken out of it by
+//               undo, an object whose compilation was broken off is removed (capture.hpp), and what
+//               either concerns is compiled again whatever the build command makes of it. If the build
+//               fails then, or there is no manifest yet, the copy is thrown away and made anew.
 //            W3 All objects of the target that are made by the command were compiled under our eyes: what
 //               the user had built in his tree is built again in a new copy.
-// Death      Killed at any moment: W2. The namespace goes with the build's last process.
-// Refuses    A cache inside of the tree; folders inside of each other; where no namespace is permitted.
+// Death      Killed at any moment: W2; what was compiled until then is kept. The namespace goes with the
+//            build's last process. A guard between the builder and the build ends all of that build's
+//            processes when the builder is gone, and keeps the lock until then.
+//            W4 Where no mount namespace is permitted the copy is built where it lies, and the compilers
+//               are told to call it by the tree's name (-ffile-prefix-map). A build that would then reach
+//               the tree itself by an absolute path is refused before a compiler writes there.
+// Refuses    A cache inside of the tree; folders inside of each other; without a namespace, a build folder
+//            of CMake's or Meson's, or a command with the tree's path.
 // Checked by tests/builder/build_test.py
 #pragma once
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "builder/capture.hpp"
+#include "builder/diff_file.hpp"
 
 #include <functional>
 #include <string>
@@ -60,10 +71,21 @@ class Workspace {
   bool is_in_copy(const std::string& path) const;
   // Was this copy built before, with the same command?
   bool is_warm() const { return is_warm_; }
-  // Files of the user's that an earlier copy had, and had otherwise.
+  // Is it built in the tree's place? W4
+  bool is_in_place() const { return is_in_place_; }
+  // Was a run on it broken off, whose work this one goes on with?
+  bool is_resumed() const { return is_resumed_; }
+  // Files of the user's that an earlier copy had, and had otherwise; what a broken-off run had the diff in.
   const std::vector<std::string>& changed() const { return changed_; }
+  // Objects whose compilation was broken off.
+  const std::vector<std::string>& lost() const { return lost_; }
+  // Throws the copy away.
+  [[nodiscard]] Status begin_anew();
 
+  // Clean again only after all that was pending is compiled.
   [[nodiscard]] Status mark(std::string_view state);
+  // The diff is about to be put into these files.
+  [[nodiscard]] Status mark_patched(const std::vector<PatchedFile>& files);
   // Runs the build command. Records of earlier runs of that phase are kept where `keep` says so. A
   // command that fails is EIO, with the end of what it said.
   [[nodiscard]] Status build(std::string_view phase, bool with_shadows, bool keep);
@@ -77,7 +99,12 @@ class Workspace {
  private:
   Workspace() = default;
   Status copy_all();
+  bool resume(std::string_view state);
+  void forget_broken_off();
   std::string copy_of(std::size_t index) const;
+  // Where the path is to be found by who is not in the namespace.
+  std::string in_copy(const std::string& path) const;
+  Status check_elsewhere() const;
   struct Job {
     std::string program;
     std::vector<std::string> words;
@@ -93,8 +120,11 @@ class Workspace {
   std::string tree_;
   std::vector<std::string> folders_;  // the source tree first
   std::vector<std::string> changed_;
+  std::vector<std::string> lost_;
   Fd lock_;
   bool is_warm_ = false;
+  bool is_resumed_ = false;
+  bool is_in_place_ = true;
 };
 
 }  // namespace molt::builder

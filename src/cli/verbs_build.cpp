@@ -3,6 +3,7 @@
 #include "base/fd.hpp"
 #include "builder/capture.hpp"
 #include "builder/flow.hpp"
+#include "cli/agent.hpp"
 #include "cli/print.hpp"
 #include "cli/verbs.hpp"
 
@@ -242,6 +243,7 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   request.patch.cves = arguments.cves;
   request.patch.keep_old = arguments.keep_old;
   request.patch.accept = arguments.accept;
+  request.patch.runtime = runtime_path();
   if (!arguments.callbacks.empty()) {
     request.callbacks = existing(arguments.callbacks, "the callbacks");
     request.include = include_folder();

@@ -95,6 +95,13 @@ struct Linking {
   std::vector<std::size_t> offsets{};  // of each section in its mapping
   std::vector<Area> areas{};
 
+  // The heap must not keep addresses in the patch: whoever searches for them when it goes would take
+  // these for the program's (base/own_memory.hpp).
+  ~Linking() {
+    for (Area& area : areas) ::explicit_bzero(area.image.data(), area.image.size());
+    ::explicit_bzero(values.data(), values.size() * sizeof values[0]);
+  }
+
   Status check() {
     if (Status ok = find_objects(); !ok) return ok;
     if (Status ok = compare_functions(); !ok) return ok;

@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "abi/patch_file.hpp"
+
 namespace molt::linker {
 namespace {
 
@@ -72,6 +74,17 @@ Result<std::uintptr_t> find_dynamic(const elf::NamedObject& target,
   void* found = look_up(RTLD_DEFAULT);
   if (found == nullptr && !target.is_program) {
     if (void* scope = dlopen(target.path.c_str(), RTLD_NOW | RTLD_NOLOAD)) {
+      found = look_up(scope);
+      dlclose(scope);
+    }
+  }
+  // Not in the program's scope where it was attached to.
+  if (found == nullptr && symbol.library == patch_file::runtime_library) {
+    Dl_info here;
+    void* scope = dladdr(reinterpret_cast<void*>(&find_tls_at), &here) != 0
+                      ? dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD)
+                      : nullptr;
+    if (scope != nullptr) {
       found = look_up(scope);
       dlclose(scope);
     }

@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """`molt build`: capture with several build tools, the user's tree left alone, what is refused and why, and
 a patch applied to the program that was built."""
+import ctypes
 import difflib
+import errno
+import fcntl
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 
@@ -242,6 +247,17 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assert_built(done, said, "answer")
         self.assertIn(b"before", (self.folder / "fix.molt").read_bytes())
+        # What changed sources call of it is weak there: the program is linked without it.
+        source.write_text(
+            "#include <molt/livepatch.h>\nextern \"C\" long* spare(void* of) {\n"
+            "  return static_cast<long*>(molt_shadow_get_or_alloc(of, 1, 8, nullptr, nullptr));\n}\n"
+            "static void forget(const molt_patch_target*) { molt_shadow_free_all(1, nullptr); }\n"
+            "MOLT_PATCH_CALLBACKS(nullptr, nullptr, nullptr, nullptr, forget)\n"
+        )
+        weak = "long *spare(void *of) __attribute__((weak));\nint answer(int x) {\n  ++*spare(&calls);\n"
+        diff = self.diff(answer_c=lambda text: text.replace("int answer(int x) {\n", weak))
+        done, said = self.molt_build(diff, "--callbacks", source)
+        self.assert_built(done, said, "answer")
         source.write_text("this is no C++\n")
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assertEqual(done.returncode, 1)
@@ -435,6 +451,187 @@ class Building(Tree):
         self.make_target(command, "out/prog")
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=command)
         self.assert_built(done, said, "answer")
+
+
+class Interrupted(Tree):
+    """Builds that are killed: a compiler waits for a pipe, which it includes, and the tool dies meanwhile."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = self.folder / "gate"
+        self.including = f'#include "{self.gate}"\n'
+
+    def kill_in(self, diff):
+        """Kills it where it waits; the compiler goes on without it."""
+        os.mkfifo(self.gate)
+        process = subprocess.Popen(
+            [MOLT, "build", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", "--", *self.build],
+            cwd=self.tree, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        reader = []
+
+        def open_if_nobody_does():
+            process.wait()
+            reader.append(os.open(self.gate, os.O_RDONLY | os.O_NONBLOCK))
+
+        watch = threading.Thread(target=open_if_nobody_does)
+        watch.start()
+        writer = os.open(self.gate, os.O_WRONLY)
+        waited = not reader
+        process.kill()
+        watch.join()
+        os.close(reader[0])
+        self.assertTrue(waited, "it ended instead of waiting")
+        (self.copy,) = (self.folder / "cache/molt/builds").glob("*/tree")
+        # What a compiler leaves that was killed as well.
+        os.close(writer)
+        self.gate.unlink()
+        self.gate.write_text("")
+
+    def left_behind(self):
+        return list(self.copy.parent.glob("*/*.begun"))
+
+    def test_while_the_tree_is_built(self):
+        self.gate.write_text("")
+        self.write("answer.c", self.including + ANSWER)
+        self.make_target()
+        self.gate.unlink()
+        self.kill_in(self.change())
+        self.assertEqual(len(self.left_behind()), 1)
+        before = (self.copy / "main.o").stat().st_mtime_ns
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        self.assertEqual((self.copy / "main.o").stat().st_mtime_ns, before, "it was compiled again")
+        self.assertEqual(self.left_behind(), [])
+
+    def test_half_an_object_is_not_believed(self):
+        self.gate.write_text("")
+        self.write("answer.c", self.including + ANSWER)
+        self.make_target()
+        for is_noted in (True, False):
+            shutil.rmtree(self.folder / "cache", ignore_errors=True)
+            self.gate.unlink()
+            self.kill_in(self.change())
+            (note,) = self.left_behind()
+            with open(note, encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # the compiler has ended
+            (self.copy / "answer.o").write_bytes(b"\x7fELF")
+            before = (self.copy / "main.o").stat().st_mtime_ns
+            if not is_noted:
+                note.unlink()
+            done, said = self.molt_build(self.change())
+            self.assert_built(done, said, "answer")
+            # The control: without the note the program does not link, and all is built anew.
+            self.assertEqual((self.copy / "main.o").stat().st_mtime_ns == before, is_noted)
+
+    def test_a_build_of_many_processes(self):
+        # What goes on in the background of a shell nobody would have told: it would sleep then.
+        self.gate.write_text("")
+        self.write("answer.c", self.including + ANSWER)
+        self.build = ["sh", "-c", f"test -p {self.gate} && long=1000; (make -s; exec sleep ${{long:-0}}) & wait"]
+        self.make_target()
+        self.gate.unlink()
+        self.kill_in(self.change())
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        # It had to wait for the lock, so nothing of the killed one runs by now.
+        mine = str(self.copy.parent)
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                self.assertNotIn(mine, path.read_bytes().decode(errors="replace"), path)
+            except OSError:
+                continue
+
+    def test_while_the_diff_is_in(self):
+        self.make_target()
+        self.kill_in(self.diff(answer_c=lambda text: self.including + text.replace(*DOUBLE)))
+        self.assertIn(str(self.gate), (self.copy / "answer.c").read_text())
+        marker = self.copy / "marker"
+        marker.write_text("")
+        done, said = self.molt_build(self.diff(main_c=lambda text: text.replace("calls += by", "calls += 2 * by")))
+        self.assert_built(done, said, "count")
+        self.assertEqual((self.copy / "answer.c").read_text(), ANSWER)
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
+        self.assertTrue(marker.exists(), "the copy was thrown away")
+
+    def test_while_the_diff_is_in_and_nothing_tells_with_what(self):
+        self.make_target()
+        self.kill_in(self.diff(answer_c=lambda text: self.including + text.replace(*DOUBLE)))
+        (self.copy.parent / "undo").unlink()
+        marker = self.copy / "marker"
+        marker.write_text("")
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        self.assertFalse(marker.exists(), "a copy with the diff in it was used")
+
+    def change(self):
+        return self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+
+
+def refuse_namespaces():
+    """As the seccomp profile of a container does: unshare(2) answers EPERM, for this process and its children."""
+    unshare, libc = 272, ctypes.CDLL(None, use_errno=True)
+    steps = struct.pack(
+        "HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, unshare, 0x06, 0, 0, 0x00050000 | errno.EPERM, 0x06, 0, 0, 0x7FFF0000
+    )
+    buffer = ctypes.create_string_buffer(steps)
+    program = struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer))
+    if libc.prctl(38, 1, 0, 0, 0) != 0 or libc.prctl(22, 2, program, 0, 0) != 0:
+        os._exit(99)
+
+
+class WithoutNamespaces(Tree):
+    """What works where no mount namespace is permitted, and what is refused."""
+
+    def build_there(self, diff, command=None):
+        done = run(
+            MOLT, "build", "--json", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt",
+            "--", *(command or self.build), cwd=self.tree, env=self.environment, preexec_fn=refuse_namespaces,
+        )  # fmt: skip
+        return done, json.loads(done.stdout) if done.stdout.startswith("{") else {}
+
+    def change(self):
+        return self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+
+    def test_the_copy_goes_by_the_name_of_the_tree(self):
+        # __FILE__ is absolute, and in the code that is compared.
+        self.write("Makefile", MAKEFILE.replace("answer.o: answer.c", "answer.o:\n\t$(CC) $(CFLAGS) -c -o $@ $(CURDIR)/answer.c\nanswer.o: answer.c"))
+        self.make_target()
+        before = sorted(path.name for path in self.tree.iterdir())
+        for _ in range(2):
+            done, said = self.build_there(self.change())
+            self.assert_built(done, said, "answer")
+            self.assertEqual(said["functions_proven"], said["functions_compared"])
+            self.assertIn("no mount namespace", " ".join(said["notes"]))
+        self.assertEqual(before, sorted(path.name for path in self.tree.iterdir()))
+        # The same copy in the tree's place again, and nothing of the other place is left in it.
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
+
+    def assert_told(self, done, code):
+        self.assertEqual(done.returncode, code, done.stdout)
+        self.assertIn("namespace", done.stderr)
+        self.assertEqual(self.before, sorted(path.name for path in self.tree.rglob("*")))
+
+    def test_absolute_paths_are_refused(self):
+        self.make_target()
+        self.before = sorted(path.name for path in self.tree.rglob("*"))
+        done, _ = self.build_there(self.change(), ["make", "-s", "-C", self.tree])
+        self.assert_told(done, 4)
+        self.assertIn("seccomp", done.stderr)
+        # Written down somewhere: the compiler is not let there.
+        for flags in (f"-I{self.tree}", f"-I. -o {self.tree}/answer.o"):
+            self.write("Makefile", MAKEFILE.replace("answer.o: answer.c", f"answer.o:\n\t$(CC) $(CFLAGS) -c {flags} answer.c\nanswer.o: answer.c"))
+            self.write("answer.c", ANSWER.replace('"scale.h"', "<scale.h>"))
+            done, _ = self.build_there(self.change())
+            self.assert_told(done, 1)
+        self.write("Makefile", MAKEFILE)
+        self.write("out/CMakeCache.txt", "")
+        self.before = sorted(path.name for path in self.tree.rglob("*"))
+        done, _ = self.build_there(self.change())
+        self.assert_told(done, 4)
+        self.assertIn("CMakeCache.txt", done.stderr)
 
 
 class Refusing(Tree):

@@ -164,6 +164,7 @@ tl::expected<builder::BuiltPatch, std::vector<builder::Refusal>> World::build() 
   if (!case_.keep.empty()) options.keep_old.push_back(case_.keep);
   if (!additions_.empty()) options.additions.push_back(additions_);
   if (!case_.accept.empty()) options.accept.push_back(case_.accept);
+  options.runtime = std::string(std::getenv("MOLT_BIN")) + "/../lib/libmolt.so.0";
   const builder::Placement* all[] = {&*placement_};
   return builder::build_patch(units_, all, options);
 }

@@ -22,12 +22,15 @@ import subprocess
 import sys
 import time
 
+import by_hand
 import packages
 import source
 
 # What a hand-written callback could do something about, by the builder's words for it.
 HEADING = f"{'package':15} {'patch':44} {'fns':>4} {'bytes':>7} {'build s':>7} {'cmp s':>6} {'ms':>7}  verdict"
 BROKEN = ("failed", "wrong")
+REFUSED = ("needs a callback", "refused")
+BY_HAND = "applied with lines"
 WANTS_CALLBACK = {
     "layout_changed", "data_changed", "data_resized", "variable_type_changed", "constructor_added", "constructor_changed",
 }  # fmt: skip
@@ -83,6 +86,7 @@ class Field:
         self.folder = pathlib.Path(arguments.folder).resolve()
         self.only = re.compile(arguments.only)
         self.again = arguments.again
+        self.keep_refused = arguments.keep_refused
         self.rows = []
         self.locks = []
         self.environment = source.build_environment(self.folder)
@@ -111,7 +115,7 @@ class Field:
                 if row and self.is_final(row):
                     self.rows.append(row)
                 else:
-                    row = self.one(what, tree, built, patch)
+                    row = self.one(what, tree, built, patch, row if self.keep_refused else None)
                     done.parent.mkdir(exist_ok=True)
                     done.write_text(json.dumps(row, indent=1))
                     self.rows.append(row)
@@ -122,7 +126,11 @@ class Field:
         """Need it not be done again? What was refused is asked again of another molt."""
         if self.again:
             return False
-        return row["verdict"] in ("applied", "no code") or (row["verdict"] not in BROKEN and row.get("tool") == self.tool)
+        if row["verdict"] in ("applied", "no code", BY_HAND):
+            return True
+        if row["verdict"] in BROKEN or by_hand.Written(row["patch"]).exists:
+            return False
+        return row.get("tool") == self.tool or self.keep_refused
 
     @staticmethod
     def text_of(row):
@@ -147,7 +155,8 @@ class Field:
                         shutil.copymode(path, twin)
         source.build_in_place(built, tree, what.whole(), what.scratch.parent / "build.log", self.environment)
 
-    def one(self, what, tree, built, patch):
+    def one(self, what, tree, built, patch, refused=None):
+        """`refused`: the row of an earlier run, which is not asked for again."""
         row = dict(
             package=what.name, patch=pathlib.Path(patch).name, functions=0, size=0, build_s=0.0, compare_s=0.0,
             proven=0, compared=0, apply_ms=0.0, requests=0, verdict="failed", why="", names=[], notes=[], tool=self.tool,
@@ -155,24 +164,47 @@ class Field:
         try:
             print(f"field: {what.name}: {row['patch']}: building the program", file=sys.stderr)
             self.bring_up(what, tree, built)
-            self.build_and_apply(what, tree, built, patch, row)
+            if refused and "refused" in refused:
+                row.update(refused, verdict=REFUSED[0], why=refused["refused"])
+            elif refused and refused["verdict"] in REFUSED:
+                row.update(refused)
+            else:
+                self.build_and_apply(what, tree, built, patch, row)
+            self.with_lines(what, tree, built, patch, row)
         except source.Missing as missing:
             row["why"] = str(missing)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             row["verdict"], row["why"] = "failed", str(error)[:300]
         return row
 
-    def build_and_apply(self, what, tree, built, patch, row):
+    def with_lines(self, what, tree, built, patch, row):
+        """What was refused, with what a person has to write for it."""
+        written = by_hand.Written(patch)
+        if row["verdict"] not in REFUSED or not written.exists:
+            return
+        print(f"field: {what.name}: {row['patch']}: refused; with what was written for it", file=sys.stderr)
+        row["refused"], row["kinds"] = row["why"], row.get("kinds", [])
+        row.update(verdict="failed", why="", lines=written.lines(), accept=written.what.get("accept", []))
+        diff = written.diff(tree, patch, what.scratch.parent / "by_hand")
+        self.build_and_apply(what, tree, built, patch, row, diff, written.options())
+        if row["verdict"] == "applied":
+            row["verdict"] = BY_HAND
+            row["why"] = f"{row['lines']} lines" if row["lines"] else ""
+            row["why"] += "".join(f"--accept={name}" for name in row["accept"])
+        elif row["verdict"] in (*REFUSED, "no code"):
+            row["verdict"], row["why"] = "failed", f"with what was written for it: {row['why']}"
+
+    def build_and_apply(self, what, tree, built, patch, row, diff=None, options=()):
         output = what.scratch.parent / "patches" / (row["patch"] + ".molt")
         output.parent.mkdir(exist_ok=True)
         targets = []
         for target in what.targets:
             targets += ["--target", str((built / target).resolve())]
-        diff = tree / "debian/patches" / patch
+        diff = diff or tree / "debian/patches" / patch
         done = molt(
             self.molt, "build", "--json", "--diff", str(diff), *targets, "--source", str(tree), "-o", str(output),
             "--description", f"Debian's {row['patch']}", *sum((["--cve", c] for c in sorted(set(re.findall(r"CVE-\d+-\d+", patch)))), []),
-            "--", *what.command(), cwd=tree, environment=self.environment, timeout=3600,
+            *options, "--", *what.command(), cwd=tree, environment=self.environment, timeout=3600,
         )  # fmt: skip
         said = json.loads(done.stdout) if done.stdout.startswith("{") else {}
         row["notes"] = said.get("notes", [])
@@ -289,6 +321,10 @@ class Field:
                     f"{title}: {len(rows)} patches, {len(code)} change the program's code, {applied} applied live with no "
                     f"line written by hand ({100 * applied / len(code):.1f} %; the goal is 95)"
                 )
+                helped = [row for row in code if row["verdict"] == BY_HAND]
+                words = sum(not row["lines"] for row in helped)
+                if helped:
+                    summary.append(f"  and {words} with --accept alone, {len(helped) - words} with lines of by_hand/")
         summary.append(f"{len(wrong)} wrong or failed")
         proven, compared = (sum(row.get(key, 0) for row in self.rows) for key in ("proven", "compared"))
         summary.append(f"{proven} of {compared} functions of all runs byte for byte those of the running file")
@@ -308,6 +344,7 @@ def main():
     parser.add_argument("--folder", default=root / "build/field")
     parser.add_argument("--only", default="", help="a pattern for names of patches")
     parser.add_argument("--again", action="store_true", help="also what was done before")
+    parser.add_argument("--keep-refused", action="store_true", help="what another molt refused is not asked again")
     parser.add_argument("packages", nargs="*", default=list(packages.PACKAGES), metavar="PACKAGE")
     arguments = parser.parse_args()
     field = Field(arguments)
