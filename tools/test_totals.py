@@ -20,6 +20,14 @@ def reason(output: str) -> str:
     return " ".join(text.split()) or "no reason given"
 
 
+LAST_LINES = 8
+
+
+def last_words(output: str) -> list[str]:
+    """The end of what a failed test printed: often all that is kept of a run elsewhere."""
+    return [line[:300] for line in output.splitlines() if line.strip()][-LAST_LINES:]
+
+
 def main() -> int:
     passed, failed, skipped = 0, [], []
     try:
@@ -38,12 +46,14 @@ def main() -> int:
         elif message.startswith(SKIPPED_ITSELF):
             skipped.append((name, reason(case.findtext("system-out") or "")))
         else:
-            failed.append((name, message or "failed"))
+            failed.append((name, message or "failed", last_words(case.findtext("system-out") or "")))
 
     for name, why in skipped:
         print(f"skipped: {name}: {why}")
-    for name, why in failed:
+    for name, why, words in failed:
         print(f"FAILED:  {name}: {why}")
+        for line in words:
+            print(f"    {line}")
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped")
     return 1 if failed or not cases else 0
 

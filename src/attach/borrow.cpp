@@ -152,7 +152,9 @@ constexpr int most_calls = 200;
 bool follow_to_call(Tracer& tracer, const Target& target, pid_t tid, double until_us) {
   constexpr double piece_us = 50e3;
   while (!tracer.run_to_call(piece_us)) {
-    if (tracer.has_ended() || now_us() > until_us || asleep(target, tid)) return false;
+    if (tracer.has_ended() || now_us() > until_us || asleep(target, tid) || nobody_waits()) {
+      return false;
+    }
   }
   return true;
 }

@@ -22,6 +22,9 @@ namespace {
 
 constexpr double longest_us = 10e6;
 
+// In the tracing process: whose it is.
+pid_t g_asked_by = 0;
+
 enum class Waited { stopped, ended, running };
 
 // For the next stop of a traced thread. The kernel tells of it by SIGCHLD, which this process blocks.
@@ -59,11 +62,10 @@ double now_us() {
 }
 
 bool in_tracing_process(const std::function<void()>& work) {
-  constexpr std::size_t stack_bytes = 256 << 10;
-  void* stack = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED) return false;
-  const auto trace = [](void* given) -> int {
+  const pid_t asking = getpid();
+  const pid_t child = fork();
+  if (child == 0) {
+    g_asked_by = asking;
     setsid();
     prctl(PR_SET_NAME, "molt-tracer");
     signal(SIGCHLD, SIG_DFL);  // its handlers are its own
@@ -74,18 +76,26 @@ bool in_tracing_process(const std::function<void()>& work) {
     // Nobody comes between while a victim is stopped, where that may be asked for.
     const sched_param first{1};
     sched_setscheduler(0, SCHED_FIFO, &first);
-    (*static_cast<const std::function<void()>*>(given))();
+    work();
     _exit(0);
-  };
-  const pid_t child =
-      clone(trace, static_cast<char*>(stack) + stack_bytes, CLONE_VM | CLONE_VFORK | SIGCHLD,
-            const_cast<std::function<void()>*>(&work));
+  }
   int status = 0;
   bool has_ended = child > 0;
   while (has_ended && waitpid(child, &status, 0) < 0) has_ended = errno == EINTR;
-  munmap(stack, stack_bytes);
   return has_ended && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
+
+SharedBytes::SharedBytes(std::size_t bytes) : bytes_(bytes) {
+  void* const at =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  at_ = at == MAP_FAILED ? nullptr : at;
+}
+
+SharedBytes::~SharedBytes() {
+  if (at_ != nullptr) munmap(at_, bytes_);
+}
+
+bool nobody_waits() { return getppid() != g_asked_by; }
 
 Status Tracer::seize() {
   if (ptrace(PTRACE_SEIZE, tid_, 0, PTRACE_O_TRACESYSGOOD) == 0) {

@@ -1,13 +1,13 @@
 // tracer.hpp - one thread of another process, stopped for microseconds.
 //
-// Roles      A process of its own traces, in a session of its own: traced(). It is made for that, in this
-//            program's memory and in the place of the thread that asks, which waits as after a vfork();
-//            to copy the page tables of a program with dozens of threads takes longer than the rest.
-//            It ends when it is done.
+// Roles      A process of its own traces, in a session of its own: traced(). It is forked for that and
+//            ends when it is done.
 // Invariants E1 Whatever kills this program (a signal to it, or to its process group) does not kill the
-//               tracer, which brings what it began to its end: nobody sees the interruption. The memory
-//               stays for as long as one of the two is there.
-// Progress   Bounded: what does not stop is let go after 10 s.
+//               tracer, which brings what it began to its end: nobody sees the interruption.
+//            E2 Whatever kills the tracer leaves this program's memory as it was: the two share the
+//               result alone. (Made by vfork() it was killed within malloc(), once in some 10 000.)
+// Progress   Bounded: what does not stop is let go after 10 s, and who is only followed as soon as
+//            nobody waits for the tracer any more.
 // Death      Of the tracer itself, by a signal that was meant for it: see borrow.hpp, Death.
 // Checked by tests/attach (killed.*)
 #pragma once
@@ -22,22 +22,44 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <new>
+#include <type_traits>
 
 namespace molt::attach {
 
 double now_us();
 
-// Runs it in the tracing process and waits; false: no process could be made, or it died.
+// Runs it in a tracing process and waits; false: no process could be made, or it died.
 [[nodiscard]] bool in_tracing_process(const std::function<void()>& work);
 
-// The result of `work`, which runs in the tracing process.
+// In the tracing process: who asked for it has died.
+bool nobody_waits();
+
+// Memory that processes forked later share.
+class SharedBytes {
+ public:
+  explicit SharedBytes(std::size_t bytes);
+  ~SharedBytes();
+  SharedBytes(const SharedBytes&) = delete;
+  SharedBytes& operator=(const SharedBytes&) = delete;
+  void* get() const { return at_; }  // nullptr: there was none
+
+ private:
+  void* at_;
+  std::size_t bytes_;
+};
+
+// The result of `work`, which runs in a tracing process: of what it changes, that alone comes back.
 template <class T, class Work>
 [[nodiscard]] Result<T> traced(const Work& work) {
-  Result<T> result = fail(EAGAIN, "the process that traces for this one has ended");
-  if (!in_tracing_process([&] { result = work(); })) {
+  static_assert(std::is_trivially_copyable_v<T>, "it comes from another process");
+  const SharedBytes shared(sizeof(Result<T>));
+  if (shared.get() == nullptr) return fail_errno(errno, "no memory for a tracing process");
+  auto* const result = new (shared.get()) Result<T>(T{});
+  if (!in_tracing_process([&] { *result = work(); })) {
     return fail(EAGAIN, "the process that traces for this one has ended");
   }
-  return result;
+  return *result;
 }
 
 inline constexpr std::size_t most_vectors = 16 << 10;

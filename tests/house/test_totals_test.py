@@ -9,7 +9,8 @@ def report(*cases: str) -> dict:
 
 
 PASSED = '<testcase name="p" status="run"/>'
-FAILED = '<testcase name="f" status="fail"><failure message=""/></testcase>'
+FAILED = ('<testcase name="f" status="fail"><failure message=""/>'
+          "<system-out>first\n" + "middle\n" * 7 + "\nlast\n</system-out></testcase>")
 MISSING = '<testcase name="m" status="notrun"><skipped message="Unable to find executable"/></testcase>'
 GTEST = ('<testcase name="g" status="notrun"><skipped message="SKIP_REGULAR_EXPRESSION_MATCHED"/>'
          "<system-out>[ RUN ] A.b\na.cpp:3: Skipped\nno perf\nevents\n[  SKIPPED ] A.b (0 ms)\n"
@@ -28,7 +29,9 @@ class TestTotals(unittest.TestCase):
     def test_red(self):
         code, lines = run("test_totals.py", report(PASSED, FAILED, MISSING))
         self.assertEqual(code, 1)
-        self.assertEqual(lines[-1], "1 passed, 2 failed, 0 skipped")
+        # What it said last stands beside its name: of a run elsewhere the end is often all that is kept.
+        self.assertEqual(lines, ["FAILED:  f: failed", *["    middle"] * 7, "    last",
+                                 "FAILED:  m: Unable to find executable", "1 passed, 2 failed, 0 skipped"])
 
     def test_nothing_ran(self):
         for files in (report(), {"a/tests.xml": ""}):
