@@ -6,7 +6,7 @@ stop       how long a thread is stopped by the first attach, over fresh processe
 attaches   MOLT_ATTACHES (10000) attaches in a row, to targets with 1 to 200 threads that allocate,
            lock, get signals
 kills      MOLT_KILLS (1000) kills of the attaching program at random moments
-idle       throughput of redis and nginx with an idle agent beside the same server without
+idle       throughput of redis and nginx with an idle agent beside such a server without
 processes  a livepatch into MOLT_PROCESSES (1000) processes, and out again
 
 Without an argument, all. --records: each figure is a line of JSON, and MOLT_QUICK=1 makes fewer. Bounded load on the loopback; everything that is started is ended here.
@@ -28,6 +28,7 @@ MOLT = TREE / "build/bin/molt"
 RUNTIME = TREE / "build/lib/libmolt.so.0"
 TARGETS = TREE / "build/release/tests/attach/targets"
 MANY = TREE / "build/bin/attach_many"
+ROUNDS = TREE / "build/bin/bench_rounds"
 PATCH = TARGETS / "attach_other_word.so"
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
@@ -154,67 +155,82 @@ def kills():
     return bad == 0
 
 
-def redis_rate(port, seconds):
-    done = subprocess.run(["timeout", str(seconds), "redis-benchmark", "-p", str(port), "-t", "set", "-n", "100000000",
-                           "-c", "20", "-q"], capture_output=True, text=True)
-    return float(re.findall(r"rps=[\d.]+ \(overall: ([\d.]+)\)", done.stdout)[-1])
+REQUESTS = {"redis": "*3\\r\\n$3\\r\\nSET\\r\\n$3\\r\\nkey\\r\\n$3\\r\\nabc\\r\\n",
+            "nginx": "GET /page HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n"}
 
 
-def nginx_rate(port, seconds):
-    done = subprocess.run(["wrk", "-t", "1", "-c", "20", "-d", f"{seconds}s", f"http://127.0.0.1:{port}/page"],
-                          capture_output=True, text=True)
-    assert "Socket errors" not in done.stdout and "Non-2xx" not in done.stdout, done.stdout
-    return float(re.search(r"Requests/sec: *([\d.]+)", done.stdout).group(1))
+class Server:
+    """redis or nginx as Debian ships it, in a folder of its own. With `threads` nginx has a pool of one thread,
+    which sleeps: a server of one thread does without locks in the C library, and not any more once it has two."""
+
+    def __init__(self, name, folder, threads=False):
+        self.port = free_port()
+        folder = Path(tempfile.mkdtemp(dir=folder))
+        os.chmod(folder, 0o755)
+        if name == "redis":
+            command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        else:
+            (folder / "page").write_bytes(b"x" * 2000)
+            paths = "".join(f"{what}_temp_path {folder}/{what};" for what in
+                            ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+            (folder / "nginx.conf").write_text(
+                f"daemon off; {'user www-data;' if os.geteuid() == 0 else ''} worker_processes 1; pid {folder}/pid;"
+                f"error_log {folder}/error.log; {'thread_pool own threads=1;' if threads else ''}"
+                f"events {{ worker_connections 128; }} http {{ access_log off; keepalive_requests 100000000; {paths}"
+                f"server {{ listen 127.0.0.1:{self.port}; root {folder}; }} }}")
+            command = ["nginx", "-p", str(folder), "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        listening(self.port)
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
 
 
-def compare(name, rate, port, select):
-    """With and without in turn, each other time in the opposite order: what disturbs, disturbs both."""
-    ratios, all_rates = [], {True: [], False: []}
-    rounds = max(5, number("MOLT_ROUNDS", 15))
-    for n in range(rounds):
-        rates = {}
-        for attached in ((True, False) if n % 2 else (False, True)):
-            if attached:
-                molt("attach", *select)
-            rates[attached] = rate(port, int(os.environ.get("MOLT_SECONDS", 1)))
-            all_rates[attached].append(rates[attached])
-            if attached:
-                molt("detach", *select)
-        ratios.append(rates[True] / rates[False])
-    record(f"attach.idle.{name}", statistics.median(all_rates[True]), "req/s", {"ratio_at_least": 0.99},
-           rival="without an agent", rival_value=statistics.median(all_rates[False]), ratio=statistics.median(ratios))
-    tell(f"idle: {name} with an idle agent: {statistics.median(ratios):.3f} of its throughput without, "
-          f"median of {rounds} rounds ({min(ratios):.2f} to {max(ratios):.2f}; goal 0.99)")
+def compare(name, first, second, record_name=None, attach=False):
+    """Throughput of the second kind of server beside that of the first, over pairs that are started anew: where
+    its memory lies moves a server by a per cent. In each pair they are asked in turn, some ms each."""
+    ratios, times = [], ([], [])
+    pairs, rounds, requests = max(4, number("MOLT_PAIRS", 20)), 60, 800
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        for pair in range(pairs):
+            # Each other time the other one is the elder.
+            servers = [None, None]
+            try:
+                for i in ((0, 1) if pair % 2 else (1, 0)):
+                    servers[i] = Server(name, folder, (first, second)[i])
+                if attach:
+                    molt("attach", "--tree", servers[1].process.pid)
+                done = subprocess.run([ROUNDS, str(rounds), str(requests), REQUESTS[name],
+                                       *(str(server.port) for server in servers)], capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            finally:
+                for server in filter(None, servers):
+                    server.end()
+            ns = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+            for i in (0, 1):
+                times[i].append(statistics.median(both[i] for both in ns))
+            ratios.append(statistics.median(without / with_it for without, with_it in ns))
+    ratios.sort()
+    middle = statistics.median(ratios)
+    # Of the median's confidence interval: so many pairs are below and above it (95 %).
+    outside = max(0, int(pairs / 2 - 0.98 * pairs ** 0.5) - 1)
+    low, high = ratios[outside], ratios[-1 - outside]
+    rates = [1e9 / statistics.median(of) for of in times]
+    if record_name:
+        goal = {"ratio_at_least": 0.99} if attach else {}
+        record(record_name, rates[1], "req/s", goal, rival="without", rival_value=rates[0], ratio=middle)
+    return (f"{middle:.3f} ({low:.3f} to {high:.3f}) of its throughput without; median of {pairs} pairs of servers, "
+            f"{rates[0]:.0f} requests a second")
 
 
 def idle():
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        port = free_port()
-        redis = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-                                  "--dir", folder], stdout=subprocess.DEVNULL)
-        listening(port)
-        try:
-            compare("redis", redis_rate, port, ("-p", redis.pid))
-        finally:
-            redis.terminate()
-            redis.wait()
-        port = free_port()
-        Path(folder, "page").write_bytes(b"x" * 2000)
-        paths = "".join(f"{what}_temp_path {folder}/{what};" for what in
-                        ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        user = "user www-data;" if os.geteuid() == 0 else ""
-        Path(folder, "nginx.conf").write_text(
-            f"daemon off; {user} worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;"
-            f"events {{ worker_connections 128; }} http {{ access_log off; keepalive_requests 100000000; {paths}"
-            f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}")
-        nginx = subprocess.Popen(["nginx", "-p", folder, "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"])
-        listening(port)
-        try:
-            compare("nginx", nginx_rate, port, ("--tree", nginx.pid))
-        finally:
-            nginx.terminate()
-            nginx.wait()
+    tell("idle: redis with an idle agent: " + compare("redis", False, False, "attach.idle.redis", True))
+    tell("idle: nginx with an idle agent: " + compare("nginx", False, False, "attach.idle.nginx", True))
+    tell("idle: nginx that has a thread of its own, with an idle agent: "
+         + compare("nginx", True, True, "attach.idle.nginx.threads", True))
+    tell("idle: nginx with such a thread, and no agent: " + compare("nginx", False, True, "attach.idle.nginx.thread"))
 
 
 def processes():

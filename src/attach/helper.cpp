@@ -17,6 +17,9 @@ constexpr std::uint32_t nap_ns = 100'000;
 constexpr std::uint32_t patience = 10'000'000'000 / 1024;  // 10 s and more
 // Not waited for longer with commands: the helper may be about to end.
 constexpr std::chrono::seconds command_pause{5};
+// However late a thread was found that could be borrowed: to give up what is begun would leave the helper and
+// its pages there.
+constexpr std::chrono::seconds least_for_a_call{10};
 constexpr std::chrono::milliseconds between_tries{1};
 constexpr std::chrono::milliseconds patience_with_sleepers{200};
 
@@ -208,6 +211,7 @@ Result<std::uint64_t> Helper::call(std::uint64_t function,
       !target_->write(pages_ + offsetof(Shared, command), bytes_of(next))) {
     return fail(ESRCH, "process %d has ended", target_->pid());
   }
+  deadline = std::max(deadline, Clock::now() + least_for_a_call);
   Shared shared = {};
   Pace pace;
   for (;;) {

@@ -50,6 +50,7 @@ class Helper {
   // Ends the thread, and waits until its pages are gone.
   ~Helper();
 
+  // Gives up after the deadline, but not before 10 s.
   [[nodiscard]] Result<std::uint64_t> call(std::uint64_t function,
                                            std::initializer_list<std::uint64_t> arguments,
                                            Clock::time_point deadline);

@@ -122,6 +122,13 @@ constexpr Needed calls[] = {
     {"brk", SYS_brk, false},
     {"uname", SYS_uname, false},
     {"perf_event_open", SYS_perf_event_open, false},
+    {"ppoll", SYS_ppoll, false},
+    {"connect", SYS_connect, false},
+    {"getrusage", SYS_getrusage, false},
+    {"fstatfs", SYS_fstatfs, false},
+    {"arch_prctl", SYS_arch_prctl, false},
+    {"clock_gettime", SYS_clock_gettime, false},
+    {"sched_getaffinity", SYS_sched_getaffinity, false},
 };
 
 }  // namespace

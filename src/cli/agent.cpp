@@ -3,6 +3,7 @@
 #include "attach/masks.hpp"
 #include "cli/client.hpp"
 #include "cli/failure.hpp"
+#include "cli/lender.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -99,8 +100,11 @@ Json with_traps_open(Session& session, const std::function<Json()>& change) {
     try {
       return change();
     } catch (const Failure& failure) {
-      if (failure.code != EBUSY || tries == most_tries ||
-          attach::blocking_traps(session.process().pid).empty()) {
+      if (failure.code != EBUSY || tries == most_tries) throw;
+      // Who was born since this connection was made is lent with the next one.
+      if (needs_loans(session.process())) {
+        session.hang_up();
+      } else if (attach::blocking_traps(session.process().pid).empty()) {
         throw;
       }
     }

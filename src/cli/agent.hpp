@@ -25,7 +25,8 @@ const char* to_text(attach::Found found);
 // (attach/masks.hpp). What that takes and cannot be had, the process itself says.
 void open_traps(Session& session);
 // Runs what changes functions there, with traps open, and again if meanwhile a thread was born that
-// blocks them: programs make threads when others allocate (jemalloc), such as those of the agent.
+// blocks them, or that the process may not look at (lender.hpp): programs make threads when others allocate
+// (jemalloc), and the agent makes one when all of its workers have something to do.
 Json with_traps_open(Session& session, const std::function<Json()>& change);
 // The same before a module is unloaded, if it has hooked functions.
 void open_traps_for(Session& session, const std::string& module);

@@ -9,6 +9,7 @@
 
 #include "arch/x86_64/percpu.hpp"
 #include "base/barrier.hpp"
+#include "base/torture_step.hpp"
 #include "hook/internal.hpp"
 #include "threads/procfs.hpp"
 #include "threads/record.hpp"
@@ -363,6 +364,7 @@ Status change(Owner* from, Owner* to) {
 #ifdef MOLT_MUTATE_SWITCH_OPEN
     if (grows(hooks[i])) store_gen(hooks[i], chains[i] ? chains[i]->gen : 1);
 #endif
+    MOLT_TORTURE_STEP(500);  // one hook leads to the new version, the next does not
   }
   // The switch.
   if (to != nullptr) to->drained.store(false, std::memory_order_relaxed);

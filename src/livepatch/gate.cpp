@@ -97,6 +97,12 @@ Status setup() {
 
 void set_self_check(SelfCheck check) { g_self_check.store(check, std::memory_order_release); }
 
+#ifdef MOLT_TORTURE_STEPS
+std::atomic<int> g_late_newcomers{0};
+// In a forked child there is nobody for whose next step it would be worth to wait.
+std::atomic<bool> g_is_forked{false};
+#endif
+
 void await_self_checks(unsigned threads, void (*done)()) {
   g_all_done.store(done, std::memory_order_release);
   g_awaited.store(threads, std::memory_order_release);
@@ -241,6 +247,9 @@ int side_now(int tid, std::uint32_t generation) {
 }
 
 void after_fork_child() {
+#ifdef MOLT_TORTURE_STEPS
+  g_is_forked.store(true, std::memory_order_relaxed);
+#endif
   g_agent_process.store(getpid(), std::memory_order_relaxed);
   std::uint32_t* word = own_word();
   const std::uint32_t value = load(word);
@@ -260,7 +269,15 @@ Settled settle(std::uint32_t generation, std::uintptr_t sp) {
 
     const std::uint32_t rule = control & ~closed_bit;
     if (generation_of(value) != generation) {  // G4
-      if (value == 0) MOLT_TORTURE_STEP(6000);
+#ifdef MOLT_TORTURE_STEPS
+      // A newcomer writes down what has long ceased to be the rule. If old code is on its stack the census
+      // marks it instead.
+      if (value == 0 && !g_is_forked.load(std::memory_order_relaxed)) {
+        g_late_newcomers.fetch_add(1, std::memory_order_seq_cst);
+        MOLT_TORTURE_UNTIL(load(word) != value || gate::generation() != generation, 30000);
+        g_late_newcomers.fetch_sub(1, std::memory_order_seq_cst);
+      }
+#endif
       if (!swap(word, value, rule)) continue;
 #ifndef MOLT_MUTATE_NO_RECHECK
       const std::uint32_t now = g_control.load(std::memory_order_seq_cst);

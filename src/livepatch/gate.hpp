@@ -47,7 +47,7 @@
 //            looks at itself. vfork: the child uses its parent's word, as it uses its stack. Signal
 //            handlers use the word of the thread they interrupt.
 // Refuses    Threads without a robust list (not made by the C library): unreachable.
-// Checked by tests/livepatch, tests/models/gate.pml, tests/torture/livepatch_torture.cpp
+// Checked by tests/livepatch, tests/models/gate.pml, tests/torture/livepatch
 #pragma once
 
 #include <sys/types.h>
@@ -58,19 +58,8 @@
 #include <span>
 
 #include "base/result.hpp"
+#include "base/torture_step.hpp"
 #include "threads/own_stack.hpp"
-
-// Where the torture's builds stop for a moment, so that what could go wrong there does.
-#ifdef MOLT_TORTURE_STEPS
-#include <time.h>
-#define MOLT_TORTURE_STEP(us)            \
-  do {                                   \
-    const timespec moment{0, (us)*1000}; \
-    nanosleep(&moment, nullptr);         \
-  } while (false)
-#else
-#define MOLT_TORTURE_STEP(us) static_cast<void>(0)
-#endif
 
 namespace molt::livepatch::gate {
 
@@ -171,6 +160,11 @@ int side_now(int tid, std::uint32_t generation);
 
 // In a forked child; async-signal-safe.
 void after_fork_child();
+
+#ifdef MOLT_TORTURE_STEPS
+// Those that know the rule of before and will write it down when it is another one.
+extern std::atomic<int> g_late_newcomers;
+#endif
 
 // --- the thread ---------------------------------------------------------------------------------
 

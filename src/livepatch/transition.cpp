@@ -501,6 +501,7 @@ Status take_census(Transition& t, const threads::RangeSet& ranges, Attempt& a) {
     a.threads = static_cast<unsigned>(census.threads().size());
     if (!verdict) return;
     MOLT_TORTURE_STEP(2000);
+    MOLT_TORTURE_UNTIL(gate::g_late_newcomers.load(std::memory_order_seq_cst) != 0, 50);
     gate::seal(t.target);
     take_own_threads_along(t);
   });

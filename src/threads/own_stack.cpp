@@ -81,21 +81,23 @@ Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end
 }  // namespace
 
 Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t* held_at) {
+  stack_t alternate;
+  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return Own::unknown;
+  const bool is_on_alternate = alternate.ss_flags & SS_ONSTACK;
+  const auto alternate_end = reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
   if (held_at != nullptr) {
+    // On the stack that the thread is on now: of another one nobody knows how much is in use still.
     std::uintptr_t word = 0;
-    if (*held_at >= sp && copy_memory(&word, *held_at, sizeof word) && ranges.contains(word)) {
+    if (*held_at >= sp && *held_at < (is_on_alternate ? alternate_end : stack_end(sp)) &&
+        copy_memory(&word, *held_at, sizeof word) && ranges.contains(word)) {
       return Own::stays;
     }
     *held_at = 0;
   }
-  stack_t alternate;
-  if (syscall(SYS_sigaltstack, nullptr, &alternate) != 0) return Own::unknown;
-  if (alternate.ss_flags & SS_ONSTACK) {
+  if (is_on_alternate) {
     constexpr std::uintptr_t red_zone = 128;
     const std::uintptr_t below = interrupted_sp(sp, alternate);
     if (below == 0) return Own::unknown;
-    const auto alternate_end =
-        reinterpret_cast<std::uintptr_t>(alternate.ss_sp) + alternate.ss_size;
     const Own here = scan_own_stack(ranges, sp, alternate_end, held_at);
     if (here != Own::leaves) return here;
     sp = below - red_zone;

@@ -17,7 +17,9 @@ enum class Own : std::uint8_t { leaves, stays, unknown };
 // neither, and before find_main_stack() for the first thread. Async-signal-safe; some microseconds.
 //
 // `held_at` is for who is asked again and again: where the outermost word lay that was found last, 0 in
-// the beginning. As long as it is on the stack this one word is looked at.
+// the beginning. As long as it is on the stack that the thread runs on, this one word is looked at. So who
+// answers `stays` has a word on a stack in use, which everybody else who looks finds too: a gate may take
+// the thread to the old version without asking again (tests/models/gate.pml, STALE_WORD).
 Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t* held_at = nullptr);
 
 // Where the first thread's stack ends. Once, before anybody is asked.

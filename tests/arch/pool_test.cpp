@@ -202,20 +202,9 @@ TEST(TextWriterTest, RefusesSharedAndUnmappedMemory) {
   EXPECT_TRUE(writer.check({newer.address(), newer.address(16)}));
 }
 
-// The variables are read once in a process, so the test runs itself again with them.
-TEST(TextWriterTest, ReplacesPagesWhereProcMemIsDenied) {
-  if (getenv("MOLT_NO_PROC_MEM") == nullptr) {
-    EXPECT_EQ(in_child([] {
-                setenv("MOLT_NO_PROC_MEM", "1", 1);
-                setenv("MOLT_NO_MEMBARRIER", "1", 1);
-                execl("/proc/self/exe", "arch_pool_test",
-                      "--gtest_filter=TextWriterTest.ReplacesPagesWhereProcMemIsDenied", nullptr);
-                return 99;
-              }),
-              0);
-    return;
-  }
-  Text text;
+constexpr int set_mdwe = 65;  // PR_SET_MDWE, with PR_MDWE_REFUSE_EXEC_GAIN: no memory becomes executable
+
+void replace_pages_of_running_code(Text& text) {
   TextWriter writer = TextWriter::open();
   ASSERT_FALSE(writer.direct());
   // A thread that executes the page all the time sees the old or the new bytes, nothing else.
@@ -243,13 +232,32 @@ TEST(TextWriterTest, ReplacesPagesWhereProcMemIsDenied) {
   EXPECT_EQ(protection_of(text.address()), "r-xp");
 }
 
+// The variables are read once in a process, so the test runs itself again with them.
+TEST(TextWriterTest, ReplacesPagesWhereProcMemIsDenied) {
+  if (getenv("MOLT_NO_PROC_MEM") == nullptr) {
+    EXPECT_EQ(in_child([] {
+                setenv("MOLT_NO_PROC_MEM", "1", 1);
+                setenv("MOLT_NO_MEMBARRIER", "1", 1);
+                execl("/proc/self/exe", "arch_pool_test",
+                      "--gtest_filter=TextWriterTest.ReplacesPagesWhereProcMemIsDenied", nullptr);
+                return 99;
+              }),
+              0);
+    return;
+  }
+  Text text, other;
+  replace_pages_of_running_code(text);
+  if (prctl(set_mdwe, 1, 0, 0, 0) == 0) {  // since Linux 6.3
+    void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(mprotect(page, 4096, PROT_READ | PROT_EXEC), 0);
+    replace_pages_of_running_code(other);
+  }
+}
+
 TEST(TextWriterTest, WorksUnderMemoryDenyWriteExecute) {
   EXPECT_EQ(in_child([] {
-#ifndef PR_SET_MDWE
-              constexpr int PR_SET_MDWE = 65;
-#endif
               Text text;
-              if (prctl(PR_SET_MDWE, 1, 0, 0, 0) != 0)
+              if (prctl(set_mdwe, 1, 0, 0, 0) != 0)
                 return 0;  // a kernel before 6.3 has nothing to deny
               TextWriter writer = TextWriter::open();
               if (!writer.write(text.address(65), eight)) return 1;

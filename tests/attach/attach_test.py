@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """`molt` and programs that were built without Molt: attach, load, run, doctor."""
+import contextlib
 import json
 import os
 import pty
+import random
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,15 @@ def molt(*arguments):
 
 def threads(pid):
     return {Path(f"/proc/{pid}/task/{t}/comm").read_text().strip() for t in os.listdir(f"/proc/{pid}/task")}
+
+
+def written_to(terminal):
+    """All of it; one read gives what happens to be in the line discipline's buffer."""
+    text = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side open, and nothing is left
+        while part := os.read(terminal, 10000):
+            text += part
+    return text
 
 
 class Target:
@@ -143,7 +154,7 @@ class Attach(unittest.TestCase):
             done = subprocess.run([MOLT, "apply", "--exe", program, TARGETS / "attach_other_word.so"],
                                   stdout=subprocess.PIPE, stderr=stderr, timeout=60)
             os.close(stderr)
-            shown = os.read(terminal, 10000).decode()
+            shown = written_to(terminal).decode()
             os.close(terminal)
             self.assertEqual((done.returncode, done.stdout), (0, b""), shown)
             self.assertIn("apply: 12 of 12 processes", shown)
@@ -233,7 +244,7 @@ class Attach(unittest.TestCase):
 
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
-        kinds = ["no_exec", "deaf"] + (["hidden"] if os.geteuid() == 0 else [])
+        kinds = ["no_exec", "deaf"] + (["hidden", "given_up"] if os.geteuid() == 0 else [])
         for kind in kinds:
             with self.subTest(kind):
                 target = self.start("sleeper", kind)
@@ -246,6 +257,22 @@ class Attach(unittest.TestCase):
                 self.assertEqual(unloaded["result"], "unmapped", unloaded)
                 self.does("detach", "-p", target.pid)
                 self.assertEqual(target.end(), ("ok", 0))
+
+    def test_dies_meanwhile(self):
+        """Killed at any moment of it: whoever attaches says so in one line, and does not wait for it."""
+        told_so = 0
+        for n in range(40):
+            target = self.start("sleeper")
+            attaching = subprocess.Popen([MOLT, "load", "-p", str(target.pid), MODULE], stderr=subprocess.PIPE, text=True)
+            time.sleep(random.random() * 0.02)  # tidy: sleep-ok the moment is random on purpose
+            target.kill_only()
+            _, told = attaching.communicate(timeout=60)
+            # Not 6, which is a time-out.
+            self.assertIn(attaching.returncode, (0, 1, 3, 5), told)
+            self.assertEqual(len(told.splitlines()), attaching.returncode != 0, told)
+            told_so += attaching.returncode != 0
+            target.kill()
+        print(f"{told_so} of 40 died in the middle")
 
     def test_in_namespaces(self):
         """Its own pids, mounts and /tmp: found and addressed by the pid that is seen here."""

@@ -364,8 +364,13 @@ class Servers(unittest.TestCase):
         self.does("load", *both, EXAMPLES / "limit_opens.so", "deny=*.key")
         self.does("load", *both, EXAMPLES / "temp_opens.so", "mode=refuse", f"directories={self.folder}")
         self.does("load", *both, EXAMPLES / "count_opens.so")
-        for pid in workers:
-            self.assertIn("libc.so.6:open64", self.does("hook", "list", "-p", pid))
+        for first, second in (("limit_opens", "temp_opens"), ("temp_opens", "limit_opens")):
+            for pid in workers:
+                hooks = {hook["name"]: hook for hook in json.loads(self.does("hook", "list", "-p", pid, "--json"))["hooks"]}
+                self.assertEqual([callback["module"] for callback in hooks["libc.so.6:open64"]["callbacks"]],
+                                 [first, second])
+            # In the order of loading, until another one is asked for.
+            self.does("hook", "order", *both, "libc.so.6:open64", f"{second},{first}")
         before = sum(self.opened(pid, "opened") for pid in workers)
         self.assertEqual(self.ask("/server.key"), 403)  # limit_opens
         self.assertEqual(self.ask("/page"), 200)

@@ -57,6 +57,11 @@ class Straits(unittest.TestCase):
         self.assertIn("enabled", self.does("status", "-p", target.pid))
         self.assertEqual(target.end(), ("patched", 0))
 
+    def test_thousands_of_threads(self):
+        target = self.start("sleeper", "threads", "3000")
+        self.assertEqual(len(os.listdir(f"/proc/{target.pid}/task")), 3001)
+        self.full_service(target)
+
     def limit(self, target):
         lines = Path(f"/proc/{target.pid}/limits").read_text().splitlines()
         return next(line.split()[3:5] for line in lines if line.startswith("Max open files"))

@@ -12,6 +12,9 @@
  *   - once the transition is over nobody is in, or enters, the version that was left
  *   - nobody waits for ever (no invalid end states), with AGENT_DIES not either
  *
+ * A thread whose self-check finds old code on its stack goes on in the version of its side without a look at
+ * its word: what holds it is there for the agent to see.
+ *
  * A thread may fall asleep anywhere, behind the decision of a trampoline too: a signal handler does.
  * With -DBIRTH a second thread is born at any moment. With -DTURN the transition is reversed once, at
  * any moment between two tries. With -DLEFTOVER a thread is in the other version from the beginning, as
@@ -30,6 +33,7 @@
  *   EARLY_LOOK       it looks before the gates are in place
  *   TURN_UNMARKED    (TURN, LEFTOVER) a reversal leaves those without a mark as they are
  *   OLD_CHECK        (TURN) a self-check made for one direction is used for the other
+ *   STALE_WORD       what a self-check found once is believed when its frame has gone
  *   NO_FORK          (AGENT_DIES) nobody undoes the look of an agent that is gone
  * That a reversal takes PENDING away is for speed alone: without it nothing is found, since a check made
  * for the other direction counts for nothing (OLD_CHECK).
@@ -74,7 +78,7 @@ inline nap(t) {
 proctype Thread(byte t) {
   byte level, v, outer, c, w, n;
   byte aim;
-  bool ok, called;
+  bool ok, called, stays;
 
 #ifdef LEFTOVER
   if
@@ -100,6 +104,7 @@ entry:
   :: atomic { gated && word[t] == GEN + 1 -> v = 1; decided[t] = 2 }
   :: atomic { gated && word[t] != GEN && word[t] != GEN + 1 -> c = control }; goto settle
   fi;
+take:
   nap(t);
   atomic { IN(t, v)++; decided[t] = 0 }
 
@@ -163,11 +168,20 @@ settle:
 #else
        ok = (IN(t, 1 - aim) == 0)
 #endif
+#ifdef STALE_WORD
+       stays = stays || !ok
+#else
+       stays = !ok && (aim == side_of(c))
+#endif
      }
 #ifndef OLD_CHECK
      ok = ok && (aim == side_of(c));
 #endif
      nap(t);
+     if
+     :: stays -> atomic { v = side_of(w); decided[t] = 1 + v }; goto take
+     :: true /* or it has looked often enough */
+     fi;
      atomic {
        if
        :: word[t] == w && ok -> word[t] = c & ~CLOSED

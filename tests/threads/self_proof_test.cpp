@@ -2,10 +2,13 @@
 
 #include "threads/self_proof.hpp"
 
+#include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 
 #include <vector>
 
+#include "threads/own_stack.hpp"
 #include "threads/record.hpp"
 #include "victims.hpp"
 
@@ -186,6 +189,81 @@ TEST_F(SelfProofTest, AnAnswerGoesWithItsThread) {
     EXPECT_EQ(answers(), std::vector<int>{gettid()});
   }).join();
   EXPECT_EQ(reused->tid, 0u);
+}
+
+// A word that was found on one stack says nothing once the thread is on another, which is deeper in memory:
+// whoever it belonged to may have returned.
+class OtherStackTest : public testing::Test {
+ protected:
+  static constexpr std::size_t part = 256 * 1024;
+  static constexpr std::size_t depth = 64 * 1024;
+  static constexpr std::uintptr_t old = 0x1234'5678'9000;
+
+  static inline RangeSet ranges_;
+  static inline std::uintptr_t held_at_;
+  static inline Own in_handler_, afterwards_;
+  static inline void (*handled_)();
+
+  static Own look_from(const volatile void* sp) {
+    return look_at_own_stack(ranges_, reinterpret_cast<std::uintptr_t>(sp), &held_at_);
+  }
+  [[gnu::noinline]] static Own look_here() { return look_from(__builtin_frame_address(0)); }
+  // With the word far from where anything else is called, so that it is there still afterwards.
+  [[gnu::noinline]] static Own look_from_below() {
+    volatile std::uintptr_t words[depth / sizeof(std::uintptr_t)];
+    words[0] = old + 8;
+    const Own own = look_from(words);
+    asm volatile("" ::"r"(words) : "memory");
+    return own;
+  }
+  static void on_signal(int) { handled_(); }
+
+  // f() on a thread whose alternate stack is below (0) or above (2) its own, in one mapping.
+  static void on_thread(int alternate_part, void* (*f)(void*)) {
+    ranges_ = {};
+    ranges_.add(old, old + 16);
+    held_at_ = 0;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_ONSTACK;
+    ASSERT_EQ(sigaction(SIGUSR2, &action, nullptr), 0);
+    void* memory =
+        mmap(nullptr, 3 * part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    stack_t alternate{static_cast<char*>(memory) + alternate_part * part, 0, part};
+    pthread_attr_t attributes;
+    ASSERT_EQ(pthread_attr_init(&attributes), 0);
+    ASSERT_EQ(pthread_attr_setstack(&attributes, static_cast<char*>(memory) + part, part), 0);
+    pthread_t thread;
+    ASSERT_EQ(pthread_create(&thread, &attributes, f, &alternate), 0);
+    pthread_join(thread, nullptr);
+    pthread_attr_destroy(&attributes);
+    munmap(memory, 3 * part);
+  }
+};
+
+TEST_F(OtherStackTest, AWordOfAHandlerThatHasReturnedHoldsNobody) {
+  handled_ = [] { in_handler_ = look_from_below(); };
+  on_thread(2, [](void* alternate) -> void* {
+    sigaltstack(static_cast<stack_t*>(alternate), nullptr);
+    raise(SIGUSR2);
+    afterwards_ = look_here();
+    return nullptr;
+  });
+  EXPECT_EQ(in_handler_, Own::stays);
+  EXPECT_EQ(afterwards_, Own::leaves);
+}
+
+TEST_F(OtherStackTest, AWordBelowWhatAHandlerInterruptedHoldsNobody) {
+  handled_ = [] { in_handler_ = look_here(); };
+  on_thread(0, [](void* alternate) -> void* {
+    sigaltstack(static_cast<stack_t*>(alternate), nullptr);
+    afterwards_ = look_from_below();
+    raise(SIGUSR2);
+    return nullptr;
+  });
+  EXPECT_EQ(afterwards_, Own::stays);
+  EXPECT_EQ(in_handler_, Own::leaves);
 }
 
 }  // namespace

@@ -54,8 +54,13 @@ constexpr int kept_shown = 5;
 std::atomic<const char*> g_violation{nullptr};
 
 void violate(const char* what) {
-  const char* none = nullptr;
-  g_violation.compare_exchange_strong(none, what, std::memory_order_acq_rel);
+  // A module's text goes with the module.
+  static std::atomic<bool> is_taken{false};
+  static char text[128];
+  if (!is_taken.exchange(true, std::memory_order_acq_rel)) {
+    std::snprintf(text, sizeof text, "%s", what);
+    g_violation.store(text, std::memory_order_release);
+  }
   g_stop.store(true, std::memory_order_release);
 }
 

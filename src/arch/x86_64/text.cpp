@@ -6,6 +6,7 @@
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -145,6 +146,30 @@ Status TextWriter::write(CodeAddress address, std::span<const std::byte> bytes) 
   return replace_pages(address, bytes);
 }
 
+namespace {
+
+// Memory that is executable from the start, by way of a file: where none may become it later (PR_SET_MDWE,
+// systemd's MemoryDenyWriteExecute). nullptr, with the reason in errno.
+void* map_executable(const void* content, std::size_t size) {
+  // A limit on file sizes holds here too, and is enforced by a deadly signal.
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < size) return errno = EFBIG, nullptr;
+  const OwnFd file(Fd(memfd_create("molt-code", MFD_CLOEXEC)));
+  if (!file) return nullptr;
+  if (!file.is_there()) return errno = EBADF, nullptr;
+  const ssize_t wrote = pwrite(file.get(), content, size, 0);
+  if (wrote < 0) return nullptr;
+  if (wrote != static_cast<ssize_t>(size)) return errno = ENOSPC, nullptr;
+  void* got = mmap(nullptr, size, PROT_READ | PROT_EXEC, MAP_PRIVATE, file.get(), 0);
+  if (got == MAP_FAILED) return nullptr;
+  // Of what the host has opened under that number meanwhile not even the size is known.
+  if (file.is_there() && std::memcmp(got, content, size) == 0) return got;
+  munmap(got, size);
+  return errno = EBADF, nullptr;
+}
+
+}  // namespace
+
 Status TextWriter::replace_pages(CodeAddress address, std::span<const std::byte> bytes) {
   CodeAddress first = address & ~(page_size - 1);
   CodeAddress end = (address + bytes.size() + page_size - 1) & ~(page_size - 1);
@@ -153,7 +178,15 @@ Status TextWriter::replace_pages(CodeAddress address, std::span<const std::byte>
   if (copy == MAP_FAILED) return fail_errno(errno, "no memory to replace a page of code");
   std::memcpy(copy, reinterpret_cast<const void*>(first), size);
   std::memcpy(static_cast<std::byte*>(copy) + (address - first), bytes.data(), bytes.size());
-  if (mprotect(copy, size, PROT_READ | PROT_EXEC) != 0 ||
+  bool is_executable = mprotect(copy, size, PROT_READ | PROT_EXEC) == 0;
+  if (!is_executable && (errno == EACCES || errno == EPERM)) {
+    if (void* other = map_executable(copy, size)) {
+      munmap(copy, size);
+      copy = other;
+      is_executable = true;
+    }
+  }
+  if (!is_executable ||
       mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(first)) ==
           MAP_FAILED) {
     int why = errno;

@@ -16,7 +16,8 @@
 // The way in is /proc/self/mem. Where the kernel forbids it, the page is replaced as a whole: a copy
 // is changed while it is only writable, made executable, and moved over the original by one mremap.
 // Threads that fetch meanwhile wait in their page fault. That breaks W3 (the page no longer belongs to
-// the file), so it is the fallback.
+// the file), so it is the fallback. Where no memory may become executable the copy is a file in memory, mapped
+// so from the start.
 #pragma once
 
 #include <span>

@@ -2,11 +2,12 @@
    child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "only N...": by one that kills
    for other system calls than these and its own; "full N
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
-   "crowded": with no room for code near its own. */
+   "crowded": with no room for code near its own; "threads N": with N more of them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,13 +54,23 @@ static int crowd(void) {
   return 0;
 }
 
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+static void* sleep_for_ever(void* arg) {
+  pthread_mutex_lock(&mutex);
+  for (;;) pthread_cond_wait(&never, &mutex);
+  return arg;
+}
+
 int main(int argc, char** argv) {
   const char* how = argc > 1 ? argv[1] : "";
   const char* preload = getenv("LD_PRELOAD");
   char c;
-  if (strcmp(how, "no_exec") == 0) {  // as MemoryDenyWriteExecute, by the kernel itself
+  const int given_up = strcmp(how, "given_up") == 0;  // that, and its rights
+  if (strcmp(how, "no_exec") == 0 || given_up) {  // as MemoryDenyWriteExecute, by the kernel itself
     if (prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0) != 0) return 1;
   }
+  if (given_up && (setgid(65534) != 0 || setuid(65534) != 0)) return 1;
   if (strcmp(how, "crowded") == 0 && crowd() != 0) return 1;
   if (strcmp(how, "deaf") == 0) {
     sigset_t all;
@@ -109,6 +120,15 @@ int main(int argc, char** argv) {
     struct rlimit limit = {(rlim_t)atoi(argv[2]), (rlim_t)atoi(argv[3])};
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
     while (open("/dev/null", O_RDONLY) >= 0) continue;
+  }
+  if (strcmp(how, "threads") == 0 && argc > 2) {
+    pthread_attr_t little;
+    pthread_attr_init(&little);
+    pthread_attr_setstacksize(&little, 64 << 10);
+    for (int i = atoi(argv[2]); i > 0; --i) {
+      pthread_t thread;
+      if (pthread_create(&thread, &little, sleep_for_ever, NULL) != 0) return 1;
+    }
   }
   printf("ready %s%s\n", preload ? preload : "-", getenv("MOLT_AGENT") ? " agent" : "");
   fflush(stdout);

@@ -57,7 +57,8 @@ long g_signal_us = 1000;  // between signals
 std::string g_modules;
 
 void violate(const char* what) {
-  g_violation.store(what, std::memory_order_release);
+  const char* none = nullptr;
+  g_violation.compare_exchange_strong(none, what, std::memory_order_acq_rel);
   g_stop.store(true, std::memory_order_release);
 }
 
