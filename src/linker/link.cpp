@@ -609,6 +609,7 @@ struct Linking {
       Target& target = linked.targets_[t];
       if (target.code.empty()) continue;
       std::vector<arch::CodeName> names;
+      names.reserve(values.size());  // no copies
       for (std::size_t i = 1; i < values.size(); ++i) {
         const patchfile::Symbol& symbol = file.symbols()[i];
         if (symbol.meaning != Meaning::section || symbol.target != t || symbol.name.empty() ||
@@ -618,6 +619,7 @@ struct Linking {
         names.push_back({{values[i], values[i] + symbol.size}, std::string(symbol.name)});
       }
       target.names = arch::name_functions(target.code, names, target.frames);
+      for (arch::CodeName& name : names) ::explicit_bzero(&name.range, sizeof name.range);
       if (!target.frames.empty()) {
         target.unwinders = register_frames(target.frames.begin, target.object);
       }

@@ -64,7 +64,7 @@ answer.o: answer.c scale.h
 """
 
 
-def run(*words, cwd=None, timeout=120, **options):
+def run(*words, cwd=None, timeout=300, **options):
     return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=timeout, **options)
 
 

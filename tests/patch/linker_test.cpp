@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,6 +30,11 @@ __attribute__((noinline, used)) long molt_test_victim(long given) {
 long molt_test_counter = 40;
 thread_local long molt_test_local = 7;
 }
+
+// What is given back to the heap while a patch is linked, as whoever searches the heap would find it.
+std::atomic<bool> is_watching{false};
+std::byte given_back[1 << 20];
+std::size_t given_back_bytes = 0;
 
 const elf::NamedObject& self() {
   static const auto found = elf::find_loaded("");
@@ -110,6 +116,25 @@ bool is_protected(std::uintptr_t address, const std::string& expected) {
     }
   }
   return false;
+}
+
+TEST(Linker, LeavesNothingOfTheStagingOnTheHeap) {
+  constexpr int into = 5;
+  Sample s = sample(code({0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3}));
+  s.writer.relocate(s.variables, 0, R_X86_64_64, s.entry, into);
+  s.writer.relocate(s.constants, 8, R_X86_64_64, s.entry, into);
+  given_back_bytes = 0;
+  is_watching.store(true, std::memory_order_relaxed);
+  auto made = link(s);
+  is_watching.store(false, std::memory_order_relaxed);
+  ASSERT_LINKED(made);
+  ASSERT_GT(given_back_bytes, 3 * 4096u) << "the staging was not seen";
+  const std::uintptr_t pointer = (*made.linked)->functions().front().new_address + into;
+  for (std::size_t at = 0; at + 8 <= given_back_bytes; at += 8) {
+    std::uintptr_t word;
+    std::memcpy(&word, given_back + at, sizeof word);
+    EXPECT_NE(pointer, word) << "at " << at;
+  }
 }
 
 TEST(Linker, CodeIsNearAndNeverWritable) {
@@ -371,3 +396,17 @@ TEST(Linker, TheCheckAloneChangesNothing) {
 
 }  // namespace
 }  // namespace molt::patch_test
+
+// In front of libc's.
+extern "C" void __libc_free(void* block);
+extern "C" void free(void* block) {
+  using namespace molt::patch_test;
+  if (block != nullptr && is_watching.load(std::memory_order_relaxed)) {
+    const std::size_t bytes = malloc_usable_size(block);
+    if (given_back_bytes + bytes <= sizeof given_back) {
+      std::memcpy(given_back + given_back_bytes, block, bytes);
+      given_back_bytes += bytes & ~std::size_t{7};
+    }
+  }
+  __libc_free(block);
+}

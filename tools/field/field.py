@@ -324,7 +324,7 @@ class Field:
                 helped = [row for row in code if row["verdict"] == BY_HAND]
                 words = sum(not row["lines"] for row in helped)
                 if helped:
-                    summary.append(f"  and {words} with --accept alone, {len(helped) - words} with lines of by_hand/")
+                    summary.append(f"  and {words} with --accept or a part of the diff left out, {len(helped) - words} with lines of by_hand/")
         summary.append(f"{len(wrong)} wrong or failed")
         proven, compared = (sum(row.get(key, 0) for row in self.rows) for key in ("proven", "compared"))
         summary.append(f"{proven} of {compared} functions of all runs byte for byte those of the running file")
