@@ -35,7 +35,9 @@ function(molt_add_module name)
     VISIBILITY_INLINES_HIDDEN ON)
   target_compile_features(${name} PRIVATE cxx_std_20)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
-  target_link_options(${name} PRIVATE -Wl,--build-id=sha1 -Wl,-z,now)
+  # No libstdc++ for programs that have none, unless it is used: to load and relocate it takes a process more
+  # than all the rest of a small module.
+  target_link_options(${name} PRIVATE -Wl,--build-id=sha1 -Wl,-z,now -Wl,--as-needed)
   if(NOT arg_EXPORT_ALL)
     target_link_options(${name} PRIVATE -Wl,--version-script=${_molt_module_map})
     set_property(TARGET ${name} APPEND PROPERTY LINK_DEPENDS ${_molt_module_map})

@@ -30,11 +30,16 @@ inline molt_patch_func replacement(const char* old_name, F* new_function,
 // MOLT_REPLACE(old name, new function[, position[, flags]])
 #define MOLT_REPLACE(...) molt::replacement(__VA_ARGS__)
 
-// Lists with their terminating entries, in static memory.
-#define MOLT_FUNCS_(...)                                                              \
-  [] {                                                                                \
-    static const molt_patch_func list[] = {__VA_ARGS__, {nullptr, 0, nullptr, 0, 0}}; \
-    return list;                                                                      \
+// Lists with their terminating entries, in static memory. Copied there, once: what is initialised there asks for
+// guards, and a patch for a C program would bring it libstdc++.
+#define MOLT_LIST_(type_, name_, ...)                      \
+  const type_ name_##_now_[] = {__VA_ARGS__};              \
+  static type_ name_[sizeof name_##_now_ / sizeof(type_)]; \
+  for (unsigned long i_ = 0; i_ < sizeof name_ / sizeof(type_); ++i_) name_[i_] = name_##_now_[i_]
+#define MOLT_FUNCS_(...)                                                         \
+  [] {                                                                           \
+    MOLT_LIST_(molt_patch_func, list, __VA_ARGS__, {nullptr, 0, nullptr, 0, 0}); \
+    return static_cast<const molt_patch_func*>(list);                            \
   }()
 #define MOLT_PROGRAM(...)                 \
   molt_patch_object {                     \
@@ -47,11 +52,11 @@ inline molt_patch_func replacement(const char* old_name, F* new_function,
 
 #define MOLT_PATCH(...) MOLT_PATCH_WITH(0u, __VA_ARGS__)
 // The first argument is flags: MOLT_PATCH_REPLACE, MOLT_PATCH_IMMEDIATE.
-#define MOLT_PATCH_WITH(flags_, ...)                                                  \
-  MOLT_LIVEPATCH_MODULE                                                               \
-  extern "C" int molt_module_init(void) {                                             \
-    static const molt_patch_object objects[] = {__VA_ARGS__, {nullptr, nullptr, {}}}; \
-    static const molt_patch patch = {sizeof(molt_patch), flags_, objects, nullptr};   \
-    return molt_patch_enable(&molt_this_module, &patch);                              \
-  }                                                                                   \
+#define MOLT_PATCH_WITH(flags_, ...)                                                \
+  MOLT_LIVEPATCH_MODULE                                                             \
+  extern "C" int molt_module_init(void) {                                           \
+    MOLT_LIST_(molt_patch_object, objects, __VA_ARGS__, {nullptr, nullptr, {}});    \
+    static const molt_patch patch = {sizeof(molt_patch), flags_, objects, nullptr}; \
+    return molt_patch_enable(&molt_this_module, &patch);                            \
+  }                                                                                 \
   extern "C" void molt_module_exit(void) {}

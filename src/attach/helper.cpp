@@ -14,9 +14,10 @@ namespace {
 
 constexpr std::size_t pages_bytes = 16 << 10;
 constexpr std::uint32_t nap_ns = 100'000;
-constexpr std::uint32_t patience = 10'000'000'000 / 1024;  // 10 s and more
-// Not waited for longer with commands: the helper may be about to end.
-constexpr std::chrono::seconds command_pause{5};
+constexpr std::uint32_t patience = 30'000'000'000 / 1024;  // 30 s and more
+// Not waited for longer with commands: the helper may be about to end. On a busy machine it may take seconds
+// to copy the runtime.
+constexpr std::chrono::seconds command_pause{20};
 // However late a thread was found that could be borrowed: to give up what is begun would leave the helper and
 // its pages there.
 constexpr std::chrono::seconds least_for_a_call{10};
@@ -135,7 +136,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     // Threads that sleep for less than it takes to stop one are met at a call that they make.
     if (!lent && Clock::now() - begin > patience_with_sleepers) {
       const std::vector<pid_t> threads = find_runners(target);
-      if (target.threads().empty()) return fail(ESRCH, "process %d has ended", target.pid());
+      if (target.has_ended()) return fail(ESRCH, "process %d has ended", target.pid());
       if (threads.empty()) continue;
       const pid_t tid = followed.next(threads);
       const double left_us =
@@ -161,7 +162,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
         return fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
                     target.pid());
       }
-      if (target.threads().empty()) return fail(ESRCH, "process %d has ended", target.pid());
+      if (target.has_ended()) return fail(ESRCH, "process %d has ended", target.pid());
       pace.wait();
     }
     helper.pages_ = *pages;

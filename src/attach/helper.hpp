@@ -31,7 +31,7 @@ struct Functions {
 // State      Two pages of the target's, at an address that this program chose.
 // Progress   The helper looks every 100 us, more rarely the longer nothing is asked, so a call takes that
 //            long and what it does.
-// Death      Of this program: the helper ends by itself 10 s after the last command and leaves its pages,
+// Death      Of this program: the helper ends by itself 30 s after the last command and leaves its pages,
 //            so that a command that comes late hits nothing else. Of the target: calls fail.
 class Helper {
  public:

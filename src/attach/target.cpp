@@ -244,6 +244,13 @@ std::vector<pid_t> Target::threads() const {
   return threads;
 }
 
+bool Target::has_ended() const {
+  // Of memory that is gone the kernel says that it is at its end.
+  std::byte first{};
+  return mappings_.empty() ||
+         pread(memory_.get(), &first, 1, static_cast<off_t>(mappings_.front().begin)) == 0;
+}
+
 std::string Target::status(std::string_view name) const {
   const std::string text = "\n" + read_text(proc("status"));
   const std::string key = "\n" + std::string(name) + ":";

@@ -75,6 +75,8 @@ class Target {
   [[nodiscard]] Status write_code(std::uint64_t address, std::span<const std::byte> code) const;
 
   std::vector<pid_t> threads() const;
+  // Also one that nobody has waited for yet, whose threads are still listed.
+  bool has_ended() const;
   // A line of /proc/PID/status, behind "name:" and blanks; "" if there is none.
   std::string status(std::string_view name) const;
   std::string proc(std::string_view file) const;  // "/proc/PID/file"

@@ -94,17 +94,23 @@ void open_traps(Session& session) {
 }
 
 Json with_traps_open(Session& session, const std::function<Json()>& change) {
+  using std::chrono::milliseconds;
   constexpr int most_tries = 4;
+  const Options& options = session.options();
+  const Deadline deadline =
+      Deadline::after(milliseconds(options.timeout_s ? options.timeout_ms() : answer_ms));
   for (int tries = 1;; ++tries) {
     open_traps(session);
+    // A refusal that took this long has waited for a thread that did not get a processor.
+    const Deadline at_once = Deadline::after(milliseconds(1000));
     try {
       return change();
     } catch (const Failure& failure) {
       if (failure.code != EBUSY || tries == most_tries) throw;
-      // Who was born since this connection was made is lent with the next one.
+      const bool has_waited = at_once.remaining_ms() == 0 && deadline.remaining_ms() != 0;
       if (needs_loans(session.process())) {
-        session.hang_up();
-      } else if (attach::blocking_traps(session.process().pid).empty()) {
+        session.hang_up();  // who was born since is lent with the next connection
+      } else if (!has_waited && attach::blocking_traps(session.process().pid).empty()) {
         throw;
       }
     }

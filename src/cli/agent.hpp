@@ -24,9 +24,10 @@ const char* to_text(attach::Found found);
 // Before functions are hooked or unhooked there: threads that block SIGTRAP no longer do
 // (attach/masks.hpp). What that takes and cannot be had, the process itself says.
 void open_traps(Session& session);
-// Runs what changes functions there, with traps open, and again if meanwhile a thread was born that
-// blocks them, or that the process may not look at (lender.hpp): programs make threads when others allocate
-// (jemalloc), and the agent makes one when all of its workers have something to do.
+// Runs what changes functions there, with traps open, and again, for as long as the process may wait, if a
+// thread was in the way: one that was born meanwhile and blocks them, or that the process may not look at
+// (lender.hpp), since programs make threads when others allocate (jemalloc) and the agent makes one when all of
+// its workers have something to do; or one that did not get a processor.
 Json with_traps_open(Session& session, const std::function<Json()>& change);
 // The same before a module is unloaded, if it has hooked functions.
 void open_traps_for(Session& session, const std::string& module);

@@ -156,6 +156,9 @@ Connection& Session::connection(Deadline deadline) {
   }
   // What a given-up request is still answered must not be taken for the next one's reply.
   if (!connection_ || connection_->is_awaiting()) {
+    // Where the socket is, and whether it needs loans, goes by its user, whom a server that has just begun
+    // (a worker of nginx) may have changed since.
+    process_ = find_process(process_.pid).value_or(process_);
     connection_.emplace(process_, deadline);
     if (needs_loans(process_)) {
       lend(process_,

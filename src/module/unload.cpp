@@ -22,7 +22,7 @@ namespace molt::module {
 namespace {
 
 constexpr int default_drain_ms = 10'000;
-constexpr int look_patience_ms = 2'000;
+constexpr int look_patience_ms = 5'000;
 
 // Whether the dynamic loader or the kernel still knows the object, by all three means; empty: no.
 std::string still_there(const Module& module) {

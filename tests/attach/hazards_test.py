@@ -62,6 +62,7 @@ class Hazards(unittest.TestCase):
             if loaded.returncode == 0:
                 done += 1
                 unloaded = json.loads(attach_test.molt("unload", "-p", target.pid, "plain", "--json").stdout)
+                self.assertIn("result", unloaded, unloaded)
                 if unloaded["result"] != "unmapped":
                     self.assertIn("or that cannot be read", unloaded["reason"])
                 continue
