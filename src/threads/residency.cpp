@@ -24,7 +24,8 @@ namespace {
 constexpr std::int64_t first_pause_ns = 200'000;
 constexpr std::int64_t longest_pause_ns = 20'000'000;
 constexpr std::int64_t sample_wait_ns = 3'000'000;
-constexpr std::int64_t signal_wait_ns = 50'000'000;
+// Who runs takes the signal at the next tick of its clock; who is kept from running by others, when it is let.
+constexpr std::int64_t least_signal_wait_ns = 50'000'000, most_signal_wait_ns = 1'000'000'000;
 constexpr std::size_t samples_at_once = 8;
 // Whoever passes hooks often enough for it has come by in that time.
 constexpr std::int64_t call_in_ms = 50;
@@ -189,11 +190,18 @@ void Prover::sample_running(Census& census) {
 
 void Prover::signal_running(Census& census) {
   if (options_.last_means != LastMeans::signal || !options_.last_means_after.passed()) return;
+  const auto is_due = [](const Finding& f) {
+    return f.activity == Activity::running && f.verdict == Verdict::unknown;
+  };
+  // Half of the time that is left, for all of them: so there is another round.
+  const auto due = std::count_if(proof.holders.begin(), proof.holders.end(), is_due);
   for (Finding& f : proof.holders) {
-    if (f.activity != Activity::running || f.verdict != Verdict::unknown) continue;
+    if (!is_due(f)) continue;
     Thread* thread = census.find(f.tid);
     if (thread == nullptr) continue;
-    const Finding signalled = signal_and_look(census, *thread, ranges_, signal_wait_ns);
+    const std::int64_t share = (options_.deadline.at_ns - now_ns()) / (2 * due);
+    const Finding signalled = signal_and_look(
+        census, *thread, ranges_, std::clamp(share, least_signal_wait_ns, most_signal_wait_ns));
     if (signalled.verdict == Verdict::out) ++proof.signalled;
     if (signalled.verdict != Verdict::unknown || *signalled.reason != '\0') f = signalled;
   }
