@@ -64,7 +64,8 @@ static double ns_per_request(struct server* server, int count) {
     }
   }
   clock_gettime(CLOCK_MONOTONIC, &end);
-  return ((double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec)) / count;
+  return ((double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec)) /
+         count;
 }
 
 int main(int argc, char** argv) {

@@ -27,7 +27,8 @@ namespace molt::attach {
 
 struct Options {
   std::string runtime;  // path of libmolt.so
-  int timeout_ms = 10'000;  // to find a thread that can be borrowed; what is begun then has 10 s at least
+  int timeout_ms =
+      10'000;  // to find a thread that can be borrowed; what is begun then has 10 s at least
 };
 
 enum class Found {

@@ -202,7 +202,8 @@ TEST(TextWriterTest, RefusesSharedAndUnmappedMemory) {
   EXPECT_TRUE(writer.check({newer.address(), newer.address(16)}));
 }
 
-constexpr int set_mdwe = 65;  // PR_SET_MDWE, with PR_MDWE_REFUSE_EXEC_GAIN: no memory becomes executable
+constexpr int set_mdwe =
+    65;  // PR_SET_MDWE, with PR_MDWE_REFUSE_EXEC_GAIN: no memory becomes executable
 
 void replace_pages_of_running_code(Text& text) {
   TextWriter writer = TextWriter::open();

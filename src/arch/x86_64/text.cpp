@@ -186,9 +186,8 @@ Status TextWriter::replace_pages(CodeAddress address, std::span<const std::byte>
       is_executable = true;
     }
   }
-  if (!is_executable ||
-      mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(first)) ==
-          MAP_FAILED) {
+  if (!is_executable || mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+                               reinterpret_cast<void*>(first)) == MAP_FAILED) {
     int why = errno;
     munmap(copy, size);
     return fail_errno(why,
