@@ -98,8 +98,10 @@ struct Linking {
   // The heap must not keep addresses in the patch: whoever searches for them when it goes would take
   // these for the program's (base/own_memory.hpp).
   ~Linking() {
-    for (Area& area : areas) ::explicit_bzero(area.image.data(), area.image.size());
-    ::explicit_bzero(values.data(), values.size() * sizeof values[0]);
+    for (Area& area : areas) {
+      if (area.image.size() != 0) ::explicit_bzero(area.image.data(), area.image.size());
+    }
+    if (!values.empty()) ::explicit_bzero(values.data(), values.size() * sizeof values[0]);
   }
 
   Status check() {
