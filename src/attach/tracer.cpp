@@ -86,8 +86,7 @@ bool in_tracing_process(const std::function<void()>& work) {
 }
 
 SharedBytes::SharedBytes(std::size_t bytes) : bytes_(bytes) {
-  void* const at =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   at_ = at == MAP_FAILED ? nullptr : at;
 }
 

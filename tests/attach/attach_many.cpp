@@ -92,7 +92,8 @@ static int check_memory() {
     seen = 3;
     return 4;
   });
-  std::printf("a killed one: %d, another: %d, seen: %d\n", lost ? *lost : -1, kept ? *kept : -1, seen);
+  std::printf("a killed one: %d, another: %d, seen: %d\n", lost ? *lost : -1, kept ? *kept : -1,
+              seen);
   return !lost && lost.error().code == EAGAIN && kept && *kept == 4 && seen == 0 ? 0 : 1;
 }
 

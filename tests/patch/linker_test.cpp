@@ -31,10 +31,14 @@ long molt_test_counter = 40;
 thread_local long molt_test_local = 7;
 }
 
+// A sanitizer has a heap of its own.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define MOLT_WATCHES_HEAP
 // What is given back to the heap while a patch is linked, as whoever searches the heap would find it.
 std::atomic<bool> is_watching{false};
 std::byte given_back[1 << 20];
 std::size_t given_back_bytes = 0;
+#endif
 
 const elf::NamedObject& self() {
   static const auto found = elf::find_loaded("");
@@ -118,6 +122,7 @@ bool is_protected(std::uintptr_t address, const std::string& expected) {
   return false;
 }
 
+#ifdef MOLT_WATCHES_HEAP
 TEST(Linker, LeavesNothingOfTheStagingOnTheHeap) {
   constexpr int into = 5;
   Sample s = sample(code({0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3}));
@@ -136,6 +141,7 @@ TEST(Linker, LeavesNothingOfTheStagingOnTheHeap) {
     EXPECT_NE(pointer, word) << "at " << at;
   }
 }
+#endif
 
 TEST(Linker, CodeIsNearAndNeverWritable) {
   auto made = link(sample(code({0x48, 0x8d, 0x47, 0x05, 0xc3})));  // lea 5(%rdi),%rax; ret
@@ -398,6 +404,7 @@ TEST(Linker, TheCheckAloneChangesNothing) {
 }  // namespace molt::patch_test
 
 // In front of libc's.
+#ifdef MOLT_WATCHES_HEAP
 extern "C" void __libc_free(void* block);
 extern "C" void free(void* block) {
   using namespace molt::patch_test;
@@ -410,3 +417,4 @@ extern "C" void free(void* block) {
   }
   __libc_free(block);
 }
+#endif
