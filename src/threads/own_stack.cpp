@@ -33,7 +33,9 @@ std::uintptr_t stack_end(std::uintptr_t sp) {
 
 // On the alternate signal stack: where the stack pointer was when the first handler there began. The
 // kernel keeps it in the frame that it built, beside the bounds of that stack. 0: not found.
-std::uintptr_t interrupted_sp(std::uintptr_t sp, const stack_t& alternate) {
+// Reads what lies between variables, too.
+__attribute__((no_sanitize("address"))) std::uintptr_t interrupted_sp(std::uintptr_t sp,
+                                                                      const stack_t& alternate) {
   static_assert(offsetof(ucontext_t, uc_stack) + sizeof(stack_t) ==
                 offsetof(ucontext_t, uc_mcontext.gregs));
   constexpr std::size_t sp_place = sizeof(stack_t) / sizeof(std::uintptr_t) + REG_RSP;
