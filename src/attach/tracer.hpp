@@ -5,11 +5,11 @@
 // Invariants E1 Whatever kills this program (a signal to it, or to its process group) does not kill the
 //               tracer, which brings what it began to its end: nobody sees the interruption.
 //            E2 Whatever kills the tracer leaves this program's memory as it was: the two share the
-//               result alone. (Made by vfork() it was killed within malloc(), once in some 10 000.)
+//               result alone. (Made by vfork(), and killed within malloc(), it left a broken heap.)
 // Progress   Bounded: what does not stop is let go after 10 s, and who is only followed as soon as
 //            nobody waits for the tracer any more.
 // Death      Of the tracer itself, by a signal that was meant for it: see borrow.hpp, Death.
-// Checked by tests/attach (killed.*)
+// Checked by tests/attach (killed.*, tracer_killed.*)
 #pragma once
 
 #include "base/result.hpp"

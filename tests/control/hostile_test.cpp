@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "abi/wire.hpp"
 #include "control/control.hpp"
@@ -150,28 +151,24 @@ TEST_F(HostileTest, Floods) {
   const std::string quick = R"({"method":"molt.GetInfo"})";
   const std::string slow = R"({"method":"molt.Get","parameters":{"path":"host/pid"}})";
   for (const std::string& flood : {quick, slow}) {
-    const pid_t flooder = fork();
-    if (flooder == 0) {
-      Client client = connect();
-      const std::string request = flood + '\0';
-      const pid_t reader = fork();
-      if (reader == 0) {
-        for (int i = 0; i < requests; ++i) {
-          if (error_code(client.receive()) != 0) _exit(2);
-        }
-        _exit(0);
-      }
-      for (int i = 0; i < requests; ++i) {
-        if (!client.send_raw(request)) _exit(3);
-      }
-      int status = 0;
-      waitpid(reader, &status, 0);
-      _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 4);
-    }
+    Client client = connect();
+    const std::string request = flood + '\0';
+    int sent = 0;
+    int answered = 0;
+    std::atomic<bool> is_done{false};
+    std::thread reader([&] {
+      while (answered < requests && error_code(client.receive()) == 0) ++answered;
+      is_done.store(true, std::memory_order_release);
+    });
+    std::thread flooder([&] {
+      while (sent < requests && client.send_raw(request)) ++sent;
+    });
     int served = 0;
-    int status = 0;
-    while (waitpid(flooder, &status, WNOHANG) == 0) served += serves_others();
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    while (!is_done.load(std::memory_order_acquire)) served += serves_others();
+    flooder.join();
+    reader.join();
+    EXPECT_EQ(sent, requests);
+    EXPECT_EQ(answered, requests);
     EXPECT_GT(served, 10) << "others were served meanwhile";
   }
 }
