@@ -3,7 +3,7 @@
 //
 // Its number is out of the way, so that one that the host opens next is not it. is_there() before it is
 // written to says whether it still is that file; what has its number now is not closed. Between the look
-// and the use there is a moment left in which the host would have to close hundreds of numbers and open as
+// and the use there is a moment left in which the host would have to close many numbers and open as
 // many.
 #pragma once
 
@@ -20,10 +20,8 @@ class OwnFd {
  public:
   OwnFd() = default;
   explicit OwnFd(Fd fd) : fd_(std::move(fd)) {
-    // Small enough for a table that need not grow; beyond it, where the limit allows none such.
-    constexpr int out_of_the_way = 200;
     if (!fd_) return;
-    if (const int high = fcntl(fd_.get(), F_DUPFD_CLOEXEC, out_of_the_way); high >= 0) {
+    if (const int high = fcntl(fd_.get(), F_DUPFD_CLOEXEC, out_of_the_way(fd_.get())); high >= 0) {
       fd_.reset(high);
     }
     struct stat info {};
@@ -56,6 +54,10 @@ class OwnFd {
   }
 
  private:
+  // A descriptor table has 64 entries at first and 256 when it has grown (fs/file.c): the number is one that
+  // a table with `lowest_free` has without growing for us, and far from those that the host gets next.
+  static constexpr int out_of_the_way(int lowest_free) { return lowest_free < 32 ? 48 : 200; }
+
   void let_go() {
     if (fd_ && !is_there()) static_cast<void>(fd_.release());
     fd_.reset();
