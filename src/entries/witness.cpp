@@ -1,6 +1,8 @@
 #include "entries/witness.hpp"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,25 +38,6 @@ bool blocks_sigtrap(int tid) {
   return mask != nullptr && std::sscanf(mask + 8, " %llx", &blocked) == 1 && (blocked & sigtrap);
 }
 
-// A sleeping thread is asked once, and then only how often it has run. `all_slept`: false if this one was
-// not seen asleep.
-bool blocks_sigtrap(threads::Census& census, threads::Thread& thread, bool& all_slept) {
-  const auto runs = [&] {
-    std::uint64_t count = 0;
-    return thread.schedstat && threads::read_run_count(thread.schedstat.get(), count) ? count : 0;
-  };
-  const std::uint64_t before = runs();
-  if (before != 0 && before == thread.traps_open_at) return false;
-  const bool is_asleep =
-      before != 0 && thread.syscall &&
-      threads::read_syscall(thread.syscall.get()).kind == threads::Snapshot::sleeping;
-  all_slept = all_slept && is_asleep;
-  if (!census.read_flags(thread) || thread.is_worker) return false;  // or it has gone
-  if (thread.blocks_traps) return true;
-  if (is_asleep && runs() == before) thread.traps_open_at = before;
-  return false;
-}
-
 // Those who were listed last, if they are all (N5), else those of a new listing; one, if it is as the last
 // one was. Whoever is born afterwards is in no listing, and has the mask of a thread that is looked at here.
 Status list_blocking(std::vector<int>& tids) {
@@ -66,7 +49,7 @@ Status list_blocking(std::vector<int>& tids) {
       tids.clear();
       for (threads::Thread* thread : census.threads()) {
         bool& slept = thread->tid == asker ? asker_sleeps : all_slept;
-        if (blocks_sigtrap(census, *thread, slept)) tids.push_back(thread->tid);
+        if (threads::blocks_sigtrap(census, *thread, slept)) tids.push_back(thread->tid);
       }
       return all_slept;
     };
@@ -84,6 +67,11 @@ Status list_blocking(std::vector<int>& tids) {
 
 // Threads block all signals for a moment when they begin and end: only who goes on does matters.
 Status ThreadWitness::no_thread_blocks_sigtrap() {
+  if (others_let_traps_in_) {
+    sigset_t own;
+    if (pthread_sigmask(SIG_BLOCK, nullptr, &own) == 0 && sigismember(&own, SIGTRAP) == 0)
+      return {};
+  }
   const Deadline patience = Deadline::in_ms(patience_ms_);
   std::vector<int> blocking;
   if (Status listed = list_blocking(blocking); !listed) return listed;

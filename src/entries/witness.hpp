@@ -20,6 +20,8 @@ class ThreadWitness final : public arch::Witness {
         running_ms_(running_ms),
         own_frame_(own_frame),
         foreseen_(foreseen) {}
+  // All threads but the calling one have just been seen to.
+  void others_let_traps_in() { others_let_traps_in_ = true; }
   Status no_thread_blocks_sigtrap() override;
   Status no_thread_within(std::span<const arch::CodeRange> ranges) override;
 
@@ -28,6 +30,7 @@ class ThreadWitness final : public arch::Witness {
   const int running_ms_;
   const void* const own_frame_;
   const threads::Foreseen foreseen_;
+  bool others_let_traps_in_ = false;
 };
 
 }  // namespace molt::entries

@@ -248,7 +248,7 @@ std::vector<arch::CodeRange> code_at(const ObjectSymbols& in, std::uintptr_t add
 }
 
 Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_ms,
-            threads::RangeSet* foreseen, std::uint64_t foreseen_number) {
+            threads::RangeSet* foreseen, std::uint64_t foreseen_number, bool traps_open) {
   if (leads.empty()) return {};
   arch::TextWriter writer = arch::TextWriter::open();
   std::vector<entries::Wish> wishes;
@@ -282,6 +282,7 @@ Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_m
     if (wish.target != site.seat->version) wishes.push_back(wish);
   }
   entries::ThreadWitness witness = witness_of(patient_ms, {foreseen, foreseen_number});
+  if (traps_open) witness.others_let_traps_in();
   if (Status ok = entries::commit(writer, wishes, witness); !ok) return give_up(ok.error());
   Lock lock(engine().mutex);
   for (std::size_t i = 0; i < leads.size(); ++i) {

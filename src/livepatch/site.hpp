@@ -100,9 +100,11 @@ struct Lead {
 };
 // Brings all of them into place, or none. `patient_ms`: how long a proof may take that no thread
 // stands in a prologue. `foreseen`: what the census will ask, but for the gates made here, which are
-// added; threads that the proof looks at are looked at for that too, under that number.
+// added; threads that the proof looks at are looked at for that too, under that number. `traps_open`: no
+// other thread blocks SIGTRAP, which was just seen.
 Status lead(std::span<const Lead> leads, std::uint32_t generation, int patient_ms,
-            threads::RangeSet* foreseen = nullptr, std::uint64_t foreseen_number = 0);
+            threads::RangeSet* foreseen = nullptr, std::uint64_t foreseen_number = 0,
+            bool traps_open = false);
 
 // Adds what counts as old code wherever a transition goes: gates, copies, what is to be freed (F3).
 void add_pool_code(threads::RangeSet& ranges);

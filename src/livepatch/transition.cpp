@@ -136,9 +136,9 @@ unsigned blocked_of(const std::vector<threads::Finding>& holders) {
 // --- putting things in place ---------------------------------------------------------------------------
 
 // Brings all entries to what will be in force once `removed` have gone, and takes those out of the
-// stacks. All or nothing.
+// stacks. All or nothing. `traps_open`: as of lead().
 template <class Removed>
-Status settle_sites(Removed&& removed) {
+Status settle_sites(bool traps_open, Removed&& removed) {
   std::vector<Lead> leads;
   for (Site* site : patched_sites()) {
     const auto after = std::find_if(site->stack.begin(), site->stack.end(),
@@ -147,7 +147,7 @@ Status settle_sites(Removed&& removed) {
     if (site->gate == nullptr && top == site->top()) continue;
     leads.push_back({site, nullptr, top, false});
   }
-  if (Status ok = lead(leads, 0, prologue_patience_ms); !ok) return ok;
+  if (Status ok = lead(leads, 0, prologue_patience_ms, nullptr, 0, traps_open); !ok) return ok;
   Lock lock(engine().mutex);
   for (Site* site : patched_sites()) {
     std::erase_if(site->stack, [&](Func* f) {
@@ -170,7 +170,7 @@ void forget_nops(Patch& patch) {
 // --- completing ------------------------------------------------------------------------------------------
 
 // False: an entry could not be brought into place now; the transition goes on.
-bool complete() {
+bool complete(bool traps_open = false) {
   Engine& e = engine();
   Transition& t = e.transition;
   PatchPtr patch = t.patch;
@@ -187,7 +187,7 @@ bool complete() {
     return std::any_of(replaced.begin(), replaced.end(),
                        [&](const PatchPtr& r) { return r.get() == p; });
   };
-  Status placed = settle_sites([&](const Func& f) {
+  Status placed = settle_sites(traps_open, [&](const Func& f) {
     if (!patching) return f.object->patch == patch.get();
     return f.nop || is_replaced(f.object->patch);
   });
@@ -379,7 +379,7 @@ Status patch_object(Object& object) {
 }
 
 Status unpatch_object(Object& object) {
-  Status ok = settle_sites([&](const Func& f) { return f.object == &object; });
+  Status ok = settle_sites(false, [&](const Func& f) { return f.object == &object; });
   if (!ok) return ok;
   Lock lock(engine().mutex);
   object.patched = false;
@@ -577,25 +577,32 @@ Attempt attempt(const Transition& t, const threads::RangeSet& ranges, bool may_s
 }
 
 // Whether all threads but this one have slept since that census: then none was born, and none has passed a
-// gate.
-bool all_slept_since(const Attempt& a, const threads::Census& census, int asker) {
+// gate. `traps_open`: whether none of them blocks SIGTRAP.
+bool all_slept_since(const Attempt& a, const threads::Census& census, int asker, bool& traps_open) {
   const std::size_t count = census.count();
   const auto& list = census.threads();
   if (a.runs.size() != list.size() || a.of_list != census.changes()) return false;
   for (std::size_t i = 0; i < list.size(); ++i) {
-    if (list[i]->tid != asker && !threads::has_slept_since(*list[i], a.runs[i])) return false;
+    if (list[i]->tid == asker) continue;
+    if (!threads::has_slept_since(*list[i], a.runs[i])) return false;
+    traps_open = traps_open && list[i]->traps_open_at == a.runs[i];
   }
   return !list.empty() && census.is_all(count);
 }
 
 // G6. False: somebody has come that the last try did not see.
-bool close_transition(const Transition& t, const Attempt& a) {
+bool close_transition(const Transition& t, const Attempt& a, bool& traps_open) {
   gate::close();
   bool is_held = false;
+  traps_open = false;
   Status verdict;
   const int asker = gettid();
   Status asked = threads::inspect([&](threads::Census& census) {
-    if (all_slept_since(a, census, asker)) return;
+    bool all_open = true;
+    if (all_slept_since(a, census, asker, all_open)) {
+      traps_open = all_open;
+      return;
+    }
     if (verdict = census.refresh(); !verdict) return;
     for (const gate::ThreadWord& word : words_of(census)) {
       is_held = is_held || word.is_held(t.generation, t.target);
@@ -673,8 +680,9 @@ bool try_complete(bool may_sample) {
   }
   gate::await_self_checks(t.left, hurry_worker);
   announce();
-  if (!asked || !verdict || t.left != 0 || !close_transition(t, a)) return false;
-  if (complete()) return true;
+  bool traps_open = false;
+  if (!asked || !verdict || t.left != 0 || !close_transition(t, a, traps_open)) return false;
+  if (complete(traps_open)) return true;
   gate::reopen();
   return false;
 }

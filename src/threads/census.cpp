@@ -41,10 +41,10 @@ constexpr bool mutate_any_loan = false;
 // Where the thread was that forked; 0 in a process that no fork of ours has seen.
 std::uintptr_t g_forked_at = 0;
 
-bool read_words(std::uintptr_t address, std::span<std::uintptr_t> words) {
+bool read_words(pid_t process, std::uintptr_t address, std::span<std::uintptr_t> words) {
   iovec local{words.data(), words.size_bytes()};
   iovec remote{reinterpret_cast<void*>(address), words.size_bytes()};
-  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) ==
+  return process_vm_readv(process, &local, 1, &remote, 1, 0) ==
          static_cast<ssize_t>(words.size_bytes());
 }
 
@@ -61,6 +61,7 @@ std::uintptr_t robust_list_of(int tid) {
 // --- set-up -------------------------------------------------------------------------------------
 
 Status Census::set_up() {
+  process_ = getpid();
   own_tid_ = gettid();
   if (Status ok = leave_descriptor_table(); !ok) return ok;
   if (Status ok = occupy_standard_descriptors(); !ok) return ok;
@@ -238,8 +239,9 @@ void Census::adopt() {
     if (!kept[i]) drop(*old[i]);
   }
 
+  const std::size_t room = born.empty() ? 0 : most_descriptors();
   for (Thread* thread : born) {
-    thread->is_spare = !has_room();
+    thread->is_spare = open_descriptors_ + 2 > room;
     if (thread->is_spare) continue;
     if (open(*thread)) open_descriptors_ += 2;
   }
@@ -251,10 +253,10 @@ void Census::drop(Thread& thread) {
   slots_[thread.slot].reset();
 }
 
-bool Census::has_room() const {
+std::size_t Census::most_descriptors() {
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);
-  return open_descriptors_ + 2 + descriptors_kept_free <= limit.rlim_cur;
+  return limit.rlim_cur > descriptors_kept_free ? limit.rlim_cur - descriptors_kept_free : 0;
 }
 
 // L1. To look at a name takes no right.
@@ -310,15 +312,15 @@ void Census::close_spare(Thread& thread) {
 // --- what is asked once ---------------------------------------------------------------------------
 
 void Census::find_stack(Thread& thread) {
-  if (thread.tid == getpid() && main_stack_top_ != 0) {
+  if (thread.tid == process_ && main_stack_top_ != 0) {
     maps_.forget();  // it grows
-    const Extent around = maps_.writable_around(main_stack_top_ - 8);
+    const Extent around = maps_.writable_below(main_stack_top_ - 8);
     if (around) thread.stack = {around.begin, main_stack_top_};
     return;
   }
   if (thread.stack) return;
   const std::uintptr_t pointer = descriptor_of(thread);
-  const Extent around = pointer != 0 ? maps_.writable_around(pointer - 8) : Extent{};
+  const Extent around = pointer != 0 ? maps_.writable_below(pointer - 8) : Extent{};
   if (around) thread.stack = {around.begin, pointer};
 }
 
@@ -328,7 +330,9 @@ std::uintptr_t Census::descriptor_of(const Thread& thread) const {
   // It points at itself, twice.
   const std::uintptr_t pointer = head - robust_offset_;
   std::uintptr_t words[3];
-  return read_words(pointer, words) && words[0] == pointer && words[2] == pointer ? pointer : 0;
+  return read_words(process_, pointer, words) && words[0] == pointer && words[2] == pointer
+             ? pointer
+             : 0;
 }
 
 bool Census::is_worker(Thread& thread) {
@@ -360,7 +364,11 @@ void Census::wipe() {
 // --- the census thread ----------------------------------------------------------------------------
 
 struct CensusKeeper {
+  static Status begin_locked();
   static Status start_locked();
+  void await_start() {
+    while (word.load(std::memory_order_acquire) == starting) futex_wait(word, starting);
+  }
   static void* run(void* self);
 
   enum : std::uint32_t { idle, asked, starting, leaving };
@@ -414,22 +422,37 @@ void* CensusKeeper::run(void* self) {
   return nullptr;
 }
 
-Status CensusKeeper::start_locked() {
+Status CensusKeeper::begin_locked() {
   // A child made without fork handlers (a system call of its own) has the keeper's memory only.
   if (g_keeper == nullptr || g_keeper->process != getpid()) g_keeper = new CensusKeeper;
   CensusKeeper& keeper = *g_keeper;
-  if (keeper.census != nullptr) return {};
+  // Pairs with the end of set_up(): what it found is written then.
+  if (keeper.word.load(std::memory_order_acquire) == starting || keeper.census != nullptr) {
+    return {};
+  }
   keeper.word.store(starting, std::memory_order_relaxed);
   auto thread = start_thread("molt-census", census_stack, run, &keeper);
-  if (!thread) return pass(thread);
-  pthread_detach(*thread);
-  while (keeper.word.load(std::memory_order_acquire) == starting) {
-    futex_wait(keeper.word, starting);
+  if (!thread) {
+    keeper.word.store(idle, std::memory_order_relaxed);
+    return pass(thread);
   }
-  return keeper.started;
+  pthread_detach(*thread);
+  return {};
+}
+
+Status CensusKeeper::start_locked() {
+  if (Status ok = begin_locked(); !ok) return ok;
+  g_keeper->await_start();
+  return g_keeper->census != nullptr ? Status() : g_keeper->started;
 }
 
 bool on_census_thread() { return t_census != nullptr; }
+
+Status begin_census() {
+  if (on_census_thread()) return {};
+  std::lock_guard lock(g_askers);
+  return CensusKeeper::begin_locked();
+}
 
 Status start_census() {
   if (on_census_thread()) return {};
@@ -457,8 +480,10 @@ Status inspect(const std::function<void(Census&)>& job) {
 void stop_census() {
   if (on_census_thread()) return;
   std::lock_guard lock(g_askers);
-  if (g_keeper == nullptr || g_keeper->process != getpid() || g_keeper->census == nullptr) return;
+  if (g_keeper == nullptr || g_keeper->process != getpid()) return;
   CensusKeeper& keeper = *g_keeper;
+  keeper.await_start();
+  if (keeper.census == nullptr) return;
   keeper.word.store(CensusKeeper::leaving, std::memory_order_release);
   futex_wake_all(keeper.word);
   while (keeper.word.load(std::memory_order_acquire) == CensusKeeper::leaving) {
@@ -466,7 +491,10 @@ void stop_census() {
   }
 }
 
-void census_before_fork() { g_askers.lock(); }
+void census_before_fork() {
+  g_askers.lock();
+  if (g_keeper != nullptr && g_keeper->process == getpid()) g_keeper->await_start();
+}
 
 void census_after_fork(bool child) {
   if (child) {

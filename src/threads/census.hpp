@@ -104,7 +104,7 @@ struct Thread {
   std::uint64_t clean_at = 0, clean_of = 0;
 
   // The run count at which it was asleep and seen to let SIGTRAP in; 0: never. Only it itself changes
-  // its mask, so while it has not run since, it still does (livepatch/site.cpp).
+  // its mask, so while it has not run since, it still does (residency.hpp).
   std::uint64_t traps_open_at = 0;
 
   // Worth something while `runs` is what it was.
@@ -172,7 +172,8 @@ class Census {
   bool is_alive(const Thread& thread) const;
   bool open(Thread& thread, Fd lent);
   bool is_file_of(const Thread& thread, const Fd& lent) const;
-  bool has_room() const;
+  static std::size_t most_descriptors();
+  bool has_room() const { return open_descriptors_ + 2 <= most_descriptors(); }
   void drop(Thread& thread);
   bool read_first(Thread& thread);
 
@@ -190,7 +191,7 @@ class Census {
   std::uintptr_t robust_offset_ = 0;
   std::uintptr_t main_stack_top_ = 0;
   std::size_t open_descriptors_ = 0;
-  int own_tid_ = 0;
+  int process_ = 0, own_tid_ = 0;
   bool counts_runs_ = true;
 };
 
@@ -198,6 +199,9 @@ class Census {
 // about 30 us a thread the first time. Best called early, before the process gives up privileges
 // (Refuses). Everything below does it by itself.
 [[nodiscard]] Status start_census();
+
+// The same without waiting: whoever asks first does. So a caller's other work can be done meanwhile.
+[[nodiscard]] Status begin_census();
 
 // Ends the census thread and closes what it holds; the next question starts it again. Waits for the
 // job under way; not from a job.

@@ -244,6 +244,23 @@ bool settle(Thread& thread) {
   return slept;
 }
 
+bool blocks_sigtrap(Census& census, Thread& thread, bool& all_slept) {
+  const bool has_count = counts(census, thread) && thread.schedstat && thread.syscall;
+  const bool is_known = has_count && thread.traps_open_at == thread.runs;
+#ifdef MOLT_MUTATE_OLD_TRAPS
+  if (is_known) return false;
+#endif
+  if (is_known && settle(thread)) return false;
+  const bool was_asleep = has_count && registers_of(census, thread).kind == Snapshot::sleeping;
+  const bool is_there = census.read_flags(thread);
+  const bool slept = was_asleep && settle(thread);
+  all_slept = all_slept && slept;
+  if (!is_there || thread.is_worker) return false;
+  if (thread.blocks_traps) return true;
+  if (slept) thread.traps_open_at = thread.runs;
+  return false;
+}
+
 void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
                  const Asker& asker, Settle settle_when, Finding* findings,
                  const Foreseen& foreseen) {

@@ -69,11 +69,11 @@ Extent Maps::query(std::uintptr_t address) {
   return {};
 }
 
-Extent Maps::writable_around(std::uintptr_t address) {
+Extent Maps::writable(std::uintptr_t address, bool upwards) {
   if (can_query_) {
     Extent extent = query(address);
     int pieces = 0;
-    for (Extent next = extent; next; ++pieces) {
+    for (Extent next = extent; next && upwards; ++pieces) {
       extent.end = next.end;
       next = query(extent.end);
     }

@@ -27,13 +27,16 @@ class Maps {
   [[nodiscard]] Status open();
   // The readable and writable memory around an address. Mappings that touch count as one: a stack
   // may have been cut by mlock or madvise.
-  Extent writable_around(std::uintptr_t address);
+  Extent writable_around(std::uintptr_t address) { return writable(address, true); }
+  // The same, from where the address's own mapping ends downwards.
+  Extent writable_below(std::uintptr_t address) { return writable(address, false); }
   // What was read as text is no longer believed.
   void forget() { text_is_fresh_ = false; }
   // For tests: as on a kernel that answers no questions about one address.
   void query(bool on) { can_query_ = on; }
 
  private:
+  Extent writable(std::uintptr_t address, bool upwards);
   Extent query(std::uintptr_t address);
   void read_text();
 

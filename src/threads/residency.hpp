@@ -109,6 +109,9 @@ bool has_slept_since(const Thread& thread, std::uint64_t runs);
 // Whether the thread was seen out of what was foreseen under that number, and has slept since. The ways in
 // may have been closed between the two: who sleeps does not come in.
 bool is_clean(const Census& census, Thread& thread, std::uint64_t number);
+// Whether the thread blocks SIGTRAP, and would be killed by an int3. One that was asleep is asked once, and
+// then only how often it has run. `all_slept` becomes false if this one was not seen to sleep.
+bool blocks_sigtrap(Census& census, Thread& thread, bool& all_slept);
 
 // A running thread, on the census thread: waits up to `wait_ns` for a sample of it (perf_event:
 // registers and stack, no signal). `unknown` with a reason where the system does not allow it, the

@@ -395,6 +395,49 @@ TEST(Entry, ThatIsOneJumpNeedsThreadsThatTakeTraps) {
   EXPECT_EQ(revert("lp_two"), "");
 }
 
+// What is known of a sleeper's mask holds while it sleeps.
+TEST(Entry, NeedsThreadsThatTakeTrapsStill) {
+  std::atomic<std::uint32_t> step{0}, asleep{0};
+  const auto sleep_at = [&](std::uint32_t at) {
+    asleep = at;
+    while (step == at - 1) {
+      syscall(SYS_futex, &step, FUTEX_WAIT_PRIVATE, at - 1, nullptr, nullptr, 0);
+    }
+  };
+  const auto go_on = [&] {
+    ++step;
+    syscall(SYS_futex, &step, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  };
+  std::thread sleeper([&] {
+    sigset_t trap;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    for (std::uint32_t at = 1; at <= 3; ++at) {
+      sleep_at(at);
+      pthread_sigmask(at == 1 ? SIG_BLOCK : SIG_UNBLOCK, &trap, nullptr);
+    }
+  });
+  EXPECT_TRUE(eventually([&] { return asleep == 1; }));
+  // Twice: what is believed the second time is what the first one saw.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(apply("lp_two"), "");
+    EXPECT_EQ(revert("lp_two"), "");
+  }
+  go_on();
+  EXPECT_TRUE(eventually([&] { return asleep == 2; }));
+  EXPECT_EQ(load_patch("lp_two"), -EBUSY);
+  EXPECT_NE(std::string(molt_last_error()).find("blocks SIGTRAP"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+  go_on();
+  EXPECT_TRUE(eventually([&] { return asleep == 3; }));
+  EXPECT_EQ(apply("lp_two"), "");
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(revert("lp_two"), "");
+  go_on();
+  sleeper.join();
+}
+
 TEST(Transition, BusyThreadsSeeOneVersionPerActivation) {
   std::atomic<bool> stop{false};
   std::atomic<long> mixed{0}, calls{0};
