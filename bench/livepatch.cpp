@@ -229,18 +229,14 @@ void write_jump(unsigned char* at, const unsigned char* to) {
   write_code(at, code);
 }
 
-// The patched function's entry leads there by one jump: by hand it cannot be less.
-void write_by_hand() {
-  load("calls=1");
-  await();
-  const timespec moment{0, 200'000'000};
-  nanosleep(&moment, nullptr);
-  if (bench_lp_leaf[0] != 0xe9) throw std::runtime_error("the patched entry is no direct jump");
+const unsigned char* jump_target(const unsigned char* jump, std::size_t opcode_size) {
   std::int32_t distance;
-  std::memcpy(&distance, bench_lp_leaf + 1, sizeof distance);
-  const unsigned char* target = bench_lp_leaf + 5 + distance;
-  write_jump(bench_lp_by_hand, target);
-  // A word of the thread's is compared, and is what it is compared with.
+  std::memcpy(&distance, jump + opcode_size, sizeof distance);
+  return jump + opcode_size + sizeof distance + distance;
+}
+
+// A word of the thread's is compared, and is what it is compared with.
+void write_gate_by_hand(const unsigned char* target) {
   const auto own =
       static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer()));
   std::vector<unsigned char> gate{0x64, 0x81, 0x3c, 0x25, 0, 0, 0, 0};  // cmpl $own, %fs:0
@@ -250,6 +246,28 @@ void write_by_hand() {
   add_rel32(gate, bench_lp_hand_gate, target);
   write_code(bench_lp_hand_gate, gate);
   write_jump(bench_lp_by_hand_gate, bench_lp_hand_gate);
+}
+
+// To where the gate leads a thread that has changed over.
+void write_gate_as_ours() {
+  const unsigned char* gate = jump_target(bench_lp_leaf, 1);
+  constexpr std::size_t compare_size = 12;
+  if (bench_lp_leaf[0] != 0xe9 || gate[compare_size] != 0x0f || gate[compare_size + 1] != 0x84) {
+    throw std::runtime_error("the entry leads to no gate that is a compare and a jump");
+  }
+  write_gate_by_hand(jump_target(gate + compare_size, 2));
+}
+
+// The patched function's entry leads there by one jump: by hand it cannot be less.
+void write_by_hand() {
+  load("calls=1");
+  await();
+  const timespec moment{0, 200'000'000};
+  nanosleep(&moment, nullptr);
+  if (bench_lp_leaf[0] != 0xe9) throw std::runtime_error("the patched entry is no direct jump");
+  const unsigned char* target = jump_target(bench_lp_leaf, 1);
+  write_jump(bench_lp_by_hand, target);
+  write_gate_by_hand(target);
   std::vector<unsigned char> rival{0xff, 0x25, 0, 0, 0, 0};  // jmp *0(%rip)
   const auto* address = reinterpret_cast<const unsigned char*>(&target);
   rival.insert(rival.end(), address, address + sizeof target);
@@ -278,12 +296,13 @@ Compared over_rival(int rounds) {
 }
 
 // While a thread sleeps in an old version.
-Compared in_transition(int rounds, Calls ours, Calls rival) {
+Compared in_transition(int rounds, Calls ours, Calls rival, void (*before)() = nullptr) {
   g_held.store(1);
   std::thread sleeper(bench_lp_sleeper);
   while (g_inside.load() == 0) sched_yield();
   load("calls=1 sleeper=1");
   ours(1000);
+  if (before != nullptr) before();
   const Compared compared = per_call(rounds, ours, rival);
   const bool was_held = molt_patch_wait(0) != 0;
   g_held.store(0);
@@ -294,6 +313,9 @@ Compared in_transition(int rounds, Calls ours, Calls rival) {
 }
 Compared transition_leaf(int rounds) {
   return in_transition(rounds, bench_lp_call_leaf, bench_lp_call_leaf_plain);
+}
+Compared over_floor_transition(int rounds) {
+  return in_transition(rounds, bench_lp_call_leaf, bench_lp_call_by_hand_gate, write_gate_as_ours);
 }
 Compared transition_prepared(int rounds) {
   return in_transition(rounds, bench_lp_call_prepared, bench_lp_call_prepared_plain);
@@ -317,6 +339,7 @@ void calls(const Options& options, Report& report) {
   figure("livepatch.call.over_rival", Goal::ratio_at_most(1.05 / 1.21), options, report,
          "libpulp's way");
   figure("livepatch.call.floor.transition", Goal::info(), options, report);
+  figure("livepatch.call.over_floor.transition", steady, options, report, "by hand");
   figure("livepatch.call.unprepared.transition", moving, options, report);
   figure("livepatch.call.prepared.transition", moving, options, report);
 }
@@ -693,6 +716,7 @@ std::vector<Figure> livepatch_figures() {
           {"livepatch.complete.1000.first", first_of_1000},
           {"livepatch.complete.1000.opened", opened_of_1000},
           {"livepatch.complete.1000.later", later_of_1000},
+          {"livepatch.call.over_floor.transition", over_floor_transition},
           {"livepatch.call.unprepared.transition", transition_leaf},
           {"livepatch.call.prepared.transition", transition_prepared}};
 }
