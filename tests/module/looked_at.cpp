@@ -21,7 +21,7 @@ int main(int, char** argv) {
     while (!stop.load(std::memory_order_relaxed)) {
       looks += molt::module::blocking("visited") ? 1 : 0;
       const timespec moment{0, 100'000};
-      nanosleep(&moment, nullptr);
+      nanosleep(&moment, nullptr);  // tidy: sleep-ok a gap between looks, for an unload to begin in
     }
   });
   int failed = 0;
