@@ -106,16 +106,14 @@ void Prover::take(Census& census, Thread& thread, const Finding& finding, Mark::
   }
 }
 
-// Who answered was listed before it was asked; that it is alive after its answer was read shows that
-// the answer is its own (S2).
+// Who answered was listed before it was asked; confirm() sees that it is alive still, and so that the answer
+// is its own (S2).
 void Prover::hear_answers(Census& census) {
   self_proof_.hear([&](int tid) {
     Thread* thread = census.find(tid);
     if (thread == nullptr || thread->is_spare) return;
     Mark& m = mark(census, *thread);
     if (m.state == Mark::out) return;
-    settle(*thread);
-    if (thread->is_gone) return;
     m.state = Mark::out;
     ++proof.answered;
   });
