@@ -419,8 +419,9 @@ void* CensusKeeper::run(void* self) {
       if (!patience.passed()) continue;
       if (keeper.end_for_now()) return nullptr;
       // Somebody is about to ask, or forks; or it stays, and does not wake up for nothing.
-      patience = census->can_be_had_again() ? Deadline::in_ms(g_idle_ms.load(std::memory_order_relaxed))
-                                            : Deadline{};
+      patience = census->can_be_had_again()
+                     ? Deadline::in_ms(g_idle_ms.load(std::memory_order_relaxed))
+                     : Deadline{};
     }
     if (word == leaving) break;
     (*keeper.job)(*census);

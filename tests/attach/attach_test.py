@@ -314,11 +314,12 @@ class Attach(unittest.TestCase):
 
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
-        kinds = ["no_exec", "deaf"] + (["hidden", "given_up"] if os.geteuid() == 0 else [])
+        kinds = ["no_exec", "deaf"] + (["hidden", "given_up", "no_exec_filter"] if os.geteuid() == 0 else [])
         for kind in kinds:
             with self.subTest(kind):
                 target = self.start("sleeper", kind)
-                self.does("doctor", target.pid)
+                # No reason against it, so none is told.
+                self.assertIn("hooks and patches of the program: yes", self.does("doctor", target.pid))
                 self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
                 self.does("revert", "-p", target.pid, "other_word")
                 self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
