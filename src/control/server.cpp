@@ -106,12 +106,12 @@ std::string reply_to(const Job& job) {
              .value(),
          wire::ErrorClass::failed});
   }
-  auto unpacked = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
+  auto unpacked = job.has_file ? job.parcel.unpack() : Result<OwnFd>(OwnFd());
   if (!unpacked) {
     const Error error = explain_closed(unpacked.error());
     return error_reply({error, classify(Asked::load, error)});
   }
-  const OwnFd file(std::move(*unpacked));
+  const OwnFd file = std::move(*unpacked);
   const log::RequesterScope scope(job.requester);
   return job.call.run({job.requester, file.get(), &job.is_cancelled, job.session.get()});
 }
