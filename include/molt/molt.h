@@ -319,8 +319,12 @@ struct molt_options {
  * of its own, and "molt-worker", on which operations from the command line run). Hooks and
  * molt_load() work without it. -EALREADY when started; on other failures hooks still work. */
 MOLT_API int molt_start(const struct molt_options* options);
-/* Closes the socket and ends those threads; modules stay. Waits for the operation under way. */
+/* Closes the socket and ends those threads; modules stay. Waits for the operation under way. Not what
+ * molt_start_agent() has started. */
 MOLT_API void molt_stop(void);
+/* As molt_start(NULL), for who puts the library into a program that knows nothing of it (`molt attach`,
+ * `molt run`): fewer threads, since nobody in there will call molt_stop(). `molt detach` ends it. */
+MOLT_API int molt_start_agent(void);
 /* Why the last molt_ call of this thread failed, in one line; "" if none did. The text stays valid
  * until this thread's next molt_ call. */
 MOLT_API const char* molt_last_error(void);

@@ -320,9 +320,9 @@ class Attaching {
   }
 
   Status start(Helper& helper, std::uint64_t handle, Report& report) {
-    auto start = symbol(helper, handle, "molt_start");
+    auto start = symbol(helper, handle, "molt_start_agent");
     if (!start) return pass(start);
-    auto result = helper.call(*start, {0}, deadline_);
+    auto result = helper.call(*start, {}, deadline_);
     if (!result) return pass(result);
     const int code = static_cast<int>(*result);
     if (code == -EALREADY) report.found = Found::running;

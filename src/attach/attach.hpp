@@ -6,7 +6,7 @@
 //            ends, then the runtime.
 // Invariants T1 One attach at a time and process: a lock on /proc/PID, which no name space hides.
 //            T2 The stub is taken out again only when nobody can be in it.
-// Order      Look (find functions, room for code) -> borrow -> helper -> dlopen -> molt_start -> end the
+// Order      Look (find functions, room for code) -> borrow -> helper -> dlopen -> molt_start_agent -> end the
 //            helper. A failure before the borrowing leaves the target as it was.
 // Death      borrow.hpp, helper.hpp. Of this program in the middle: the target goes on, at worst with a
 //            library that nobody asked anything of, and 16 KiB of pages.

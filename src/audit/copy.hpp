@@ -5,13 +5,16 @@
 // no memfd, but takes pages in a way that copies all that are shared with a forked child (measured:
 // 512 MiB audited beside a fork made 512 MiB of copies); /proc/self/mem takes the lock of the
 // address space for each page, and reads what the program itself may not.
+//
+// A host that closes all descriptors may close the memfd, and a copy would go to a file of its own and
+// leave an earlier one here, in which a pointer may be missing: so it is looked at before and after (own_fd.hpp).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 
-#include "base/fd.hpp"
+#include "base/own_fd.hpp"
 #include "base/result.hpp"
 
 namespace molt::audit {
@@ -42,8 +45,10 @@ class Copy {
 
  private:
   bool share_memory();
+  bool unshare_memory();
 
-  Fd memory_;
+  OwnFd memory_;
+  bool is_shared_ = false;
   bool usable_ = false;  // else process_vm_readv()
   std::uint64_t* words_ = nullptr;
 };

@@ -33,7 +33,7 @@ void add_signals(std::vector<KernelWord>& words) {
 
 // "ID: 0\nsignal: 14/00007ffd...\nnotify: signal/pid.1\nClockID: 1\n", where the kernel has it.
 void add_timers(std::vector<KernelWord>& words) {
-  const OwnFd fd{Fd(open("/proc/self/timers", O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/timers", O_RDONLY);
   if (!fd) return;
   char text[4096];
   std::string line;

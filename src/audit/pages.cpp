@@ -57,7 +57,7 @@ constexpr std::uint64_t soft_dirty_bytes_max = std::uint64_t{1} << 30;
 
 // What the process has in memory that is not a file's, roughly.
 std::uint64_t anonymous_bytes() {
-  const OwnFd fd{Fd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/statm", O_RDONLY);
   char text[128];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 0;
@@ -69,7 +69,7 @@ std::uint64_t anonymous_bytes() {
 
 // VmSwap of /proc/self/status; not 0 where that is not known.
 std::uint64_t swapped_bytes() {
-  const OwnFd fd{Fd(::open("/proc/self/status", O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/status", O_RDONLY);
   char text[4096];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 1;
@@ -83,7 +83,7 @@ std::uint64_t swapped_bytes() {
 }  // namespace
 
 Status Pages::open(const Options& options) {
-  pagemap_ = OwnFd(Fd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)));
+  pagemap_ = own_open("/proc/self/pagemap", O_RDONLY);
   if (options.no_pagemap) pagemap_.reset();
   if (!pagemap_) {
     swaps_ = swapped_bytes() != 0;
@@ -141,7 +141,7 @@ bool Pages::open_write_protection() {
 }
 
 bool Pages::clear_soft_dirty() const {
-  const OwnFd fd{Fd(::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/clear_refs", O_WRONLY);
   if (!fd) return false;
   // Writing succeeds whether or not the kernel has such bits: so look at a page of our own. Its bit
   // goes with the clearing and comes with a store.

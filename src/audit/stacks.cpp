@@ -79,7 +79,7 @@ Range block_of(Copy& copy, std::uintptr_t pointer) {
 
 std::vector<ThreadMemory> threads_now(Copy& copy, Range main_stack) {
   std::vector<ThreadMemory> all;
-  const OwnFd tasks{Fd(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC))};
+  const OwnFd tasks = own_open("/proc/self/task", O_RDONLY | O_DIRECTORY);
   const std::uintptr_t head_offset = robust_head(gettid()) - own_pointer();
   const std::size_t storage = static_storage_bytes();
   const int pid = getpid();
@@ -109,7 +109,7 @@ std::vector<ThreadMemory> threads_now(Copy& copy, Range main_stack) {
 std::uintptr_t stack_pointer(int tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/syscall", tid);
-  const OwnFd fd{Fd(open(path, O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open(path, O_RDONLY);
   char text[256];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 0;

@@ -29,7 +29,7 @@ void Symbols::open(const std::string& file) {
   file_ = file;
   image_.reset();
   content_.clear();
-  const OwnFd fd{Fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open(file.c_str(), O_RDONLY);
   struct stat info {};
   if (!fd || fstat(fd.get(), &info) != 0 || info.st_size <= 0 || info.st_size > largest_file ||
       !content_.try_resize(static_cast<std::size_t>(info.st_size))) {

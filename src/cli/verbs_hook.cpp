@@ -1,5 +1,6 @@
 // Verbs for hooks and the order of the callbacks on them.
 
+#include "cli/agent.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
 #include "cli/verbs.hpp"
@@ -52,8 +53,11 @@ std::string show_hooks_at_length(const Json& reply) {
 Runner declare_hook_list(CLI::App&) {
   return [](const Options& options) {
     return run_on_targets(options, "hook list",
-                          {[](Session& session) { return session.call(wire::method::hook_list); },
-                           options.verbose ? show_hooks_at_length : show_hooks});
+                          {[](Session& session) {
+                             attach_if_absent(session);
+                             return session.call(wire::method::hook_list);
+                           },
+                           options.verbose ? show_hooks_at_length : show_hooks, false, true});
   };
 }
 
@@ -88,9 +92,10 @@ Runner declare_hook_order(CLI::App& verb) {
     }
     return run_on_targets(options, "hook order",
                           {[parameters](Session& session) {
+                             attach_if_absent(session);
                              return session.call(wire::method::hook_order, parameters);
                            },
-                           nullptr});
+                           nullptr, false, true});
   };
 }
 

@@ -50,7 +50,8 @@ Status start_with(const Options& options, const Limits& limits) {
   set_host_name(options.name);
   set_delay_release_ms(options.delay_release_ms);
   livepatch::set_delay_release_ms(options.delay_release_ms);
-  auto server = std::make_unique<Server>(options.directory, limits);
+  auto server = std::make_unique<Server>(options.directory, limits,
+                                         options.is_agent ? Role::agent : Role::host);
   if (Status ok = server->start(); !ok) return ok;
   log::set_listener(on_log_line);
   set_delay_listener(ring);
@@ -58,7 +59,11 @@ Status start_with(const Options& options, const Limits& limits) {
   return {};
 }
 
-Status start(const Options& options) { return start_with(options, Limits{}); }
+Status start(const Options& options) {
+  Limits limits;
+  if (options.is_agent) limits.workers.idle_ms = agent_idle_ms;
+  return start_with(options, limits);
+}
 
 void stop() {
   State& s = state();
@@ -69,6 +74,10 @@ void stop() {
     if (s.server->is_worker()) {
       log::line("",
                 "molt: a module that was asked for from outside cannot stop the control socket");
+      return;
+    }
+    if (s.server->is_agent()) {
+      log::line("", "molt: what was put in from outside ends by `molt detach`");
       return;
     }
     server = std::move(s.server);
@@ -105,6 +114,12 @@ void* leave_now(void*) {
   return nullptr;
 }
 
+void expect_stop(bool on) {
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  if (s.server) s.server->expect_stop(on);
+}
+
 std::string names(const std::vector<std::string>& all) {
   std::string text;
   for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
@@ -127,8 +142,9 @@ Status leave(bool dry_run) {
                 names(left).c_str());
   }
   if (dry_run) return {};
+  expect_stop(true);
   auto thread = threads::start_thread("molt-leaves", threads::default_stack, leave_now, nullptr);
-  if (!thread) return pass(thread);
+  if (!thread) return expect_stop(false), pass(thread);
   pthread_detach(*thread);
   return {};
 }

@@ -8,8 +8,8 @@
 // Use it where other processes shall see and change this one. A process that only loads modules for
 // itself needs nothing of this.
 //
-// Costs: three threads asleep ("molt", "molt-bell", "molt-worker"), none of the host's descriptors,
-// about 100 KiB; a request 20 to 60 us.
+// Costs: two threads asleep ("molt", "molt-worker"), in a host that may stop() it also "molt-bell"; none
+// of the host's descriptors, about 100 KiB; a request 20 to 60 us.
 #pragma once
 
 #include <string>
@@ -20,10 +20,14 @@
 
 namespace molt::control {
 
+// After so long without a question an agent sleeps again with what it needs to be asked.
+inline constexpr int agent_idle_ms = 3'000;
+
 struct Options {
   std::string name;       // empty: the program's
   std::string directory;  // for the socket; empty: chosen (base/directory.hpp)
   int delay_release_ms = 0;
+  bool is_agent = false;  // put in from outside: ends by leave() alone
 };
 
 // Any thread; the descriptor table of the calling one is that of modules which are loaded from
@@ -31,8 +35,8 @@ struct Options {
 // way. On any failure nothing is left, and it may be tried again.
 [[nodiscard]] Status start(const Options& options);
 
-// Any thread but a worker's (module code that was asked for from outside): there it does nothing but
-// log that. Cancels what waits, then waits for operations under way. Handles and connections are gone.
+// Any thread but a worker's (module code that was asked for from outside), and no agent's server: there it
+// does nothing but log that. Cancels what waits, then waits for operations under way. Handles and connections are gone.
 void stop();
 
 // As stop(), asked for from outside: once the asker has its answer, a thread of its own ends the

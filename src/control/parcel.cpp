@@ -20,10 +20,10 @@ namespace {
 
 constexpr std::uint64_t bytes_max = std::uint64_t{1} << 30;
 
-Fd new_memfd() {
+OwnFd new_memfd() {
   Fd fd(memfd_create("molt-file", MFD_CLOEXEC | MFD_NOEXEC_SEAL));
   if (!fd) fd.reset(memfd_create("molt-file", MFD_CLOEXEC));
-  return fd;
+  return OwnFd(std::move(fd));
 }
 
 }  // namespace
@@ -58,15 +58,15 @@ Result<Parcel> Parcel::pack(const Fd& file) {
   return parcel;
 }
 
-Result<Fd> Parcel::unpack() const {
-  if (Fd fd = open_anew()) return fd;
+Result<OwnFd> Parcel::unpack() const {
+  if (OwnFd fd = open_anew()) return fd;
   return copy();
 }
 
-Fd Parcel::open_anew() const {
+OwnFd Parcel::open_anew() const {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/fd/%d", packer_tid_, fd_);
-  Fd fd(open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  OwnFd fd = own_open(path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
   // The packer may have ended, and another thread have its number.
   struct stat info {};
   if (!fd || fstat(fd.get(), &info) != 0 || info.st_dev != device_ || info.st_ino != inode_) {
@@ -75,16 +75,18 @@ Fd Parcel::open_anew() const {
   return fd;
 }
 
-Result<Fd> Parcel::copy() const {
+Result<OwnFd> Parcel::copy() const {
   if (map_error_ != 0) {
     return fail_errno(map_error_,
                       "the process may neither open nor map the file; copy it to where "
                       "the process's user may read it");
   }
-  Fd fd = new_memfd();
+  OwnFd fd = new_memfd();
   if (!fd) return fail_errno(errno, "cannot make a memfd for the file");
+  if (!fd.is_new_memfd()) return fail(EBADF, "cannot copy the file to memory");
   const char* at = static_cast<const char*>(content_);
   for (std::size_t done = 0; done < bytes_;) {
+    if (!fd.is_there()) return fail(EBADF, "cannot copy the file to memory");
     const ssize_t n = write(fd.get(), at + done, bytes_ - done);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return fail_errno(n < 0 ? errno : EIO, "cannot copy the file to memory");

@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "base/fd.hpp"
+#include "base/own_fd.hpp"
 #include "base/result.hpp"
 
 namespace molt::control {
@@ -32,16 +33,16 @@ class Parcel {
   // file; EFBIG.
   [[nodiscard]] static Result<Parcel> pack(const Fd& file);
 
-  // On another thread: a descriptor in its own table.
-  [[nodiscard]] Result<Fd> unpack() const;
+  // On another thread: a descriptor in its own table. EBADF: the host has closed it meanwhile.
+  [[nodiscard]] Result<OwnFd> unpack() const;
 
   Parcel(Parcel&& other) noexcept;
   Parcel& operator=(Parcel&& other) noexcept;
   ~Parcel();
 
  private:
-  [[nodiscard]] Fd open_anew() const;
-  [[nodiscard]] Result<Fd> copy() const;
+  [[nodiscard]] OwnFd open_anew() const;
+  [[nodiscard]] Result<OwnFd> copy() const;
 
   int packer_tid_ = 0;
   int fd_ = -1;  // in the packer's table, and the packer's to close

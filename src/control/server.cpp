@@ -106,12 +106,12 @@ std::string reply_to(const Job& job) {
              .value(),
          wire::ErrorClass::failed});
   }
-  auto unpacked = job.has_file ? job.parcel.unpack() : Result<Fd>(Fd());
+  auto unpacked = job.has_file ? job.parcel.unpack() : Result<OwnFd>(OwnFd());
   if (!unpacked) {
     const Error error = explain_closed(unpacked.error());
     return error_reply({error, classify(Asked::load, error)});
   }
-  const OwnFd file(std::move(*unpacked));
+  const OwnFd file = std::move(*unpacked);
   const log::RequesterScope scope(job.requester);
   return job.call.run({job.requester, file.get(), &job.is_cancelled, job.session.get()});
 }
@@ -140,8 +140,8 @@ void on_log_line() {
   if (streams.load(std::memory_order_relaxed) > 0) ring();
 }
 
-Server::Server(std::string directory, const Limits& limits)
-    : directory_(std::move(directory)), limits_(limits), workers_(limits.workers) {}
+Server::Server(std::string directory, const Limits& limits, Role role)
+    : directory_(std::move(directory)), limits_(limits), role_(role), workers_(limits.workers) {}
 
 // --- start and stop -----------------------------------------------------------------------------
 
@@ -211,12 +211,7 @@ Status Server::set_up() {
   added = added && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) == 0;
   if (!added) return fail_errno(errno, "cannot watch the control socket");
 
-  // Last: tear_down() knows by bell_thread_ whether there is one.
-  bell_heard_ = bell.load(std::memory_order_acquire);
-  auto thread = threads::start_thread("molt-bell", bell_stack, run_bell, this);
-  if (!thread) return pass(thread);
-  bell_thread_ = *thread;
-  return {};
+  return may_be_rung() ? begin_bell() : Status();
 }
 
 Status Server::listen() {
@@ -287,15 +282,51 @@ void Server::tear_down() {
   connections_.clear();
   flights_.clear();
   if (directory_fd_) unlinkat(directory_fd_.get(), control_socket_name, 0);
-  if (bell_thread_ != pthread_t{}) {
-    is_bell_stopping_.store(true, std::memory_order_release);
-    ring();
-    pthread_join(bell_thread_, nullptr);
-  }
+  end_bell();
   listener_.reset();
   wake_.reset();
   epoll_.reset();
   directory_fd_.reset();
+}
+
+// --- the bell -----------------------------------------------------------------------------------
+
+// S6. What a host's own threads do comes at any time; of an agent's process nobody knows that it is there.
+bool Server::may_be_rung() const {
+  return role_ == Role::host || !flights_.empty() || delay_release_ms() > 0 ||
+         is_stop_expected_.load(std::memory_order_acquire) ||
+         std::any_of(connections_.begin(), connections_.end(),
+                     [](const auto& entry) { return entry.second.is_streaming; });
+}
+
+Status Server::begin_bell() {
+  bell_until_ = Deadline::in_ms(limits_.bell_ms);
+  if (bell_thread_ != pthread_t{}) return {};
+  bell_heard_ = bell.load(std::memory_order_acquire);
+  is_bell_stopping_.store(false, std::memory_order_relaxed);
+  auto thread = threads::start_thread("molt-bell", bell_stack, run_bell, this);
+  if (!thread) return pass(thread);
+  bell_thread_ = *thread;
+  return {};
+}
+
+void Server::end_bell() {
+  if (bell_thread_ == pthread_t{}) return;
+  is_bell_stopping_.store(true, std::memory_order_release);
+  ring();
+  pthread_join(bell_thread_, nullptr);
+  bell_thread_ = {};
+}
+
+void Server::tend_bell() {
+  if (bell_thread_ == pthread_t{}) return;
+  if (may_be_rung()) {
+    bell_until_ = Deadline::in_ms(limits_.bell_ms);
+  } else if (bell_until_.passed()) {
+    end_bell();
+    eventfd_t rings;
+    eventfd_read(wake_.get(), &rings);
+  }
 }
 
 void* Server::run_bell(void* self) {
@@ -329,6 +360,7 @@ void Server::serve() {
     }
     release_at_ = release_delayed();
     drop_finished();
+    tend_bell();
     for (auto& [id, connection] : connections_) watch(connection);
   }
 }
@@ -340,6 +372,7 @@ int Server::next_round_ms() {
     if (connection.is_streaming && connection.is_behind && !connection.has_unsent()) return 0;
     next = next.sooner(connection.patience(limits_.partial_ms, limits_.unread_ms));
   }
+  if (bell_thread_ != pthread_t{} && !may_be_rung()) next = next.sooner(bell_until_);
   if (next.at_ns == INT64_MAX) return -1;
   // Rounded up: a round that comes a moment too early would be followed by a busy one.
   const std::int64_t left_ms = (next.at_ns - now_ns()) / 1'000'000 + 1;
@@ -503,6 +536,9 @@ void Server::serve_message(Connection& connection, Inbox::Message message) {
     connection.send(error_reply({call.error(), wire::ErrorClass::usage}));
     if (call.error().code == EBADMSG) connection.finish();
   } else if (call->is_stream()) {
+    if (Status ok = begin_bell(); !ok) {
+      return connection.send(error_reply({ok.error(), wire::ErrorClass::failed}));
+    }
     streams.fetch_add(1, std::memory_order_relaxed);
     connection.is_streaming = true;
     connection.next_event = call->stream_from();
@@ -525,6 +561,9 @@ void Server::submit(Connection& connection, const Call& call, Fd file) {
     return connection.send(error_reply(
         {fail(EAGAIN, "%zu operations are under way; try again later", flights_.size()).value(),
          wire::ErrorClass::failed}));
+  }
+  if (Status ok = begin_bell(); !ok) {
+    return connection.send(error_reply({ok.error(), wire::ErrorClass::failed}));
   }
   auto job = std::make_shared<Job>(connection.id(), call, connection.peer(), connection.session());
   if (file && call.takes_file()) {

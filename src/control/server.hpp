@@ -4,6 +4,8 @@
 //            quick itself. Workers (workers.hpp) do what may block or runs module code. The
 //            `molt-bell` thread sleeps on a word of memory, and wakes the `molt` thread when any
 //            thread of the process has changed it. The host's threads do nothing but ring.
+//            An agent (Role) has a bell only while somebody may ring: then it sleeps with two threads,
+//            `molt` and a worker.
 // State      On the `molt` thread alone: connections, jobs under way and the files that came with
 //            them. Shared: the bell, jobs that are done, whether to stop.
 // Invariants S1 The `molt` and `molt-bell` threads have a descriptor table of their own, made empty
@@ -16,6 +18,9 @@
 //               answered and the answer is taken. So what the process keeps for a client is bounded
 //               (connection.hpp), and a flood waits in the client's own socket buffer.
 //            S4 Each round serves at most one request of each connection.
+//            S6 Who rings is heard: before an operation is handed to a worker, a client begins to
+//               follow the log, releases may be delayed or the server may be stopped, there is a bell,
+//               and it stays until none of that is left. Where none can be made that is refused.
 //            S5 Workers never touch a connection: a job is all they see, and it outlives the client.
 // Order      A worker: reply written, job put on the list of done ones under the lock, then the bell.
 //            The `molt` thread: bell's counter read, then the list. So no job is overlooked.
@@ -46,18 +51,23 @@
 
 namespace molt::control {
 
+// Who may stop the server: the host, at any time; an agent, which was put in from outside, ends only at a
+// client's request.
+enum class Role { host, agent };
+
 // Tests use smaller ones.
 struct Limits {
   std::size_t connections = 64;
   std::size_t jobs = 256;   // under way, those of clients that went included
   int partial_ms = 10'000;  // from the first byte of a request to its last
   int unread_ms = 10'000;   // for a client to take any of a reply
+  int bell_ms = 3'000;      // an agent's bell stays for so long when nobody is left to ring
   Workers::Limits workers;
 };
 
 class Server {
  public:
-  Server(std::string directory, const Limits& limits);
+  Server(std::string directory, const Limits& limits, Role role = Role::host);
 
   // Once. On failure nothing is left.
   [[nodiscard]] Status start();
@@ -65,7 +75,10 @@ class Server {
   void stop();
   // The same, but cancels nothing, and not before all answers are taken, or `unread_ms` have passed.
   void stop_when_quiet();
+  // On a worker, so there is a bell: it stays (S6).
+  void expect_stop(bool on) { is_stop_expected_.store(on, std::memory_order_release); }
 
+  bool is_agent() const { return role_ == Role::agent; }
   bool is_worker() const { return workers_.is_worker(); }
   // Valid after start().
   const std::string& socket_path() const { return socket_path_; }
@@ -87,6 +100,10 @@ class Server {
   void tear_down();
 
   // --- one round ---
+  [[nodiscard]] bool may_be_rung() const;
+  [[nodiscard]] Status begin_bell();
+  void end_bell();
+  void tend_bell();
   [[nodiscard]] int next_round_ms();
   [[nodiscard]] bool is_over() const;
   void watch_listener(bool on);
@@ -108,6 +125,7 @@ class Server {
 
   const std::string directory_;
   const Limits limits_;
+  const Role role_;
   Workers workers_;
   pthread_t thread_{};
   pthread_t bell_thread_{};
@@ -117,6 +135,7 @@ class Server {
   std::atomic<std::uint32_t> is_set_up_{0};
   Status set_up_;
   std::atomic<bool> is_stopping_{false};
+  std::atomic<bool> is_stop_expected_{false};
   std::atomic<std::int64_t> quiet_until_ns_{0};  // 0: does not wait for quiet
 
   std::mutex done_mutex_;
@@ -124,13 +143,14 @@ class Server {
 
   // The `molt` thread's (S1).
   Fd directory_fd_, epoll_, wake_, listener_;
-  std::uint32_t bell_heard_ = 0;
+  std::uint32_t bell_heard_ = 0;  // written while there is no bell
   std::atomic<bool> is_bell_stopping_{false};
   std::map<std::uint64_t, Connection> connections_;
   std::vector<Flight> flights_;
   std::uint64_t next_id_ = 2;  // 0 and 1 are the listener's and the bell's
   Deadline accept_again_;      // no descriptors were left
   Deadline release_at_;
+  Deadline bell_until_;
 };
 
 // From any thread, at any time: the `molt` thread looks again at what there is to do.

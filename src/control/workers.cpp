@@ -82,8 +82,13 @@ void Workers::work() {
   const auto long_enough = std::chrono::milliseconds(limits_.idle_ms);
   std::unique_lock lock(mutex_);
   for (;;) {
-    const bool was_woken =
-        changed_.wait_for(lock, long_enough, [&] { return !queue_.empty() || is_stopping_; });
+    const auto is_asked = [&] { return !queue_.empty() || is_stopping_; };
+    bool was_woken = true;
+    if (idle_ > 1) {
+      was_woken = changed_.wait_for(lock, long_enough, is_asked);
+    } else {
+      changed_.wait(lock, is_asked);
+    }
     if (is_stopping_ || (!was_woken && idle_ > 1)) break;
     if (!was_woken) continue;
 

@@ -9,7 +9,7 @@
 //               fewer than `most` and the system grants threads. So what waits (for a module, for a
 //               drain) holds up nobody.
 // Progress   Beyond W2, work waits for the first worker that becomes idle. Idle workers beyond one end
-//            after a while.
+//            after a while; the one does not wake up until there is work.
 // Death      fork: the child has none of them. If the child is made by work itself (a module that
 //            forks), its only thread is a worker without a pool: it ends after that work.
 // Checked by tests/control/workers_test.cpp

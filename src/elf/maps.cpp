@@ -46,7 +46,7 @@ bool parse_line(std::string_view text, MapsLine& line) {
 
 }  // namespace
 
-MapsReader::MapsReader() : fd_(Fd(::open("/proc/self/maps", O_RDONLY | O_CLOEXEC))) {}
+MapsReader::MapsReader() : fd_(own_open("/proc/self/maps", O_RDONLY)) {}
 
 MapsReader::Next MapsReader::next(MapsLine& line) {
   if (!fd_) return Next::failed;

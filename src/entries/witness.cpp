@@ -26,7 +26,7 @@ namespace {
 bool blocks_sigtrap(int tid) {
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
-  const OwnFd fd{Fd(open(path, O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open(path, O_RDONLY);
   if (!fd) return errno != ENOENT && errno != ESRCH;
   char text[4096];
   const ssize_t n = read(fd.get(), text, sizeof text - 1);
@@ -84,7 +84,7 @@ Status ThreadWitness::no_thread_blocks_sigtrap() {
   }
   char path[64];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/status", blocking.front());
-  if (!OwnFd(Fd(open(path, O_RDONLY | O_CLOEXEC)))) {
+  if (!own_open(path, O_RDONLY)) {
     return fail_errno(errno, "whether thread %d blocks SIGTRAP cannot be seen", blocking.front());
   }
   return fail(

@@ -45,15 +45,21 @@ Lineage* lineage_named(std::string_view name) {
   return l;
 }
 
+// Asked for once: the C library opens a file for it.
+std::size_t processors() {
+  static const auto count = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  return count;
+}
+
 std::uint64_t* new_cells() {
-  std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  const std::size_t cpus = processors();
   void* cells = aligned_alloc(arch::percpu_stride, cpus * arch::percpu_stride);
   if (cells != nullptr) std::memset(cells, 0, cpus * arch::percpu_stride);
   return static_cast<std::uint64_t*>(cells);
 }
 
 std::uint64_t sum_cells(const std::uint64_t* cells) {
-  std::size_t cpus = static_cast<std::size_t>(std::max(1L, sysconf(_SC_NPROCESSORS_CONF)));
+  const std::size_t cpus = processors();
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < cpus; ++i) {
     sum += __atomic_load_n(cells + i * (arch::percpu_stride / sizeof *cells), __ATOMIC_ACQUIRE);

@@ -338,7 +338,7 @@ void keep_loaded(const elf::NamedObject& library) {
 
 bool watch_library(const elf::NamedObject& library) {
   if (the_jump().at == 0) return false;
-  const OwnFd mem{Fd(open("/proc/self/mem", O_RDWR | O_CLOEXEC))};
+  const OwnFd mem = own_open("/proc/self/mem", O_RDWR);
   if (!mem) return false;
   std::lock_guard lock(g_slots_mutex);
   bool hooked = true;  // there is nothing to watch if it has gone
@@ -395,7 +395,7 @@ void stop_watching() {
   static_cast<void>(arch::serialise_cores());
   j.at = 0;
   free_slots();
-  const OwnFd mem{Fd(open("/proc/self/mem", O_RDWR | O_CLOEXEC))};
+  const OwnFd mem = own_open("/proc/self/mem", O_RDWR);
   if (!mem) return;
   std::lock_guard slots(g_slots_mutex);
   visit_objects([&](const dl_phdr_info& info) {

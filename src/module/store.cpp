@@ -74,10 +74,10 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
   if (!allows_exec(folder)) return fail(EACCES, "%s is mounted noexec", folder.c_str());
   for (unsigned n = 0; n < 100'000; ++n) {
     std::string path = folder + "/" + hash + (n ? "-" + std::to_string(n) : "") + ".so";
-    const OwnFd fd{
-        Fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600))};
+    const OwnFd fd = own_open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (!fd) {
       if (errno == EEXIST) continue;
+      if (errno == EBADF) unlink(path.c_str());  // made, and closed by the host
       return fail_errno(errno, "cannot make %s", path.c_str());
     }
     Status written = write_all(fd, content);
@@ -100,6 +100,8 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
 Result<Stored> in_memory(std::span<const std::byte> content, const std::string& hash) {
   OwnFd made(Fd(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC)));
   if (!made) return fail_errno(errno, "cannot make a memfd");
+  if (!made.is_new_memfd())
+    return fail(EBADF, "the process has closed the module's copy; try again");
   if (Status ok = write_all(made, content); !ok) return pass(ok);
   Names& n = names();
   std::lock_guard lock(n.mutex);
@@ -154,6 +156,8 @@ int cause_of(const std::string& complaint, int code) {
     if (code == lack || says(strerror(lack))) return lack;
   }
   if (code == EBADF) return EBADF;
+  // The name of a memfd that is closed leads nowhere.
+  if (complaint.find("/proc/") != std::string::npos && says(strerror(ENOENT))) return EBADF;
   for (const char* words :
        {"Bad file descriptor", "invalid ELF header", "file too short", "cannot read file data",
         "cannot stat shared object", "failed to map segment"}) {

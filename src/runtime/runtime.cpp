@@ -111,12 +111,16 @@ void leave_no_trace(const std::string& path) {
 
 // `molt run` starts a program with this library in LD_PRELOAD, its path in MOLT_AGENT. What the program
 // starts in turn gets neither, unless it was asked for (MOLT_AGENT_CHILDREN). Threads may be started from here: the C library is set up, and no other
-// object of this one has a constructor that molt_start() would need.
-__attribute__((constructor)) void start_as_agent() {
+// object of this one has a constructor that it would need.
+__attribute__((constructor)) void start_in_program() {
   const char* given = secure_getenv(agent_variable);
   if (given == nullptr) return;
   if (secure_getenv(children_variable) == nullptr) leave_no_trace(given);
-  if (molt_start(nullptr) != 0) {
+  // Now, while the process may still look at itself: a server gives that right up with its privileges. If it
+  // has when the census would end, that stays.
+  threads::let_census_end(control::agent_idle_ms);
+  static_cast<void>(threads::start_census());
+  if (molt_start_agent() != 0) {
     const std::string why = std::string("molt: the program runs without it: ") + molt_last_error();
     std::fputs((why + "\n").c_str(), stderr);
   }
@@ -157,6 +161,14 @@ extern "C" int molt_start(const molt_options* options) {
   // Now, while the process may still look at itself: a server gives that right up with its privileges.
   // A failure is told by whoever needs a proof.
   static_cast<void>(threads::start_census());
+  module::set_directory(o.directory);
+  return answer(control::start(o));
+}
+
+extern "C" int molt_start_agent() {
+  threads::let_census_end(control::agent_idle_ms);
+  control::Options o;
+  o.is_agent = true;
   module::set_directory(o.directory);
   return answer(control::start(o));
 }

@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "base/futex.hpp"
 #include "base/own_memory.hpp"
@@ -38,6 +39,9 @@ constexpr bool mutate_any_loan = true;
 constexpr bool mutate_any_loan = false;
 #endif
 
+// Where the last census ended. There is one at a time, and a mutex between one and the next.
+std::uint64_t g_next_serial = 1, g_changes = 0;
+
 // Where the thread was that forked; 0 in a process that no fork of ours has seen.
 std::uintptr_t g_forked_at = 0;
 
@@ -59,6 +63,13 @@ std::uintptr_t robust_list_of(int tid) {
 }  // namespace
 
 // --- set-up -------------------------------------------------------------------------------------
+
+Census::Census() : next_serial_(g_next_serial), changes_(g_changes) {}
+
+Census::~Census() {
+  g_next_serial = next_serial_;
+  g_changes = changes_ + 1;
+}
 
 Status Census::set_up() {
   process_ = getpid();
@@ -259,6 +270,12 @@ std::size_t Census::most_descriptors() {
   return limit.rlim_cur > descriptors_kept_free ? limit.rlim_cur - descriptors_kept_free : 0;
 }
 
+// A process that is not dumpable finds root's files there, and may not open them.
+bool Census::can_be_had_again() const {
+  struct stat info {};
+  return fstat(directory_.get(), &info) == 0 && info.st_uid == geteuid();
+}
+
 // L1. To look at a name takes no right.
 bool Census::is_file_of(const Thread& thread, const Fd& lent) const {
   if (mutate_any_loan) return true;
@@ -370,6 +387,7 @@ struct CensusKeeper {
     while (word.load(std::memory_order_acquire) == starting) futex_wait(word, starting);
   }
   static void* run(void* self);
+  bool end_for_now();
 
   enum : std::uint32_t { idle, asked, starting, leaving };
   std::atomic<std::uint32_t> word{idle};
@@ -382,7 +400,8 @@ struct CensusKeeper {
 namespace {
 
 std::mutex g_askers;
-CensusKeeper* g_keeper = nullptr;  // never freed: the thread lives as long as the process
+CensusKeeper* g_keeper = nullptr;  // never freed
+std::atomic<int> g_idle_ms{-1};
 __thread Census* t_census __attribute__((tls_model("initial-exec"))) = nullptr;
 
 }  // namespace
@@ -402,8 +421,15 @@ void* CensusKeeper::run(void* self) {
   futex_wake_all(keeper.word);
   while (serves) {
     std::uint32_t word;
+    Deadline patience = Deadline::in_ms(g_idle_ms.load(std::memory_order_relaxed));
     while ((word = keeper.word.load(std::memory_order_acquire)) == idle) {
-      futex_wait(keeper.word, idle);
+      futex_wait(keeper.word, idle, patience);
+      if (!patience.passed()) continue;
+      if (keeper.end_for_now()) return nullptr;
+      // Somebody is about to ask, or forks; or it stays, and does not wake up for nothing.
+      patience = census->can_be_had_again()
+                     ? Deadline::in_ms(g_idle_ms.load(std::memory_order_relaxed))
+                     : Deadline{};
     }
     if (word == leaving) break;
     (*keeper.job)(*census);
@@ -420,6 +446,17 @@ void* CensusKeeper::run(void* self) {
     futex_wake_all(keeper.word);
   }
   return nullptr;
+}
+
+bool CensusKeeper::end_for_now() {
+  if (!census->can_be_had_again() || !g_askers.try_lock()) return false;
+  const bool ends = word.load(std::memory_order_acquire) == idle;
+  if (ends) {
+    t_census = nullptr;
+    delete std::exchange(census, nullptr);
+  }
+  g_askers.unlock();
+  return ends;
 }
 
 Status CensusKeeper::begin_locked() {
@@ -476,6 +513,8 @@ Status inspect(const std::function<void(Census&)>& job) {
   }
   return {};
 }
+
+void let_census_end(int idle_ms) { g_idle_ms.store(idle_ms, std::memory_order_relaxed); }
 
 void stop_census() {
   if (on_census_thread()) return;

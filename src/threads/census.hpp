@@ -36,6 +36,9 @@
 // Death      A thread that ends is dropped by the next listing that lacks it. fork: the child has
 //            neither the census thread nor its descriptors, forgets them, and starts anew when asked.
 //            If the census thread cannot be started, the error says so and nothing is proven.
+//            stop_census() ends it, and so does a while without a question, where that was allowed
+//            (let_census_end()) and what it has open may be opened again. The next question starts another,
+//            which goes on counting where this one was: serials and changes() never repeat.
 // Refuses    Errors of /proc where it is not mounted or forbidden. Threads born after the process gave
 //            up its dumpability (setuid, PR_SET_DUMPABLE) cannot be opened without privilege: they are
 //            listed, and every look at them is `unknown`, until root lends their files (lent.hpp).
@@ -116,6 +119,11 @@ struct Thread {
 
 class Census {
  public:
+  Census();
+  ~Census();
+  Census(const Census&) = delete;
+  Census& operator=(const Census&) = delete;
+
   // Lists the threads until nobody was missed (N3); opens what is new, drops what has gone.
   [[nodiscard]] Status refresh();
   // One listing. N3 holds if two in a row left `changes()` as it was.
@@ -172,6 +180,7 @@ class Census {
   bool is_alive(const Thread& thread) const;
   bool open(Thread& thread, Fd lent);
   bool is_file_of(const Thread& thread, const Fd& lent) const;
+  bool can_be_had_again() const;
   static std::size_t most_descriptors();
   bool has_room() const { return open_descriptors_ + 2 <= most_descriptors(); }
   void drop(Thread& thread);
@@ -186,8 +195,8 @@ class Census {
   std::vector<std::unique_ptr<Thread>> slots_;
   std::vector<std::size_t> free_slots_;
   std::vector<Thread*> list_;
-  std::uint64_t next_serial_ = 1;
-  std::uint64_t changes_ = 0;
+  std::uint64_t next_serial_;
+  std::uint64_t changes_;
   std::uintptr_t robust_offset_ = 0;
   std::uintptr_t main_stack_top_ = 0;
   std::size_t open_descriptors_ = 0;
@@ -202,6 +211,10 @@ class Census {
 
 // The same without waiting: whoever asks first does. So a caller's other work can be done meanwhile.
 [[nodiscard]] Status begin_census();
+
+// From now on the census thread ends when nothing was asked for so long; -1: never. It stays where the
+// process has given up the right to open its threads' files, which it has.
+void let_census_end(int idle_ms);
 
 // Ends the census thread and closes what it holds; the next question starts it again. Waits for the
 // job under way; not from a job.

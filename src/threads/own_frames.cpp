@@ -38,7 +38,7 @@ _Unwind_Reason_Code step(_Unwind_Context* context, void* argument) {
 
 // The stack pointer that the kernel gave to the program: field 28 of /proc/self/stat.
 std::uintptr_t first_stack_pointer() {
-  const OwnFd fd{Fd(open("/proc/self/stat", O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/stat", O_RDONLY);
   char text[1024];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
   if (n <= 0) return 0;

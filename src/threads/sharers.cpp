@@ -28,7 +28,7 @@ bool has_children() {
 bool read_sizes(pid_t pid, char (&text)[64]) {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/statm", pid);
-  const OwnFd fd{Fd(open(path, O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open(path, O_RDONLY);
   memset(text, 0, sizeof text);
   if (!fd || read(fd.get(), text, sizeof text - 1) <= 0) return false;
   if (char* end = strchr(text, ' ')) *end = '\0';  // the first: how much is mapped

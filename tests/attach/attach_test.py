@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,17 @@ def molt(*arguments):
 
 def threads(pid):
     return {Path(f"/proc/{pid}/task/{t}/comm").read_text().strip() for t in os.listdir(f"/proc/{pid}/task")}
+
+
+def own_threads(pid):
+    """The agent's, with how often each has slept."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name = (task / "comm").read_text().strip()
+            if task.name != str(pid) and name.startswith("molt"):
+                found[name, task.name] = re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text())[1]
+    return found
 
 
 def written_to(terminal):
@@ -81,6 +93,25 @@ class Attach(unittest.TestCase):
         self.assertEqual(done.returncode, code, done.stderr + done.stdout)
         self.assertIn(words, done.stderr + done.stdout)
 
+    def test_hook(self):
+        """Each verb of `molt hook` puts the agent in, as load and apply do."""
+        for verb, code, words in ((["hook", "list"], 0, "Hook"),
+                                  (["hook", "order", "--all-hooks", "plain"], 0, ""),
+                                  (["hook", "order", "--all-hooks", "--reset"], 0, ""),
+                                  (["hook", "order", "libc.so.6:open64", "plain"], 3, "libc.so.6:open64")):
+            with self.subTest(verb):
+                target = self.start("sleeper")
+                self.refuses(3, "no control socket", "list", "-p", target.pid)
+                done = molt(*verb, "-p", target.pid)
+                self.assertEqual(done.returncode, code, done.stderr)
+                self.assertIn(words, done.stdout + done.stderr)
+                self.assertEqual(self.does("list", "-p", target.pid).count("\n"), 1)
+                self.assertEqual(target.end(), ("ok", 0))
+        target = self.start("sleeper")
+        self.refuses(3, "no control socket", "hook", "list", "-n", "-p", target.pid)
+        self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_load(self):
         target = self.start("sleeper")
         self.refuses(3, "no control socket", "list", "-p", target.pid)
@@ -97,6 +128,45 @@ class Attach(unittest.TestCase):
         self.assertFalse(first["memfd"])
         self.assertIn("molt", threads(target.pid))
         self.assertEqual(target.end(), ("ok", 0))
+
+    def is_asleep(self, *targets):
+        """Two threads each (docs/design/attach.md has why not one), and neither wakes up."""
+        def names():
+            return [sorted(name for name, _ in own_threads(target.pid)) for target in targets]
+        end = time.monotonic() + 20
+        while names() != [["molt", "molt-worker"]] * len(targets):
+            self.assertLess(time.monotonic(), end, names())
+            time.sleep(0.02)  # tidy: sleep-ok between two looks, bounded
+        before = [own_threads(target.pid) for target in targets]
+        time.sleep(3.5)  # tidy: sleep-ok longer than anything of an agent waits before it ends
+        self.assertEqual([own_threads(target.pid) for target in targets], before)
+
+    def test_idle(self):
+        """An agent of whom nothing is asked sleeps: after it has come, and after modules have come and gone."""
+        attached = self.start("sleeper")
+        run = Target(self, [MOLT, "run", "--", str(TARGETS / "sleeper")])
+        self.does("attach", "-p", attached.pid)
+        self.assertEqual(sorted(name for name, _ in own_threads(attached.pid)), ["molt", "molt-worker"])
+        self.is_asleep(attached, run)
+        for target in (attached, run):
+            events = subprocess.Popen([MOLT, "events", "-f", "-p", str(target.pid)], stdout=subprocess.PIPE, text=True)
+            self.addCleanup(events.communicate)
+            self.addCleanup(events.kill)
+            self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
+            self.assertIn("other_word", events.stdout.readline())
+            self.assertIn("molt-bell", threads(target.pid))  # somebody follows, who shall be told
+            self.does("revert", "-p", target.pid, "other_word")
+            events.kill()
+            self.does("load", "-p", target.pid, MODULE)
+            unloaded = json.loads(self.does("unload", "-p", target.pid, "plain", "--json"))
+            self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.is_asleep(attached, run)
+        for target in (attached, run):
+            self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+            self.does("unload", "-p", target.pid, "count_opens")
+            self.does("detach", "-p", target.pid)
+            self.assertEqual(own_threads(target.pid), {})
+            self.assertEqual(target.end(), ("ok", 0))
 
     def test_a_saved_sigaction_is_no_signal_handler(self):
         target = self.start("sleeper", "saved")
@@ -244,11 +314,12 @@ class Attach(unittest.TestCase):
 
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
-        kinds = ["no_exec", "deaf"] + (["hidden", "given_up"] if os.geteuid() == 0 else [])
+        kinds = ["no_exec", "deaf"] + (["hidden", "given_up", "no_exec_filter"] if os.geteuid() == 0 else [])
         for kind in kinds:
             with self.subTest(kind):
                 target = self.start("sleeper", kind)
-                self.does("doctor", target.pid)
+                # No reason against it, so none is told.
+                self.assertIn("hooks and patches of the program: yes", self.does("doctor", target.pid))
                 self.does("apply", "-p", target.pid, TARGETS / "attach_other_word.so")
                 self.does("revert", "-p", target.pid, "other_word")
                 self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")

@@ -52,6 +52,27 @@ class Hazards(unittest.TestCase):
             self.assertNotIn("error", json.loads(self.does("ps", "-p", target.pid, "--json"))["processes"][0])
         self.assertEqual(target.end(), ("ok", 0))
 
+    def is_unloaded_or_kept(self, pid):
+        """What could not be looked at is kept, and that is the reason."""
+        unloaded = json.loads(attach_test.molt("unload", "-p", pid, "plain", "--json").stdout)
+        self.assertIn("result", unloaded, unloaded)
+        if unloaded["result"] != "unmapped":
+            self.assertRegex(unloaded["reason"], "cannot (be )?read|cannot be looked at|cannot open|has closed")
+
+    def test_loads_beside_close_all_loops(self):
+        """Modules come and go while another thread closes all and opens its own, whose files stay what they are."""
+        target = self.start("closer")
+        done = 0
+        for _ in range(25):
+            loaded = attach_test.molt("load", "-p", target.pid, MODULE)
+            if loaded.returncode != 0:
+                self.assertIn("try again", loaded.stderr)
+                continue
+            done += 1
+            self.is_unloaded_or_kept(target.pid)
+        self.assertGreater(done, 5)
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_closed_at_any_moment(self):
         """Whatever an operation has open is closed meanwhile: it is done all the same, or says what happened."""
         target = self.start("closer", "hostile")
@@ -61,10 +82,7 @@ class Hazards(unittest.TestCase):
             loaded = attach_test.molt("load", "-p", target.pid, MODULE)
             if loaded.returncode == 0:
                 done += 1
-                unloaded = json.loads(attach_test.molt("unload", "-p", target.pid, "plain", "--json").stdout)
-                self.assertIn("result", unloaded, unloaded)
-                if unloaded["result"] != "unmapped":
-                    self.assertIn("or that cannot be read", unloaded["reason"])
+                self.is_unloaded_or_kept(target.pid)
                 continue
             self.assertRegex(loaded.stderr, "closes descriptors that it did not open: try again|has closed .*: try again"
                              "|has closed and opened descriptors meanwhile: try again")

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Programs in straits: no descriptor left, no folder to write to, another root, no /proc, other rights,
 another C library, another architecture. Each is served, or told why not."""
+import concurrent.futures
 import ctypes
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -61,6 +63,60 @@ class Straits(unittest.TestCase):
         target = self.start("sleeper", "threads", "3000")
         self.assertEqual(len(os.listdir(f"/proc/{target.pid}/task")), 3001)
         self.full_service(target)
+
+    def test_hundreds(self):
+        """In parallel, with progress; each that cannot is told in a line of its own, and the others are served."""
+        # One of another user is among them, where there is somebody else to be and he may trace.
+        yama = Path("/proc/sys/kernel/yama/ptrace_scope")
+        has_stranger = os.geteuid() == 0 and (not yama.exists() or yama.read_text().strip() == "0")
+        user = NOBODY if has_stranger else []
+        folder = self.folder()
+        program, static, shy, tool, runtime, module, patch = (
+            shutil.copy(file, folder) for file in (TARGETS / "sleeper", TARGETS / "sleeper_static", TARGETS / "shy", MOLT,
+                                                   attach_test.RUNTIME, MODULE, PATCH))
+        as_user, as_stranger = " ".join(user), "setpriv --reuid=1 --regid=1 --clear-groups"
+        script = (f"exec 3<&0; for i in $(seq 100); do {as_user} {program} <&3 & done; {as_user} {static} <&3 & "
+                  f"{as_user} {shy} <&3 & {f'{as_stranger} {program} <&3 &' if has_stranger else ''} "
+                  f"exec {as_user} sleep 1000")
+        parent = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for ending in (parent.stdout.close, parent.wait, parent.kill, parent.stdin.close):
+            self.addCleanup(ending)
+        for _ in range(102 + has_stranger):
+            self.assertTrue(parent.stdout.readline().startswith("ready"))
+        children = list(map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()))
+        by_program = {}
+        for pid in children:
+            by_program.setdefault((os.readlink(f"/proc/{pid}/exe"), os.stat(f"/proc/{pid}").st_uid), []).append(pid)
+        mine = os.stat(f"/proc/{parent.pid}").st_uid
+        served = by_program[program, mine]
+        lines = {by_program[static, mine][0]: "linked statically", by_program[shy, mine][0]: "has ended"}
+        stranger = {by_program[program, 1][0]: "belongs to another user"} if has_stranger else {}
+        self.assertEqual(len(served), 100)
+
+        def told(count, expected, verb, *arguments):
+            terminal, stderr = pty.openpty()
+            reader = concurrent.futures.ThreadPoolExecutor(1).submit(attach_test.written_to, terminal)
+            done = subprocess.run([*user, tool, verb, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr,
+                                  text=True, timeout=60, env=dict(os.environ, MOLT_RUNTIME=runtime))
+            os.close(stderr)
+            progress, _, rest = reader.result().decode().rpartition("\x1b[K")
+            os.close(terminal)
+            self.assertEqual((done.returncode, done.stdout), (7 if expected else 0, ""), rest)
+            self.assertIn(f"{verb}: {count} of {count} processes", progress)
+            self.assertEqual(len(rest.splitlines()), len(expected), rest)
+            for pid, words in expected.items():
+                self.assertRegex(rest, rf"\b{pid}\b.*({words})")
+
+        told(len(children) + 1, lines | stranger, "attach", "--tree", parent.pid)
+        self.assertEqual([pid for pid in served if "molt" not in attach_test.threads(pid)], [])
+        # What program another user's process runs may not be seen.
+        told(100, {}, "load", "--exe", program, module)
+        told(100, {}, "apply", "--exe", program, patch)
+        answers = json.loads(subprocess.run([*user, tool, "status", "--all", "--json"], stdout=subprocess.PIPE).stdout)
+        self.assertEqual(set(served) - {answer["pid"] for answer in answers if answer.get("patches")}, set())
+        parent.stdin.close()
+        said = sorted(parent.stdout.readline() for _ in range(101 + has_stranger))
+        self.assertEqual(said, ["ok\n"] * (1 + has_stranger) + ["patched\n"] * 100)
 
     def limit(self, target):
         lines = Path(f"/proc/{target.pid}/limits").read_text().splitlines()

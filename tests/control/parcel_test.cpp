@@ -67,13 +67,13 @@ Fd temporary_file(const std::string& content, mode_t mode = 0600) {
   return fd;
 }
 
-std::string content_of(const Fd& fd) {
+std::string content_of(const OwnFd& fd) {
   char text[256];
   const ssize_t n = pread(fd.get(), text, sizeof text, 0);
   return std::string(text, n < 0 ? 0 : static_cast<std::size_t>(n));
 }
 
-bool is_same_file(const Fd& a, const Fd& b) {
+bool is_same_file(const Fd& a, const OwnFd& b) {
   struct stat x {};
   struct stat y {};
   return fstat(a.get(), &x) == 0 && fstat(b.get(), &y) == 0 && x.st_dev == y.st_dev &&

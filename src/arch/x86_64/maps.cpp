@@ -42,7 +42,7 @@ bool parse(char* line, Mapping& out) {
 }  // namespace
 
 Result<std::vector<Mapping>> read_maps() {
-  const OwnFd fd{Fd(open("/proc/self/maps", O_RDONLY | O_CLOEXEC))};
+  const OwnFd fd = own_open("/proc/self/maps", O_RDONLY);
   if (!fd) return fail_errno(errno, "cannot open /proc/self/maps");
   std::vector<Mapping> maps;
   // Whole lines only: the kernel ends each read with one, and a path has 4095 bytes at most.

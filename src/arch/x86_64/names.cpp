@@ -96,7 +96,7 @@ Status append_to_perf_map(const NamedCode& code) {
   char path[64];
   std::snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
   // Another user's file of that name, or a link, is not ours to write to.
-  const OwnFd fd{Fd(open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644))};
+  const OwnFd fd = own_open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0644);
   if (!fd) return fail_errno(errno, "cannot open %s", path);
   const std::byte* file = code.file.data();
   const Elf64_Shdr& table = section_of(file, symbols);

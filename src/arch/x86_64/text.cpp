@@ -70,7 +70,7 @@ bool serialise_cores() {
 namespace {
 OwnFd open_mem() {
   if (without_proc_mem()) return {};
-  return OwnFd(Fd(::open("/proc/self/mem", O_RDWR | O_CLOEXEC)));
+  return own_open("/proc/self/mem", O_RDWR);
 }
 }  // namespace
 
@@ -156,7 +156,7 @@ void* map_executable(const void* content, std::size_t size) {
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < size) return errno = EFBIG, nullptr;
   const OwnFd file(Fd(memfd_create("molt-code", MFD_CLOEXEC)));
   if (!file) return nullptr;
-  if (!file.is_there()) return errno = EBADF, nullptr;
+  if (!file.is_new_memfd()) return errno = EBADF, nullptr;
   const ssize_t wrote = pwrite(file.get(), content, size, 0);
   if (wrote < 0) return nullptr;
   if (wrote != static_cast<ssize_t>(size)) return errno = ENOSPC, nullptr;

@@ -2,6 +2,7 @@
    child of a fork, which says its pid; "filtered": guarded by a seccomp filter; "only N...": by one that kills
    for other system calls than these and its own; "full N
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
+   "no_exec": no memory may become code, by the kernel's word; "no_exec_filter": by a filter's;
    "crowded": with no room for code near its own; "threads N": with N more of them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -97,6 +98,36 @@ int main(int argc, char** argv) {
     struct sock_fprog program = {4, code};
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
+  }
+  if (strcmp(how, "no_exec_filter") == 0) {
+    // As MemoryDenyWriteExecute=yes of systemd before there was PR_SET_MDWE: EPERM for mmap() with
+    // PROT_WRITE and PROT_EXEC, for mprotect() and pkey_mprotect() with PROT_EXEC, for shmat() with SHM_EXEC.
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
+        {BPF_JMP | BPF_JEQ | BPF_K, 3, 0, 9},         // mmap
+        {BPF_JMP | BPF_JEQ | BPF_K, 5, 0, 10},        // mprotect
+        {BPF_JMP | BPF_JEQ | BPF_K, 4, 0, 329},       // pkey_mprotect
+        {BPF_JMP | BPF_JEQ | BPF_K, 5, 8, 30},        // shmat
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 32},         // the third argument
+        {BPF_ALU | BPF_AND | BPF_K, 0, 0, 6},         // PROT_WRITE | PROT_EXEC
+        {BPF_JMP | BPF_JEQ | BPF_K, 4, 5, 6},         //
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 32},         //
+        {BPF_JMP | BPF_JSET | BPF_K, 2, 3, 4},        // PROT_EXEC
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, 32},         //
+        {BPF_JMP | BPF_JSET | BPF_K, 0, 1, 0100000},  // SHM_EXEC
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | 1},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog program = {sizeof code / sizeof code[0], code};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return 1;
+    // It is what it is meant to be.
+    void* page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mprotect(page, 4096, PROT_READ | PROT_EXEC) == 0 ||
+        mmap(NULL, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
+            MAP_FAILED) {
+      return 1;
+    }
   }
   if (strcmp(how, "only") == 0) {
     // Those that are told, and what it needs itself.
