@@ -55,6 +55,26 @@ int __attribute__((noinline)) later(int x) {
 }
 int (*volatile keep)(int) = later;
 """
+COUNTERS = """\
+#ifndef SLOTS
+#define SLOTS 4
+#endif
+struct counters {
+  long used; /* times { */
+  char slots[SLOTS];
+  char *name;
+};
+"""
+COUNTING = """\
+#include <stdlib.h>
+#include "scale.h"
+static struct counters *c;
+int answer(int x) {
+  if (!c) c = calloc(1, sizeof *c);
+  c->used += x / 5;
+  return c->used;
+}
+"""
 MAKEFILE = """\
 CFLAGS = -g -O2
 prog: main.o answer.o
@@ -262,6 +282,66 @@ class Building(Tree):
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assertEqual(done.returncode, 1)
         self.assertIn("callbacks.cpp", done.stderr + done.stdout)
+
+    def test_a_type_that_stays_as_it_is(self):
+        """Counters on the heap become narrower and change places: `--leave-out` keeps them, and what they hold."""
+        self.write("scale.h", "#define SCALE 2\n" + COUNTERS)
+        self.write("answer.c", COUNTING)
+        self.make_target()
+        diff = self.diff(
+            scale_h=lambda text: text.replace("  long used; /* times { */\n", "").replace("  char *name;\n", "  char *name;\n  unsigned used;\n"),
+            answer_c=lambda text: text.replace("return c->used", "return 1000 + c->used"),
+        )
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
+        self.assertIn("--leave-out=counters if the fix is not in the type", said["refusals"][0]["advice"])
+        done, said = self.molt_build(diff, "--leave-out", "counters", "--description", "counts")
+        self.assert_built(done, said, "answer")
+        self.assertIn("scale.h: counters stays as it is; what the diff does to it is left out", said["notes"])
+        self.assertIn(b"counts; left out: counters\0", (self.folder / "fix.molt").read_bytes())
+        process = subprocess.Popen([self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask():
+            process.stdin.write("\n")
+            return process.stdout.readline().split()[0]
+
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual([ask(), ask()], ["1", "2"])
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        self.assertEqual(ask(), "1003")
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        self.assertEqual(ask(), "4")
+        # A file that is left out is not compiled for; the copy is clean, and the whole diff is refused as before.
+        done, said = self.molt_build(diff, "--leave-out", "scale.h")
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["units_compiled"], 1)
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
+
+    def test_a_member_that_nothing_names(self):
+        """It is left out by itself, whatever objects there are; named in another file alone, it is not."""
+        self.write("scale.h", "#define SCALE 2\n" + COUNTERS)
+        self.write("answer.c", COUNTING)
+        self.write("main.c", '#include "scale.h"\n' + MAIN)
+        self.write("Makefile", MAKEFILE.replace("main.o: main.c", "main.o: main.c scale.h"))
+        self.make_target()
+        grow = {
+            "scale_h": lambda text: text.replace("  char *name;\n", "  char *name;\n  long spare[4]; /* for later */\n"),
+            "answer_c": lambda text: text.replace("return c->used", "return 1000 + c->used"),
+        }
+        done, said = self.molt_build(self.diff(**grow))
+        self.assert_built(done, said, "answer")
+        self.assertIn("scale.h: struct counters stays as it is: nothing names what the diff adds to it (spare)", said["notes"])
+        self.assertEqual(said["units_compiled"], 1, "the header is what it was")
+        done, said = self.molt_build(self.diff(scale_h=grow["scale_h"]))
+        self.assertEqual((done.returncode, said["functions"], said["refusals"]), (0, [], []), done.stderr)
+        read = "long later(struct counters *c) { return c->spare[1]; }\n"
+        done, said = self.molt_build(self.diff(**grow, main_c=lambda text: text + read))
+        self.assert_refused(done, said, "layout_changed", "24 -> 56 bytes; member spare is new")
 
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()
@@ -729,6 +809,37 @@ class Refusing(Tree):
         done, _ = self.molt_build(diff)
         self.assertEqual(done.returncode, 1)
         self.assertIn("does not apply", done.stderr + done.stdout)
+
+    def test_what_cannot_be_left_out(self):
+        """The rest needs the member; the size is said elsewhere; there is no such thing in the diff."""
+        self.write("scale.h", "#define SLOTS 4\n" + COUNTERS)
+        self.write("answer.c", COUNTING)
+        self.make_target()
+        needed = self.diff(
+            scale_h=lambda text: text.replace("  char *name;\n", "  char *name;\n  int most;\n"),
+            answer_c=lambda text: text.replace("  return", "  if (c->most < x) c->most = x;\n  return"),
+        )
+        done, said = self.molt_build(needed)
+        self.assert_refused(done, said, "layout_changed", "24 -> 32 bytes; member most is new")
+        self.assertNotIn("--leave-out", said["refusals"][0]["advice"])
+        done, _ = self.molt_build(needed, "--leave-out", "counters")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("most", done.stderr + done.stdout)
+        elsewhere = self.diff(
+            scale_h=lambda text: text.replace("SLOTS 4", "SLOTS 8").replace("  long used;", "  int used;"),
+            answer_c=lambda text: text.replace("return c->used", "return 1 + c->used"),
+        )
+        done, said = self.molt_build(elsewhere, "--leave-out", "counters")
+        self.assert_refused(done, said, "layout_changed", "member slots: char[4] (4 bytes) -> char[8]")
+        self.assertNotIn("--leave-out", said["refusals"][0]["advice"])
+        for name in ("nowhere", "answer", "main.c"):
+            done, _ = self.molt_build(elsewhere, "--leave-out", name)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"--leave-out={name}: the diff changes no file and no definition", done.stderr + done.stdout)
+        # And the copy is clean.
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace("return c->used", "return 5 + c->used")))
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["units_compiled"], 1)
 
     def test_build_that_fails_with_the_diff(self):
         self.make_target()
