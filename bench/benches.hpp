@@ -34,6 +34,7 @@ struct Bench {
 
 std::vector<Figure> dispatch_figures();   // dispatch.cpp
 std::vector<Figure> empty_figures();      // empty.cpp
+std::vector<Figure> audit_figures();      // audit.cpp
 std::vector<Figure> redirect_figures();   // redirect.cpp
 std::vector<Figure> livepatch_figures();  // livepatch.cpp
 std::vector<Figure> interpose_figures();  // interpose.cpp

@@ -31,8 +31,8 @@ int run_figure(const std::string& name_and_rounds) {
   std::string name;
   int rounds = 0;
   text >> name >> rounds;
-  for (auto part :
-       {dispatch_figures, empty_figures, redirect_figures, livepatch_figures, interpose_figures}) {
+  for (auto part : {dispatch_figures, empty_figures, audit_figures, redirect_figures,
+                    livepatch_figures, interpose_figures}) {
     for (const Figure& figure : part()) {
       if (name != figure.name) continue;
       Compared c = figure.measure(rounds);

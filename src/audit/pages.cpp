@@ -191,12 +191,10 @@ void Pages::add(Range run) {
   }
 }
 
-std::uintptr_t Pages::collect(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                              bool only_written, bool protect) {
+std::uintptr_t Pages::collect(std::uintptr_t begin, std::uintptr_t end, const Wanted& wanted) {
   count_ = 0;
   if (!pagemap_) return collect_by_mincore(begin, end);
-  return scans_ ? collect_by_scan(begin, end, anonymous, only_written, protect)
-                : collect_by_entries(begin, end, anonymous, only_written);
+  return scans_ ? collect_by_scan(begin, end, wanted) : collect_by_entries(begin, end, wanted);
 }
 
 // A process that gave up its privileges may not open its own pagemap. mincore() knows the pages that
@@ -216,8 +214,8 @@ std::uintptr_t Pages::collect_by_mincore(std::uintptr_t begin, std::uintptr_t en
   return begin + i * page_bytes;
 }
 
-std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                                      bool only_written, bool protect) {
+std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end,
+                                      const Wanted& wanted) {
   ScanRegion regions[runs_max];
   ScanArguments a{};
   a.size = sizeof a;
@@ -226,36 +224,36 @@ std::uintptr_t Pages::collect_by_scan(std::uintptr_t begin, std::uintptr_t end, 
   a.vec = reinterpret_cast<std::uintptr_t>(regions);
   a.vec_len = runs_max;
   a.max_pages = walk_pages;
-  a.category_mask = is_zero | (anonymous ? is_file : 0);
+  a.category_mask = is_zero | (wanted.anonymous ? is_file : 0);
   a.category_inverted = a.category_mask;
-  // In a protected mapping a page is "written" unless it was marked; so in round 0 all are.
-  if (protect) {
-    a.flags = scan_protects | scan_checks_protected;
+  // In a protected mapping a page is "written" unless it was marked; so at first all are.
+  if (wanted.unprotected) {
+    a.flags = scan_checks_protected | (wanted.protect ? scan_protects : 0);
     a.category_mask |= is_written;
-  } else if (only_written) {
+  } else if (wanted.soft_dirty) {
     a.category_mask |= is_soft_dirty;
   }
   a.category_anyof_mask = is_present | is_swapped;
   a.return_mask = is_present | is_swapped;
   int found = ioctl(pagemap_.get(), pagemap_scan, &a);
-  if (found < 0 && protect) {
+  if (found < 0 && wanted.unprotected) {
     // Another mapping has taken its place and is not watched: this time without.
     a.flags = 0;
     a.category_mask &= ~is_written;
     found = ioctl(pagemap_.get(), pagemap_scan, &a);
   }
-  if (found < 0) return collect_by_entries(begin, a.end, anonymous, false);
+  if (found < 0) return collect_by_entries(begin, a.end, {wanted.anonymous, false, false, false});
   for (int i = 0; i < found; ++i) add({regions[i].start, regions[i].end});
   walk_ = found > 0 ? walk_bytes : std::min(2 * walk_, empty_walk_bytes_max);
   return a.walk_end > begin ? a.walk_end : a.end;
 }
 
-std::uintptr_t Pages::collect_by_entries(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                                         bool only_written) {
+std::uintptr_t Pages::collect_by_entries(std::uintptr_t begin, std::uintptr_t end,
+                                         const Wanted& wanted) {
   constexpr std::size_t most = 512;
   std::uint64_t entries[most];
-  const std::size_t wanted = std::min<std::size_t>((end - begin) / page_bytes, most);
-  const ssize_t got = pread(pagemap_.get(), entries, wanted * sizeof *entries,
+  const std::size_t asked = std::min<std::size_t>((end - begin) / page_bytes, most);
+  const ssize_t got = pread(pagemap_.get(), entries, asked * sizeof *entries,
                             static_cast<off_t>(begin / page_bytes * sizeof *entries));
   // Not even that: every page of it, copying tells which can be read.
   if (got <= 0) {
@@ -267,8 +265,8 @@ std::uintptr_t Pages::collect_by_entries(std::uintptr_t begin, std::uintptr_t en
   for (; i < count && count_ < runs_max; ++i) {
     const std::uint64_t e = entries[i];
     if ((e & (entry_present | entry_swapped)) == 0) continue;
-    if (anonymous && (e & entry_file) != 0) continue;
-    if (only_written && (e & entry_soft_dirty) == 0) continue;
+    if (wanted.anonymous && (e & entry_file) != 0) continue;
+    if (wanted.soft_dirty && (e & entry_soft_dirty) == 0) continue;
     add({begin + i * page_bytes, begin + (i + 1) * page_bytes});
   }
   return begin + i * page_bytes;

@@ -4,6 +4,8 @@
 //            store after that note makes them come again. The note and the look are one step in the
 //            kernel (PAGEMAP_SCAN with PM_SCAN_WP_MATCHING), or the note comes once, before the
 //            first look (soft_dirty: the set then only grows).
+//            Round 1, with which most searches end, notes nothing: what it hands out comes again in
+//            round 2, if there is one, together with what is written until then.
 // Costs      write_protect: the program's first store to each page faults once (about 0.5 us), huge
 //            pages that are stored to are split. soft_dirty: the same, and the lock of the address
 //            space is held while all page tables are walked. rescan: nothing, but all is read again.
@@ -38,11 +40,12 @@ class Pages {
   bool for_each(Range whole, Range part, bool anonymous, unsigned round, F&& f) {
     const bool is_protected =
         method_ == Method::write_protect && round != everything && protect(whole);
+    const bool again = round != 0 && round != everything;
+    const Wanted wanted{anonymous, again && method_ == Method::soft_dirty, is_protected,
+                        is_protected && round != 1};
     std::uintptr_t at = part.begin;
     while (at < part.end) {
-      const bool only_written =
-          round != 0 && round != everything && (is_protected || method_ == Method::soft_dirty);
-      at = collect(at, part.end, anonymous, only_written, is_protected);
+      at = collect(at, part.end, wanted);
       for (std::size_t i = 0; i < count_; ++i) {
         if (!f(runs_[i])) return false;
       }
@@ -53,15 +56,18 @@ class Pages {
  private:
   static constexpr std::size_t runs_max = 128;
 
+  struct Wanted {
+    bool anonymous;    // only pages that are no longer a file's
+    bool soft_dirty;   // only those with that bit
+    bool unprotected;  // only those that are not write-protected, in a mapping that protect() took
+    bool protect;      // and write-protects them
+  };
   // Fills runs_ and returns where to go on.
-  std::uintptr_t collect(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                         bool only_written, bool protect);
+  std::uintptr_t collect(std::uintptr_t begin, std::uintptr_t end, const Wanted& wanted);
   static constexpr std::uintptr_t walk_bytes = std::uintptr_t{64} << 20;
   std::uintptr_t walk_ = walk_bytes;
-  std::uintptr_t collect_by_scan(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                                 bool only_written, bool protect);
-  std::uintptr_t collect_by_entries(std::uintptr_t begin, std::uintptr_t end, bool anonymous,
-                                    bool only_written);
+  std::uintptr_t collect_by_scan(std::uintptr_t begin, std::uintptr_t end, const Wanted& wanted);
+  std::uintptr_t collect_by_entries(std::uintptr_t begin, std::uintptr_t end, const Wanted& wanted);
   std::uintptr_t collect_by_mincore(std::uintptr_t begin, std::uintptr_t end);
   void add(Range run);
   bool can_scan() const;

@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <mutex>
+#include <utility>
 
 #include "base/futex.hpp"
 
@@ -50,14 +52,18 @@ void line(std::string_view module, const char* format, ...) {
   {
     std::lock_guard lock(r.mutex);
     if (r.lines.size() < capacity) r.lines.emplace_back();
-    Line& l = r.at(r.next);
+    // A line of its own and not what was there, changed: strings keep the room of the longest that they
+    // ever had, and after a million lines all would have that.
+    Line l;
     l.seq = r.next++;
     l.time_ms = unix_ms();
     l.module = module;
+    l.text.reserve(r.prefix.size() + module.size() + 2 + std::strlen(text));
     l.text = r.prefix;
     if (!module.empty()) l.text.append(module).append(": ");
     l.text += text;
     l.requester = current_requester();
+    std::swap(r.at(l.seq), l);
   }
   changes.fetch_add(1, std::memory_order_release);
   futex_wake_all(changes);

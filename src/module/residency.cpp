@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/torture_step.hpp"
 #include "elf/loaded_symbols.hpp"
 #include "module/internal.hpp"
 #include "threads/residency.hpp"
@@ -139,11 +140,14 @@ Result<BlockingReport> blocking(std::string_view name) {
     add("references", std::to_string(others) + " held by others");
   }
   if (!module->is_mapped() || module->freeing) return report;
-  // Its memory stays while this looks at it.
+  // Its memory, and what owns its callbacks, stay while this looks at them.
   InsideScope inside(lock, *module);
+  hooks::Owner* const owner = module->owner;
   lock.unlock();
-  if (module->owner != nullptr) {
-    for (const hooks::Inside& i : hooks::who_is_inside(module->owner)) {
+  MOLT_TORTURE_STEP(1000);
+  MOLT_TORTURE_HOLDS((owner == nullptr || module->owner == owner) && !module->freeing);
+  if (owner != nullptr) {
+    for (const hooks::Inside& i : hooks::who_is_inside(owner)) {
       Holder holder;
       holder.what = i.tid ? "thread" : "an asynchronous callback";
       holder.tid = i.tid;

@@ -1,0 +1,11 @@
+#!/bin/bash
+# finds.sh PROGRAM MODULE: the core was broken on purpose, and the program must see it.
+output=$("$1" "$2" 2>&1)
+code=$?
+printf '%s\n' "$output"
+if [ "$code" -eq 1 ] && grep -q VIOLATION <<<"$output"; then
+  echo "found, as it must be"
+  exit 0
+fi
+echo "the program did not find what was broken on purpose (exit code $code)"
+exit 1
