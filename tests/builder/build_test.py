@@ -55,6 +55,20 @@ int __attribute__((noinline)) later(int x) {
 }
 int (*volatile keep)(int) = later;
 """
+DEBIAN_RULES = """\
+#!/usr/bin/make -f
+build build-arch:
+\t$(MAKE)
+binary binary-arch: build
+\tmkdir -p debian/prog/usr/bin debian/prog/DEBIAN
+\tcp prog debian/prog/usr/bin/
+\tstrip debian/prog/usr/bin/prog
+\tdpkg-gencontrol -Pdebian/prog
+\tdpkg-deb --root-owner-group --build debian/prog ..
+clean:
+\trm -rf debian/prog *.o prog
+.PHONY: build build-arch binary binary-arch clean
+"""
 COUNTERS = """\
 #ifndef SLOTS
 #define SLOTS 4
@@ -206,6 +220,43 @@ class Building(Tree):
         reverted = run(MOLT, "revert", "fix", "-p", process.pid)
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
+
+    def test_tools_that_show_code(self):
+        """readelf and objdump read the file; gdb and perf name the functions of the running process."""
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--cve", "CVE-1-1")
+        self.assert_built(done, said, "answer")
+        patch = self.folder / "fix.molt"
+        for words, found in (
+            (["readelf", "-SW"], ".text.answer"), (["readelf", "-sW"], "answer"), (["readelf", "-p", ".molt.info"], "cve=CVE-1-1"),
+            (["objdump", "-dr", "--section=.text.answer"], "R_X86_64_"),
+        ):  # fmt: skip
+            read = run(*words, patch)
+            self.assertEqual((read.returncode, read.stderr), (0, ""), words)
+            self.assertIn(found, read.stdout)
+        process = subprocess.Popen(
+            [self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=dict(os.environ, MOLT_PERF_MAP="1")
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        applied = run(MOLT, "apply", patch, "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        names = Path(f"/tmp/perf-{process.pid}.map")
+        self.addCleanup(names.unlink, missing_ok=True)
+        lines = [line.split(" ", 2) for line in names.read_text().splitlines()]
+        places = [int(begin, 16) for begin, _, name in lines if name == "answer"]
+        self.assertEqual(len(places), 1, lines)
+        if not shutil.which("gdb"):
+            self.skipTest("gdb is not installed (./run deps)")
+        asked = run(
+            "gdb", "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off",
+            "-p", process.pid, "-ex", f"info symbol {places[0] + 4:#x}",
+        )  # fmt: skip
+        if "Operation not permitted" in asked.stderr:
+            self.skipTest("ptrace is not permitted here")
+        self.assertRegex(asked.stdout, r"(?m)^answer \+ 4 in section", asked.stderr)
 
     def test_program_and_its_modules_in_one_patch(self):
         self.write(
@@ -518,6 +569,20 @@ class Building(Tree):
         done, said = self.molt_build(diff)
         self.assert_built(done, said, "answer")
         self.assertGreater(said["functions_compared"], 3)
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
+
+    @unittest.skipUnless(shutil.which("dpkg-buildpackage"), "no dpkg-dev")
+    def test_a_debian_package(self):
+        """What runs is stripped, and lies in the package's folder."""
+        self.write("debian/control", "Source: prog\nMaintainer: Nobody <n@example.org>\nRules-Requires-Root: no\n\nPackage: prog\nArchitecture: any\nDescription: a program\n")
+        self.write("debian/changelog", "prog (1) unstable; urgency=low\n\n  * New.\n\n -- Nobody <n@example.org>  Thu, 01 Jan 2026 00:00:00 +0000\n")
+        self.write("debian/source/format", "3.0 (native)\n")
+        self.write("debian/rules", DEBIAN_RULES)
+        (self.tree / "debian/rules").chmod(0o755)
+        build = ["dpkg-buildpackage", "-b", "-nc", "-us", "-uc", "-d"]
+        self.make_target(build, "debian/prog/usr/bin/prog")
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=build)
+        self.assert_built(done, said, "answer")
         self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_a_configure_script_and_a_build_below_the_tree(self):
