@@ -130,28 +130,10 @@ class Flow {
 
 // A file of which nothing is left is what it was before, its time too: nothing is compiled for it.
 Status Flow::leave_out(const Workspace& space) {
+  if (request_.leave_out.empty()) return {};
   auto notes = builder::leave_out(files_, request_.leave_out);
   if (!notes) return pass(notes);
-  auto base = records_of(space, "base");
-  if (!base) return pass(base);
-  std::set<std::string> others;
-  for (const auto& [output, record] : *base) {
-    for (const std::string& path : record.dependencies) {
-      const bool is_patched = std::ranges::any_of(
-          files_, [&](const PatchedFile& file) { return path == source_ + "/" + file.path; });
-      if (space.is_in_copy(path) && !is_patched) others.insert(path);
-    }
-  }
-  const auto is_named = [&](std::string_view name) {
-    return std::ranges::any_of(others, [&](const std::string& path) {
-      std::ifstream file(space.in_copy(path), std::ios::binary);
-      const std::string text{std::istreambuf_iterator<char>(file), {}};
-      return text.empty() || text.find(name) != text.npos;
-    });
-  };
-  const auto unread = leave_out_unread(files_, request_.patch.accept, is_named);
   result_.notes.insert(result_.notes.end(), notes->begin(), notes->end());
-  result_.notes.insert(result_.notes.end(), unread.begin(), unread.end());
   std::vector<PatchedFile> unchanged;
   std::ranges::copy_if(files_, std::back_inserter(unchanged),
                        [](const PatchedFile& file) { return file.old_text == file.new_text; });

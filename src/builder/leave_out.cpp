@@ -6,9 +6,7 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
-#include <iterator>
 #include <optional>
-#include <span>
 
 namespace molt::builder {
 namespace {
@@ -159,15 +157,12 @@ std::vector<std::string> texts_of(std::string_view text, const std::vector<TextR
   return texts;
 }
 
-struct Definition {
-  std::string_view name, other_name;  // what a typedef calls it
-  std::string_view keyword;
-  std::size_t begin = 0, brace = 0, end = 0;
-};
+}  // namespace
 
-std::vector<Definition> all_definitions(std::string_view code) {
+std::vector<TextRange> definitions_of(std::string_view text, std::string_view name) {
   constexpr std::array<std::string_view, 4> keywords = {"struct", "union", "class", "enum"};
-  std::vector<Definition> found;
+  const std::string code = Code(text).take();
+  std::vector<TextRange> found;
   for (std::size_t at = 0; at < code.size();) {
     const std::string_view word = word_at(code, at);
     if (word.empty()) {
@@ -182,128 +177,12 @@ std::vector<Definition> all_definitions(std::string_view code) {
     at = head->brace + 1;  // others may be defined inside
     const std::size_t end = end_of_bracket(code, head->brace);
     if (end == code.npos) continue;
-    const bool has_other = is_typedef(code, begin);
-    found.push_back({head->name, has_other ? word_at(code, skip_spaces(code, end)) : "", word,
-                     begin, head->brace, end});
+    const std::string_view behind = word_at(code, skip_spaces(code, end));
+    if (head->name == name || (is_typedef(code, begin) && behind == name)) {
+      found.push_back({begin, end});
+    }
   }
   return found;
-}
-
-// Names and numbers as they are, anything else by the character.
-std::vector<std::string_view> tokens_of(std::string_view code) {
-  std::vector<std::string_view> tokens;
-  for (std::size_t at = skip_spaces(code, 0); at < code.size(); at = skip_spaces(code, at)) {
-    const std::string_view word = word_at(code, at);
-    tokens.push_back(word.empty() ? code.substr(at, 1) : word);
-    at += tokens.back().size();
-  }
-  return tokens;
-}
-
-std::size_t count_of(std::string_view text, std::string_view name) {
-  std::size_t count = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::string_view word = word_at(text, at);
-    count += word == name ? 1 : 0;
-    at += std::max<std::size_t>(word.size(), 1);
-  }
-  return count;
-}
-
-// Numbers, pointers and arrays of them, which do nothing by being there; none for anything else.
-std::optional<std::vector<std::string_view>> plain_members(
-    std::span<const std::string_view> tokens) {
-  constexpr std::array<std::string_view, 13> numbers = {
-      "unsigned", "signed", "char",   "short",  "int",     "long",    "bool",
-      "_Bool",    "float",  "double", "size_t", "int64_t", "uint64_t"};
-  std::vector<std::string_view> names;
-  while (!tokens.empty()) {
-    const auto end = std::ranges::find(tokens, ";");
-    if (end == tokens.end()) return std::nullopt;
-    const std::span<const std::string_view> one(tokens.begin(), end);
-    tokens = tokens.subspan(one.size() + 1);
-    const auto tail =
-        std::ranges::find_if(one, [](std::string_view t) { return t == "[" || t == ":"; });
-    if (tail == one.begin() || std::ranges::any_of(one, [](std::string_view t) {
-          return t == "(" || t == "{" || t == "," || t == "=" || t == "<" || t == "static";
-        })) {
-      return std::nullopt;
-    }
-    const std::string_view name = *std::prev(tail);
-    const auto first = one.begin();
-    const bool is_pointer = std::find(first, tail, "*") != tail;
-    const bool is_number = std::all_of(first, std::prev(tail), [&](std::string_view t) {
-      return std::ranges::find(numbers, t) != numbers.end();
-    });
-    if (!is_of_name(name.front()) || std::prev(tail) == first || (!is_pointer && !is_number)) {
-      return std::nullopt;
-    }
-    names.push_back(name);
-  }
-  return names;
-}
-
-}  // namespace
-
-std::vector<TextRange> definitions_of(std::string_view text, std::string_view name) {
-  const std::string code = Code(text).take();
-  std::vector<TextRange> found;
-  for (const Definition& d : all_definitions(code)) {
-    if (d.name == name || d.other_name == name) found.push_back({d.begin, d.end});
-  }
-  return found;
-}
-
-std::vector<std::string> leave_out_unread(std::vector<PatchedFile>& files,
-                                          const std::vector<std::string>& accepted,
-                                          const std::function<bool(std::string_view)>& is_named) {
-  std::vector<std::string> notes;
-  for (PatchedFile& file : files) {
-    if (!file.old_text || !file.new_text) continue;
-    const std::string old_code = Code(*file.old_text).take();
-    const std::string new_code = Code(*file.new_text).take();
-    const auto before = all_definitions(old_code);
-    auto now = all_definitions(new_code);
-    // From the end, as what is replaced is shorter than it was; an inner one before its outer.
-    for (auto d = now.rbegin(); d != now.rend(); ++d) {
-      const std::string_view name = d->name.empty() ? d->other_name : d->name;
-      const bool is_free = d->keyword == "enum" || name.empty() ||
-                           std::ranges::any_of(accepted, [&](const std::string& one) {
-                             return one == name || one.ends_with(fmt::format("::{}", name));
-                           });
-      const auto same = [&](const Definition& o) {
-        return o.name == d->name && o.other_name == d->other_name && o.keyword == d->keyword;
-      };
-      const auto old = std::ranges::find_if(before, same);
-      if (is_free || std::ranges::count_if(before, same) != 1 ||
-          std::ranges::count_if(now, same) != 1) {
-        continue;
-      }
-      const std::string_view old_text =
-          std::string_view(*file.old_text).substr(old->begin, old->end - old->begin);
-      const std::string_view new_text =
-          std::string_view(*file.new_text).substr(d->begin, d->end - d->begin);
-      if (old_text.find('#') != old_text.npos || new_text.find('#') != new_text.npos) continue;
-      const auto a =
-          tokens_of(std::string_view(old_code).substr(old->begin, old->end - 1 - old->begin));
-      const auto b = tokens_of(std::string_view(new_code).substr(d->begin, d->end - 1 - d->begin));
-      if (b.size() <= a.size() || !std::equal(a.begin(), a.end(), b.begin())) continue;
-      const auto members = plain_members(std::span(b).subspan(a.size()));
-      const auto is_unread = [&](std::string_view member) {
-        std::size_t count = 0;
-        for (const PatchedFile& one : files) {
-          if (one.new_text) count += count_of(*one.new_text, member);
-        }
-        return count == 1 && !is_named(member);
-      };
-      if (!members || !std::ranges::all_of(*members, is_unread)) continue;
-      notes.push_back(
-          fmt::format("{}: {} {} stays as it is: nothing names what the diff adds to it ({})",
-                      file.path, d->keyword, name, fmt::join(*members, ", ")));
-      file.new_text->replace(d->begin, d->end - d->begin, old_text);
-    }
-  }
-  return notes;
 }
 
 Result<std::vector<std::string>> leave_out(std::vector<PatchedFile>& files,

@@ -2,23 +2,19 @@
 //
 // A type that programs have objects of keeps its definition, and the rest of the diff is compiled with it.
 // Whether the rest means the same then only the author knows: a counter that becomes unsigned may be the
-// fix. So this is done where he says so; what the diff does then is held to all that any diff is held to.
-// Of itself the builder does it in one case, where it shows that nothing is lost: L3.
+// fix, or a member that nobody reads, whose room is what a system call needed. So this is done where he says so,
+// and never otherwise; what the diff does then is held to all that any diff is held to.
 //
 // Roles      flow.cpp, between applying the diff and building with it.
 // Invariants L1 A definition stays whole: from its keyword to its brace, as the old file has it. What its
 //               size depends on elsewhere (a macro) is of the diff, and is refused as a change of the layout.
 //            L2 What cannot be found, or not told from another, is an error; nothing is left out by halves.
-//            L3 A member that the diff puts behind all others of a type, and whose name is nowhere else in
-//               what is compiled, is read and written by nobody. Objects stay as large as those that exist.
-//               In the middle it could have a value by its place in an initialiser, and shift others.
 // Refuses    Names that the diff has nothing of; a diff of which nothing is left.
 // Checked by tests/builder/leave_out_test.cpp, build_test.py
 #pragma once
 
 #include "builder/diff_file.hpp"
 
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,12 +25,6 @@ namespace molt::builder {
 // nothing is left have their old one. A note for each.
 [[nodiscard]] Result<std::vector<std::string>> leave_out(std::vector<PatchedFile>& files,
                                                          const std::vector<std::string>& what);
-
-// L3, unless the type's change is accepted as it is. `is_named`: whether a file that the diff does not change
-// has the name in it, comments and directives included. A note for each type.
-std::vector<std::string> leave_out_unread(std::vector<PatchedFile>& files,
-                                          const std::vector<std::string>& accepted,
-                                          const std::function<bool(std::string_view)>& is_named);
 
 struct TextRange {
   std::size_t begin = 0, end = 0;

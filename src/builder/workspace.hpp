@@ -69,8 +69,6 @@ class Workspace {
   std::string log(std::string_view phase) const { return folder_of(phase) + ".log"; }
   // Is the path in what was copied?
   bool is_in_copy(const std::string& path) const;
-  // Where the path is to be found by who is not in the namespace.
-  std::string in_copy(const std::string& path) const;
   // Was this copy built before, with the same command?
   bool is_warm() const { return is_warm_; }
   // Is it built in the tree's place? W4
@@ -104,6 +102,8 @@ class Workspace {
   bool resume(std::string_view state);
   void forget_broken_off();
   std::string copy_of(std::size_t index) const;
+  // Where the path is to be found by who is not in the namespace.
+  std::string in_copy(const std::string& path) const;
   Status check_elsewhere() const;
   struct Job {
     std::string program;

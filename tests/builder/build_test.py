@@ -373,27 +373,6 @@ class Building(Tree):
         done, said = self.molt_build(diff)
         self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
 
-    def test_a_member_that_nothing_names(self):
-        """It is left out by itself, whatever objects there are; named in another file alone, it is not."""
-        self.write("scale.h", "#define SCALE 2\n" + COUNTERS)
-        self.write("answer.c", COUNTING)
-        self.write("main.c", '#include "scale.h"\n' + MAIN)
-        self.write("Makefile", MAKEFILE.replace("main.o: main.c", "main.o: main.c scale.h"))
-        self.make_target()
-        grow = {
-            "scale_h": lambda text: text.replace("  char *name;\n", "  char *name;\n  long spare[4]; /* for later */\n"),
-            "answer_c": lambda text: text.replace("return c->used", "return 1000 + c->used"),
-        }
-        done, said = self.molt_build(self.diff(**grow))
-        self.assert_built(done, said, "answer")
-        self.assertIn("scale.h: struct counters stays as it is: nothing names what the diff adds to it (spare)", said["notes"])
-        self.assertEqual(said["units_compiled"], 1, "the header is what it was")
-        done, said = self.molt_build(self.diff(scale_h=grow["scale_h"]))
-        self.assertEqual((done.returncode, said["functions"], said["refusals"]), (0, [], []), done.stderr)
-        read = "long later(struct counters *c) { return c->spare[1]; }\n"
-        done, said = self.molt_build(self.diff(**grow, main_c=lambda text: text + read))
-        self.assert_refused(done, said, "layout_changed", "24 -> 56 bytes; member spare is new")
-
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()
         self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))

@@ -74,50 +74,5 @@ TEST(LeaveOut, nothing_by_halves) {
   EXPECT_FALSE(leave_out(files, {"a.h"})) << "nothing of the diff is left";
 }
 
-// What is left of a member that the diff adds: the new text of the file.
-std::string after(const std::string& before, const std::string& now, const std::string& other = "",
-                  const std::vector<std::string>& accepted = {}) {
-  std::vector<PatchedFile> files = {file("a.h", before, now)};
-  const auto notes = leave_out_unread(
-      files, accepted, [&](std::string_view name) { return other.find(name) != other.npos; });
-  EXPECT_EQ(notes.empty(), *files[0].new_text == now);
-  return *files[0].new_text;
-}
-
-TEST(LeaveOut, members_that_nothing_names) {
-  const std::string before = "struct a { int x; };\nint f(struct a *p) { return p->x; }\n";
-  const auto with = [](const std::string& members) {
-    return "struct a { int x; " + members + " };\nint f(struct a *p) { return p->x; }\n";
-  };
-  for (const char* members : {"int y;", "unsigned long y[4];", "struct b *y;", "unsigned y : 3;",
-                              "const char *y; double z;"}) {
-    EXPECT_EQ(after(before, with(members)), before) << members;
-  }
-  const std::string type = "typedef struct { int x; } a;\nint y;\n";
-  EXPECT_EQ(after(type, "typedef struct { int x; char *more; } a;\nint z;\n"),
-            "typedef struct { int x; } a;\nint z;\n");
-}
-
-TEST(LeaveOut, members_that_something_could_name_or_that_do_something_by_being_there) {
-  const std::string before = "struct a { int x; };\nint f(struct a *p) { return p->x; }\n";
-  const auto stays = [&](const std::string& now, const std::string& other = "",
-                         const std::vector<std::string>& accepted = {}) {
-    EXPECT_EQ(after(before, now, other, accepted), now);
-  };
-  const std::string now = "struct a { int x; int y; };\nint f(struct a *p) { return p->x; }\n";
-  stays("struct a { int x; int y; };\nint f(struct a *p) { return p->y; }\n");
-  stays("struct a { int x; int y; };\n#define Y y\nint f(struct a *p) { return p->x; }\n");
-  stays(now, "return p->y;");
-  stays(now, "", {"a"});
-  stays("struct a { int y; int x; };\nint f(struct a *p) { return p->x; }\n");
-  stays("struct a { long x; int y; };\nint f(struct a *p) { return p->x; }\n");
-  for (const char* member : {"lock y;", "std::string y;", "T y = 1;", "BIT(y);", "int (*y)(int);",
-                             "public: int y;", "int y, z;", "struct { int y; } z;", "int : 3;",
-                             "int y\n#if Z\n;\n#else\n[2];\n#endif\n"}) {
-    stays("struct a { int x; " + std::string(member) +
-          " };\nint f(struct a *p) { return p->x; }\n");
-  }
-}
-
 }  // namespace
 }  // namespace molt::builder
