@@ -2,6 +2,7 @@
 
 #include "builder/capture.hpp"
 #include "builder/diff_file.hpp"
+#include "builder/leave_out.hpp"
 #include "builder/line_guard.hpp"
 
 #include <fmt/format.h>
@@ -98,6 +99,7 @@ class Flow {
 
   Status build_three();
   static Status check_outputs(const Workspace& space);
+  Status leave_out(const Workspace& space);
   Status guard(const Workspace& space);
   static Status build_base(Workspace& space);
   static Status complete_base(Workspace& space, std::filesystem::file_time_type started);
@@ -116,6 +118,7 @@ class Flow {
 
   std::vector<RunningFile> running_;
   std::vector<PatchedFile> files_;
+  std::map<std::string, std::filesystem::file_time_type> times_;  // of the diff's files, before it
   std::string hunks_;
   std::string source_;
   std::string additions_;
@@ -124,6 +127,27 @@ class Flow {
   Records old_;
   std::vector<Unit> units_;
 };
+
+// A file of which nothing is left is what it was before, its time too: nothing is compiled for it.
+Status Flow::leave_out(const Workspace& space) {
+  if (request_.leave_out.empty()) return {};
+  auto notes = builder::leave_out(files_, request_.leave_out);
+  if (!notes) return pass(notes);
+  result_.notes.insert(result_.notes.end(), notes->begin(), notes->end());
+  std::vector<PatchedFile> unchanged;
+  std::ranges::copy_if(files_, std::back_inserter(unchanged),
+                       [](const PatchedFile& file) { return file.old_text == file.new_text; });
+  if (auto done = write_old(unchanged, space.tree()); !done) return done;
+  for (const PatchedFile& file : unchanged) {
+    std::error_code error;
+    const auto at = times_.find(file.path);
+    if (at != times_.end()) {
+      std::filesystem::last_write_time(space.tree() + "/" + file.path, at->second, error);
+    }
+  }
+  std::erase_if(files_, [](const PatchedFile& file) { return file.old_text == file.new_text; });
+  return {};
+}
 
 // The same files with #line directives; what the compiler sees of the diff.
 Status Flow::guard(const Workspace& space) {
@@ -189,13 +213,24 @@ Status Flow::build_three() {
     return done;
   }
 
-  auto applied = apply_diff(request_.diff, space.tree(),
-                            [&](const auto& files) { return space.mark_patched(files); });
+  auto applied = apply_diff(request_.diff, space.tree(), [&](const auto& files) {
+    for (const PatchedFile& file : files) {
+      std::error_code error;
+      const auto time = std::filesystem::last_write_time(space.tree() + "/" + file.path, error);
+      if (!error) times_[file.path] = time;
+    }
+    return space.mark_patched(files);
+  });
   if (!applied) {
     if (auto done = space.mark("clean"); !done) return done;
     return pass(applied);
   }
   files_ = std::move(*applied);
+  if (auto done = leave_out(space); !done) {
+    if (auto undone = write_old(files_, space.tree()); !undone) return undone;
+    if (auto marked = space.mark("clean"); !marked) return marked;
+    return done;
+  }
   if (auto done = guard(space); !done) return done;
   say("building with the diff");
   begin = Clock::now();
@@ -513,6 +548,10 @@ Status Flow::make_patch() {
 
   PatchOptions options = request_.patch;
   options.diff = hunks_;
+  for (const std::string& name : request_.leave_out) {
+    options.description +=
+        fmt::format("{}left out: {}", options.description.empty() ? "" : "; ", name);
+  }
   if (!additions_.empty()) options.additions.push_back(additions_);
   auto patch = build_patch(units_, all, options);
   if (!patch) {

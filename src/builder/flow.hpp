@@ -32,8 +32,9 @@ struct FlowRequest {
   std::string diff;  // a path
   std::vector<FlowTarget> targets;
   PatchOptions patch;
-  std::string callbacks;  // a C++ source to be compiled into the patch; "" for none
-  std::string include;    // the folder with molt/livepatch.h, for the callbacks
+  std::vector<std::string> leave_out;  // parts of the diff (leave_out.hpp)
+  std::string callbacks;               // a C++ source to be compiled into the patch; "" for none
+  std::string include;                 // the folder with molt/livepatch.h, for the callbacks
   // One line for the user, as each step begins.
   std::function<void(const std::string&)> say;
 };

@@ -103,7 +103,7 @@ struct Builder {
                         "not seen; build with -g",
                         s->unit->output));
       }
-      refuse_layouts(facts, options, refusals);
+      refuse_layouts(facts, options, edits, refusals);
       refuse_data(facts, options, refusals);
       refuse_moved_variables(facts, options, refusals, report.notes);
       refuse_constructors(facts, refusals);

@@ -1,6 +1,7 @@
 #include "builder/unsafe.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <string_view>
 
@@ -51,13 +52,48 @@ bool is_in_padding(const TypeLayout& a, const TypeLayout& b) {
   });
 }
 
+int last_line(const TypeLayout& layout) {
+  int last = layout.line;
+  for (const TypeMember& m : layout.members) last = std::max(last, m.line);
+  return last;
+}
+
+bool has_word(std::string_view text, std::string_view word) {
+  const auto is_of_name = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+  };
+  for (std::size_t at = text.find(word); at != text.npos; at = text.find(word, at + 1)) {
+    const std::size_t end = at + word.size();
+    if ((at == 0 || !is_of_name(text[at - 1])) && (end == text.size() || !is_of_name(text[end]))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// The diff edits the definition, and nothing else that it adds names a member that is new there: the rest
+// of it may well do with the type as it was.
+bool is_separate(const TypeLayout& a, const TypeLayout& b, const Edits& edits) {
+  if (!edits.touches(b.file, b.line, last_line(b), true) &&
+      !edits.touches(a.file, a.line, last_line(a), false)) {
+    return false;
+  }
+  return std::ranges::all_of(b.members, [&](const TypeMember& m) {
+    if (std::ranges::find(a.members, m.name, &TypeMember::name) != a.members.end()) return true;
+    return std::ranges::none_of(edits.lines(), [&](const EditedLine& e) {
+      const bool is_inside = b.file.ends_with(e.file) && e.line >= b.line && e.line <= last_line(b);
+      return e.added && !is_inside && has_word(e.text, m.name);
+    });
+  });
+}
+
 constexpr const char* state_advice =
     "keep it as it is and attach what is new by a shadow variable (molt_shadow_alloc), or convert "
     "what exists in a callback (--callbacks)";
 
 }  // namespace
 
-void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
+void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const Edits& edits,
                     std::vector<Refusal>& refusals) {
   for (const auto& [key, before] : facts.old_info->types) {
     const auto found = facts.new_info->types.find(key);
@@ -80,10 +116,13 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
         {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
          fmt::format("{} {}: {}{}; objects of the old layout may exist", before.kind, before.name,
                      what, is_padding ? ", in what was padding" : ""),
-         fmt::format("{}; --accept={} if {}", state_advice, before.name,
-                     is_padding
-                         ? "all are cleared when they are made, and 0 is right for those that exist"
-                         : "none can exist")});
+         fmt::format(
+             "{}; --accept={} if {}{}", state_advice, before.name,
+             is_padding ? "all are cleared when they are made, and 0 is right for those that exist"
+                        : "none can exist",
+             is_separate(before, after, edits)
+                 ? fmt::format("; --leave-out={} if the fix is not in the type", before.name)
+                 : "")});
   }
 }
 

@@ -23,8 +23,8 @@ struct UnitFacts {
   const DebugInfo* new_info;
 };
 
-// Appends to `refusals`.
-void refuse_layouts(const UnitFacts& facts, const PatchOptions& options,
+// Appends to `refusals`. `edits` tell whether the diff could do without what it does to the type.
+void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const Edits& edits,
                     std::vector<Refusal>& refusals);
 void refuse_data(const UnitFacts& facts, const PatchOptions& options,
                  std::vector<Refusal>& refusals);

@@ -36,6 +36,7 @@ struct BuildArguments {
   std::vector<std::string> cves;
   std::vector<std::string> keep_old;
   std::vector<std::string> accept;
+  std::vector<std::string> leave_out;
   std::string callbacks;
   std::vector<std::string> command;
 };
@@ -243,6 +244,7 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   request.patch.cves = arguments.cves;
   request.patch.keep_old = arguments.keep_old;
   request.patch.accept = arguments.accept;
+  request.leave_out = arguments.leave_out;
   request.patch.runtime = runtime_path();
   if (!arguments.callbacks.empty()) {
     request.callbacks = existing(arguments.callbacks, "the callbacks");
@@ -362,6 +364,9 @@ Runner declare_build(CLI::App& verb) {
           "NAME");
   several(verb.add_option("--accept", arguments->accept,
                           "A type or variable whose change is harmless; may be repeated"),
+          "NAME");
+  several(verb.add_option("--leave-out", arguments->leave_out,
+                          "A file of the diff, or a type, that stays as it is; may be repeated"),
           "NAME");
   verb.add_option("--callbacks", arguments->callbacks, "Hand-written callbacks, in C++")
       ->option_text("FILE");

@@ -55,6 +55,40 @@ int __attribute__((noinline)) later(int x) {
 }
 int (*volatile keep)(int) = later;
 """
+DEBIAN_RULES = """\
+#!/usr/bin/make -f
+build build-arch:
+\t$(MAKE)
+binary binary-arch: build
+\tmkdir -p debian/prog/usr/bin debian/prog/DEBIAN
+\tcp prog debian/prog/usr/bin/
+\tstrip debian/prog/usr/bin/prog
+\tdpkg-gencontrol -Pdebian/prog
+\tdpkg-deb --root-owner-group --build debian/prog ..
+clean:
+\trm -rf debian/prog *.o prog
+.PHONY: build build-arch binary binary-arch clean
+"""
+COUNTERS = """\
+#ifndef SLOTS
+#define SLOTS 4
+#endif
+struct counters {
+  long used; /* times { */
+  char slots[SLOTS];
+  char *name;
+};
+"""
+COUNTING = """\
+#include <stdlib.h>
+#include "scale.h"
+static struct counters *c;
+int answer(int x) {
+  if (!c) c = calloc(1, sizeof *c);
+  c->used += x / 5;
+  return c->used;
+}
+"""
 MAKEFILE = """\
 CFLAGS = -g -O2
 prog: main.o answer.o
@@ -187,6 +221,43 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_tools_that_show_code(self):
+        """readelf and objdump read the file; gdb and perf name the functions of the running process."""
+        self.make_target()
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--cve", "CVE-1-1")
+        self.assert_built(done, said, "answer")
+        patch = self.folder / "fix.molt"
+        for words, found in (
+            (["readelf", "-SW"], ".text.answer"), (["readelf", "-sW"], "answer"), (["readelf", "-p", ".molt.info"], "cve=CVE-1-1"),
+            (["objdump", "-dr", "--section=.text.answer"], "R_X86_64_"),
+        ):  # fmt: skip
+            read = run(*words, patch)
+            self.assertEqual((read.returncode, read.stderr), (0, ""), words)
+            self.assertIn(found, read.stdout)
+        process = subprocess.Popen(
+            [self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=dict(os.environ, MOLT_PERF_MAP="1")
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        applied = run(MOLT, "apply", patch, "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        names = Path(f"/tmp/perf-{process.pid}.map")
+        self.addCleanup(names.unlink, missing_ok=True)
+        lines = [line.split(" ", 2) for line in names.read_text().splitlines()]
+        places = [int(begin, 16) for begin, _, name in lines if name == "answer"]
+        self.assertEqual(len(places), 1, lines)
+        if not shutil.which("gdb"):
+            self.skipTest("gdb is not installed (./run deps)")
+        asked = run(
+            "gdb", "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off",
+            "-p", process.pid, "-ex", f"info symbol {places[0] + 4:#x}",
+        )  # fmt: skip
+        if "Operation not permitted" in asked.stderr:
+            self.skipTest("ptrace is not permitted here")
+        self.assertRegex(asked.stdout, r"(?m)^answer \+ 4 in section", asked.stderr)
+
     def test_program_and_its_modules_in_one_patch(self):
         self.write(
             "main.c",
@@ -262,6 +333,45 @@ class Building(Tree):
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--callbacks", source)
         self.assertEqual(done.returncode, 1)
         self.assertIn("callbacks.cpp", done.stderr + done.stdout)
+
+    def test_a_type_that_stays_as_it_is(self):
+        """Counters on the heap become narrower and change places: `--leave-out` keeps them, and what they hold."""
+        self.write("scale.h", "#define SCALE 2\n" + COUNTERS)
+        self.write("answer.c", COUNTING)
+        self.make_target()
+        diff = self.diff(
+            scale_h=lambda text: text.replace("  long used; /* times { */\n", "").replace("  char *name;\n", "  char *name;\n  unsigned used;\n"),
+            answer_c=lambda text: text.replace("return c->used", "return 1000 + c->used"),
+        )
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
+        self.assertIn("--leave-out=counters if the fix is not in the type", said["refusals"][0]["advice"])
+        done, said = self.molt_build(diff, "--leave-out", "counters", "--description", "counts")
+        self.assert_built(done, said, "answer")
+        self.assertIn("scale.h: counters stays as it is; what the diff does to it is left out", said["notes"])
+        self.assertIn(b"counts; left out: counters\0", (self.folder / "fix.molt").read_bytes())
+        process = subprocess.Popen([self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask():
+            process.stdin.write("\n")
+            return process.stdout.readline().split()[0]
+
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertEqual([ask(), ask()], ["1", "2"])
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        self.assertEqual(ask(), "1003")
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        self.assertEqual(ask(), "4")
+        # A file that is left out is not compiled for; the copy is clean, and the whole diff is refused as before.
+        done, said = self.molt_build(diff, "--leave-out", "scale.h")
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["units_compiled"], 1)
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
 
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()
@@ -438,6 +548,20 @@ class Building(Tree):
         done, said = self.molt_build(diff)
         self.assert_built(done, said, "answer")
         self.assertGreater(said["functions_compared"], 3)
+        self.assertEqual(said["functions_proven"], said["functions_compared"])
+
+    @unittest.skipUnless(shutil.which("dpkg-buildpackage"), "no dpkg-dev")
+    def test_a_debian_package(self):
+        """What runs is stripped, and lies in the package's folder."""
+        self.write("debian/control", "Source: prog\nMaintainer: Nobody <n@example.org>\nRules-Requires-Root: no\n\nPackage: prog\nArchitecture: any\nDescription: a program\n")
+        self.write("debian/changelog", "prog (1) unstable; urgency=low\n\n  * New.\n\n -- Nobody <n@example.org>  Thu, 01 Jan 2026 00:00:00 +0000\n")
+        self.write("debian/source/format", "3.0 (native)\n")
+        self.write("debian/rules", DEBIAN_RULES)
+        (self.tree / "debian/rules").chmod(0o755)
+        build = ["dpkg-buildpackage", "-b", "-nc", "-us", "-uc", "-d"]
+        self.make_target(build, "debian/prog/usr/bin/prog")
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), command=build)
+        self.assert_built(done, said, "answer")
         self.assertEqual(said["functions_proven"], said["functions_compared"])
 
     def test_a_configure_script_and_a_build_below_the_tree(self):
@@ -729,6 +853,37 @@ class Refusing(Tree):
         done, _ = self.molt_build(diff)
         self.assertEqual(done.returncode, 1)
         self.assertIn("does not apply", done.stderr + done.stdout)
+
+    def test_what_cannot_be_left_out(self):
+        """The rest needs the member; the size is said elsewhere; there is no such thing in the diff."""
+        self.write("scale.h", "#define SLOTS 4\n" + COUNTERS)
+        self.write("answer.c", COUNTING)
+        self.make_target()
+        needed = self.diff(
+            scale_h=lambda text: text.replace("  char *name;\n", "  char *name;\n  int most;\n"),
+            answer_c=lambda text: text.replace("  return", "  if (c->most < x) c->most = x;\n  return"),
+        )
+        done, said = self.molt_build(needed)
+        self.assert_refused(done, said, "layout_changed", "24 -> 32 bytes; member most is new")
+        self.assertNotIn("--leave-out", said["refusals"][0]["advice"])
+        done, _ = self.molt_build(needed, "--leave-out", "counters")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("most", done.stderr + done.stdout)
+        elsewhere = self.diff(
+            scale_h=lambda text: text.replace("SLOTS 4", "SLOTS 8").replace("  long used;", "  int used;"),
+            answer_c=lambda text: text.replace("return c->used", "return 1 + c->used"),
+        )
+        done, said = self.molt_build(elsewhere, "--leave-out", "counters")
+        self.assert_refused(done, said, "layout_changed", "member slots: char[4] (4 bytes) -> char[8]")
+        self.assertNotIn("--leave-out", said["refusals"][0]["advice"])
+        for name in ("nowhere", "answer", "main.c"):
+            done, _ = self.molt_build(elsewhere, "--leave-out", name)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"--leave-out={name}: the diff changes no file and no definition", done.stderr + done.stdout)
+        # And the copy is clean.
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace("return c->used", "return 5 + c->used")))
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["units_compiled"], 1)
 
     def test_build_that_fails_with_the_diff(self):
         self.make_target()

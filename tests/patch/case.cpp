@@ -46,6 +46,7 @@ Case read_case(const std::string& path) {
       if (key == "refuse:") std::istringstream(value) >> made.refuse_kind >> made.refuse_symbol;
       if (key == "note:") made.note = value;
       if (key == "keep:") made.keep = value;
+      if (key == "replaced:") made.replaced = value;
       if (key == "accept:") made.accept = value;
       if (key == "nothing") made.nothing = true;
       continue;

@@ -7,6 +7,7 @@
 //     # refuse: data_changed table          instead of run: kind and symbol
 //     # nothing                             instead: no functional change
 //     # note: ripple                        a word of a note
+//     # replaced: f g                       these functions of the program are led to new ones, and no others
 //     # keep: main
 //     == unit.c
 //     static int f(void) {
@@ -29,7 +30,7 @@ struct Source {
   bool is_changed() const { return !diff.empty(); }
 };
 struct Case {
-  std::string flags, only, run, refuse_kind, refuse_symbol, note, keep, accept;
+  std::string flags, only, run, refuse_kind, refuse_symbol, note, keep, accept, replaced;
   bool nothing = false;
   std::vector<Source> sources;
 };

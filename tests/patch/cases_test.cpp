@@ -83,6 +83,19 @@ std::string text_of(const std::vector<builder::Refusal>& refusals) {
   return text;
 }
 
+// "f g", sorted; a copy that the compiler made (f.constprop.0) as f.constprop.
+std::string replaced_by(const builder::PatchReport& report) {
+  std::set<std::string> names;
+  for (const auto& f : report.functions) {
+    const std::size_t number = f.name.find_last_not_of("0123456789");
+    const bool is_numbered = number != std::string::npos && f.name[number] == '.';
+    names.insert(is_numbered ? f.name.substr(0, number) : f.name);
+  }
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : " ") + name;
+  return text;
+}
+
 void run(World& world, const Case& made) {
   const std::string pid = std::to_string(world.pid());
   std::istringstream words(made.run);
@@ -137,6 +150,9 @@ TEST_P(Cases, AreBuiltOrRefused) {
     return;
   }
   ASSERT_FALSE(built->bytes.empty()) << "no functional change";
+  if (!made.replaced.empty()) {
+    EXPECT_EQ(made.replaced, replaced_by(built->report));
+  }
   world.write_patch(built->bytes);
   world.start();
   run(world, made);

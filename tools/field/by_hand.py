@@ -2,7 +2,7 @@
 
 by_hand/NAME.toml says what becomes of Debian's diff: files that it leaves alone (drop), and what stands
 there instead (edit: a pattern of the new text, what is put in its place, and how often); types that
-`--accept` lets through. by_hand/NAME.cpp is for `--callbacks`. Nothing of a package's is in them but
+`--accept` lets through, files and types for `--leave-out`. by_hand/NAME.cpp is for `--callbacks`. Nothing of a package's is in them but
 names.
 """
 
@@ -35,6 +35,7 @@ class Written:
 
     def options(self):
         options = sum((["--accept", name] for name in self.what.get("accept", [])), [])
+        options += sum((["--leave-out", name] for name in self.what.get("leave_out", [])), [])
         return options + (["--callbacks", str(self.callbacks)] if self.callbacks.exists() else [])
 
     def diff(self, tree, patch, scratch):

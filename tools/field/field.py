@@ -184,13 +184,14 @@ class Field:
             return
         print(f"field: {what.name}: {row['patch']}: refused; with what was written for it", file=sys.stderr)
         row["refused"], row["kinds"] = row["why"], row.get("kinds", [])
-        row.update(verdict="failed", why="", lines=written.lines(), accept=written.what.get("accept", []))
+        row.update(verdict="failed", why="", lines=written.lines(), accept=written.what.get("accept", []), leave_out=written.what.get("leave_out", []))
         diff = written.diff(tree, patch, what.scratch.parent / "by_hand")
         self.build_and_apply(what, tree, built, patch, row, diff, written.options())
         if row["verdict"] == "applied":
             row["verdict"] = BY_HAND
             row["why"] = f"{row['lines']} lines" if row["lines"] else ""
-            row["why"] += "".join(f"--accept={name}" for name in row["accept"])
+            options = [f"--accept={name}" for name in row["accept"]] + [f"--leave-out={name}" for name in row["leave_out"]]
+            row["why"] += " ".join(options)
         elif row["verdict"] in (*REFUSED, "no code"):
             row["verdict"], row["why"] = "failed", f"with what was written for it: {row['why']}"
 
@@ -324,7 +325,7 @@ class Field:
                 helped = [row for row in code if row["verdict"] == BY_HAND]
                 words = sum(not row["lines"] for row in helped)
                 if helped:
-                    summary.append(f"  and {words} with --accept or a part of the diff left out, {len(helped) - words} with lines of by_hand/")
+                    summary.append(f"  and {words} with --accept or --leave-out, {len(helped) - words} with lines of by_hand/")
         summary.append(f"{len(wrong)} wrong or failed")
         proven, compared = (sum(row.get(key, 0) for row in self.rows) for key in ("proven", "compared"))
         summary.append(f"{proven} of {compared} functions of all runs byte for byte those of the running file")
