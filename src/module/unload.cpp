@@ -168,13 +168,16 @@ std::string lasting_pointers(Module& module, Deadline deadline) {
 // tenth of a second; false: they follow each other for so long that somebody else shall try again.
 template <class Change>
 bool when_nobody_looks(Module& module, const Change& change) {
+#ifdef MOLT_MUTATE_FREE_UNDER_LOOKS
+  constexpr bool waits = false;
+#else
+  constexpr bool waits = true;
+#endif
   const Deadline deadline = Deadline::in_ms(look_patience_ms);
   Lock lock(manager().mutex);
-#ifndef MOLT_MUTATE_FREE_UNDER_LOOKS
-  while (module.inside != 0) {
+  while (waits && module.inside != 0) {
     if (!wait_for_change(lock, deadline, {})) return false;
   }
-#endif
   change();
   return true;
 }
