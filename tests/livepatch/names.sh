@@ -52,7 +52,8 @@ end() {
 trap end EXIT
 # What it does for a second, once it says that it is there.
 names_while() {
-  read -r line <&4 && [ "$line" = "$1" ] || fail "it ended before it was $1"
+  read -r line <&4
+  [ "$line" = "$1" ] || fail "it ended before it was $1"
   # tidy: sleep-ok how long perf looks
   output=$(perf record -q -e cpu-clock -F 2000 -o "$folder/data" -p "$pid" -- sleep 1 2>&1) || {
     grep -qiE 'permi|not supported|paranoid' <<<"$output" || fail "perf record failed"
