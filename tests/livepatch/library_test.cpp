@@ -3,10 +3,13 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <fstream>
 #include <mutex>
 #include <vector>
 
@@ -212,6 +215,108 @@ TEST(Library, BytesBesideAFunctionOfAStrippedLibraryAreLeftAlone) {
   EXPECT_EQ(std::string(code - around, code + around), before);
   dlclose(handle);
   taken();
+}
+
+// A static function that only .gnu_debugdata names.
+TEST(Library, AStaticFunctionOfAStrippedLibraryIsFoundInItsDebugData) {
+  Plugin hidden("liblp_hidden.so");
+  EXPECT_EQ(hidden.answer(), 1);
+  EXPECT_EQ(load_patch("lp_library", "object=liblp_hidden.so function=lp_unnamed"), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("(.gnu_debugdata)"), std::string::npos)
+      << molt_last_error();
+  ASSERT_EQ(apply("lp_library", "object=liblp_hidden.so function=lp_hidden"), "");
+  EXPECT_EQ(hidden.answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(hidden.answer(), 1);
+  taken();
+}
+
+// Maps the pages of a library's code anew, from its file.
+void map_code(const void* code, int how) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0, offset = 0;
+    int path_at = 0;
+    ASSERT_EQ(
+        std::sscanf(line.c_str(), "%lx-%lx %*s %lx %*s %*s %n", &begin, &end, &offset, &path_at),
+        3);
+    const auto at = reinterpret_cast<std::uintptr_t>(code);
+    if (at < begin || at >= end) continue;
+    const int file = open(line.c_str() + path_at, O_RDONLY | O_CLOEXEC);
+    ASSERT_GE(file, 0) << line;
+    void* where = reinterpret_cast<void*>(begin);
+    EXPECT_EQ(mmap(where, end - begin, PROT_READ | PROT_EXEC, how | MAP_FIXED, file,
+                   static_cast<off_t>(offset)),
+              where);
+    close(file);
+    return;
+  }
+  ADD_FAILURE() << "the code is nowhere";
+}
+
+// What is written there would be seen by everybody who has the file mapped.
+TEST(Entry, InASharedMappingIsRefused) {
+  void* handle = dlopen(path_of("liblp_hidden.so").c_str(), RTLD_NOW);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  const auto answer = reinterpret_cast<int (*)()>(dlsym(handle, "lp_plugin_answer"));
+  map_code(reinterpret_cast<const void*>(answer), MAP_SHARED);
+  EXPECT_EQ(load_patch("lp_library", "object=liblp_hidden.so"), -ENOTSUP);
+  EXPECT_NE(std::string(molt_last_error()).find("is mapped shared"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(answer(), 1);
+  map_code(reinterpret_cast<const void*>(answer), MAP_PRIVATE);
+  EXPECT_EQ(apply("lp_library", "object=liblp_hidden.so"), "");
+  EXPECT_EQ(answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(answer(), 1);
+  dlclose(handle);
+  taken();
+}
+
+// Takes all that is free within 4 GiB of it. What was taken.
+std::vector<std::pair<void*, std::size_t>> occupy_around(const void* code) {
+  constexpr std::uintptr_t reach = std::uintptr_t{1} << 32, page = 4096;
+  const auto at = reinterpret_cast<std::uintptr_t>(code) & ~(page - 1);
+  std::vector<std::pair<void*, std::size_t>> taken;
+  taken.reserve(10'000);
+  const auto take = [&](std::uintptr_t from, std::uintptr_t to) {
+    if (from >= to) return;
+    void* wanted = reinterpret_cast<void*>(from);
+    void* got = mmap(wanted, to - from, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got == wanted) taken.emplace_back(got, to - from);
+  };
+  std::ifstream maps("/proc/self/maps");
+  std::uintptr_t from = at - reach;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx", &begin, &end) != 2) continue;
+    if (end <= from) continue;
+    take(from, std::min<std::uintptr_t>(begin, at + reach));
+    from = end;
+  }
+  return taken;
+}
+
+// In a process of its own: no trampoline has been made there before.
+void apply_without_room() {
+  Plugin hidden("liblp_hidden.so");
+  const auto answer = [&] { return hidden.answer(); };
+  void* handle = dlopen(path_of("liblp_hidden.so").c_str(), RTLD_NOW | RTLD_NOLOAD);
+  const auto taken = occupy_around(dlsym(handle, "lp_plugin_answer"));
+  const int refused = load_patch("lp_library", "object=liblp_hidden.so");
+  std::fprintf(stderr, "refused with %d: %s\n", refused, molt_last_error());
+  const int meanwhile = answer();
+  for (const auto& [at, size] : taken) munmap(at, size);
+  const std::string then = apply("lp_library", "object=liblp_hidden.so");
+  std::fprintf(stderr, "then: %s\n", then.c_str());
+  const int at_last = answer();
+  const bool held = refused == -ENOMEM && meanwhile == 1 && then.empty() && at_last == 2;
+  _exit(held && revert("lp_library").empty() && answer() == 1 ? 0 : 1);
+}
+TEST(Entry, WithoutNearMemoryIsRefused) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(apply_without_room(), testing::ExitedWithCode(0), "within 2 GiB");
 }
 
 // L5: a thread that sleeps in a constructor holds the dynamic loader's lock, and no operation needs it.
