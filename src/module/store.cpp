@@ -131,6 +131,7 @@ Result<Stored> store_copy(std::span<const std::byte> content, const std::string&
     log::line("", "store: %s; loading from memory instead", stored.error().detail);
     return memory;
   }
+  if (memory.error().code == EBADF) return memory;  // the host, which has done it to both
   return fail(memory.error().code, "%s; and from memory: %s", stored.error().detail,
               memory.error().detail);
 }

@@ -345,6 +345,31 @@ class Attach(unittest.TestCase):
             target.kill()
         print(f"{told_so} of 40 died in the middle")
 
+    def test_killed_in_the_middle_of_any_verb(self):
+        """kill -9 of the command line, whatever it does: the target works, and does as the next one says."""
+        patch = TARGETS / "attach_other_word.so"
+        cycle = [("load", MODULE), ("apply", patch), ("hook", "list"), ("load", EXAMPLES / "count_opens.so"), ("list",),
+                 ("unload", "count_opens"), ("revert", "other_word"), ("unload", "plain")]
+        target = self.start("sleeper")
+        killed = 0
+        for n in range(64):
+            asking = subprocess.Popen([MOLT, *map(str, cycle[n % len(cycle)]), "-p", str(target.pid)],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(random.random() * 0.012)  # tidy: sleep-ok the moment is random on purpose
+            asking.kill()
+            killed += asking.wait() == -signal.SIGKILL
+        # What was begun comes to its end, or was given up; from either one can go on.
+        end = time.monotonic() + 30
+        while modules := json.loads(self.does("list", "-p", target.pid, "--json"))["modules"]:
+            told = [molt("revert" if module["name"] == "other_word" else "unload", "-p", target.pid, module["name"]).stderr
+                    for module in modules]
+            self.assertLess(time.monotonic(), end, told)
+        for verb in cycle:
+            self.does(*verb, "-p", target.pid)
+        self.does("detach", "-p", target.pid)
+        self.assertGreater(killed, 8)
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_in_namespaces(self):
         """Its own pids, mounts and /tmp: found and addressed by the pid that is seen here."""
         own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -118,6 +118,27 @@ class Straits(unittest.TestCase):
         said = sorted(parent.stdout.readline() for _ in range(101 + has_stranger))
         self.assertEqual(said, ["ok\n"] * (1 + has_stranger) + ["patched\n"] * 100)
 
+    def test_stripped(self):
+        """What a stripped program does not say of its own functions, the file of its debug symbols does, found by
+        build-id."""
+        folder = self.folder()
+        whole, program = TARGETS / "sleeper", folder / "sleeper"
+        subprocess.run(["strip", "-o", program, whole], check=True)
+        target = Target(self, [program])
+        self.assertIn("only those that it exports (stripped", self.does("doctor", target.pid))
+        self.refuses(1, "stripped; no debug file /usr/lib/debug/.build-id/", "apply", "-p", target.pid, PATCH)
+        self.assertEqual(target.end(), ("ok", 0))
+        notes = subprocess.run(["readelf", "-n", whole], capture_output=True, text=True, check=True).stdout
+        build_id = notes.split("Build ID: ")[1].split()[0]
+        symbols = folder / "debug/.build-id" / build_id[:2]
+        symbols.mkdir(parents=True)
+        subprocess.run(["objcopy", "--only-keep-debug", whole, symbols / f"{build_id[2:]}.debug"], check=True)
+        if not Path("/usr/lib/debug").is_dir():
+            self.skipTest("needs /usr/lib/debug, as libc6-dbg makes it")
+        target = self.with_mounts("mount --make-rprivate /; "
+                                  f"mount --bind {folder}/debug /usr/lib/debug", program)
+        self.full_service(target)
+
     def limit(self, target):
         lines = Path(f"/proc/{target.pid}/limits").read_text().splitlines()
         return next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
