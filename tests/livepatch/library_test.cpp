@@ -231,6 +231,44 @@ TEST(Library, AStaticFunctionOfAStrippedLibraryIsFoundInItsDebugData) {
   taken();
 }
 
+// Two static functions of one name: by name alone neither is meant.
+TEST(Library, AFunctionIsFoundByItsPosition) {
+  void* handle = dlopen(path_of("liblp_twins.so").c_str(), RTLD_NOW);
+  ASSERT_NE(handle, nullptr) << dlerror();
+  const auto answers = [&] {
+    const auto call = [&](const char* name) {
+      return reinterpret_cast<int (*)()>(dlsym(handle, name))();
+    };
+    return std::pair(call("lp_plugin_answer"), call("lp_plugin_twin"));
+  };
+  const std::string which = "object=liblp_twins.so function=lp_hidden position=";
+  EXPECT_EQ(load_patch("lp_library", (which + "0").c_str()), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("ambiguity"), std::string::npos)
+      << molt_last_error();
+  EXPECT_EQ(load_patch("lp_library", (which + "3").c_str()), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find("position 3"), std::string::npos)
+      << molt_last_error();
+  ASSERT_EQ(apply("lp_library", (which + "1").c_str()), "");
+  const auto [answer, twin] = answers();
+  EXPECT_EQ(answer + twin, 1 + 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  ASSERT_EQ(apply("lp_library", (which + "2").c_str()), "");
+  EXPECT_EQ(answers(), std::pair(twin, answer));
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(answers(), std::pair(1, 1));
+  dlclose(handle);
+  taken();
+}
+
+// A jump there would be jumped into.
+TEST(Entry, ThatIsBranchedIntoIsRefused) {
+  Plugin hidden("liblp_hidden.so");
+  EXPECT_EQ(load_patch("lp_library", "object=liblp_hidden.so function=lp_branches_back"), -ENOTSUP);
+  EXPECT_NE(std::string(molt_last_error()).find("branch"), std::string::npos) << molt_last_error();
+  EXPECT_EQ(hidden.answer(), 1);
+  taken();
+}
+
 // Maps the pages of a library's code anew, from its file.
 void map_code(const void* code, int how) {
   std::ifstream maps("/proc/self/maps");

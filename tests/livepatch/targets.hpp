@@ -9,8 +9,9 @@
 
 // Set by the test, read by old and new versions alike.
 struct Shared {
-  std::atomic<std::uint32_t> hold{0};    // lp_sleeper sleeps while this is 1
-  std::atomic<std::uint32_t> inside{0};  // threads in lp_sleeper
+  std::atomic<std::uint32_t> hold{0};      // lp_sleeper sleeps while this is 1
+  std::atomic<std::uint32_t> inside{0};    // threads in lp_sleeper
+  std::atomic<void*> returns_to{nullptr};  // of the new lp_keeps
 };
 extern "C" __attribute__((visibility("default"))) Shared lp_shared;
 
@@ -25,3 +26,5 @@ LP_TARGET int lp_inner();
 // Sleeps in the program's own wait until the test lets it go.
 LP_TARGET int lp_sleeper();
 LP_TARGET void lp_wait_while_held();
+// As lp_sleeper, and whether the word that it returns by is what it was: 1 if so, else -1.
+LP_TARGET int lp_keeps();

@@ -1,5 +1,6 @@
 // Patches applied, stacked, reversed, replaced and forced, with threads asleep and busy.
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
@@ -436,6 +437,68 @@ TEST(Entry, NeedsThreadsThatTakeTrapsStill) {
   EXPECT_EQ(revert("lp_two"), "");
   go_on();
   sleeper.join();
+}
+
+// Neither that of an activation that holds a transition up, which turns and begins again meanwhile, nor that of
+// a call through a gate.
+TEST(Transition, NoReturnAddressIsReplaced) {
+  lp_shared.hold = 1;
+  std::atomic<int> result{0};
+  std::thread old_one([&] { result = lp_keeps(); });
+  ASSERT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(load_patch("lp_two", "keeps=1"), 0) << molt_last_error();
+    EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
+    if (i == 0) EXPECT_EQ(revert("lp_two"), "");
+  }
+  std::atomic<int> result_of_new{0};
+  std::thread new_one([&] { result_of_new = lp_keeps(); });
+  EXPECT_TRUE(eventually([] { return lp_shared.inside == 2; }));
+  Dl_info returns_to{}, test{};
+  EXPECT_NE(dladdr(lp_shared.returns_to, &returns_to), 0);
+  EXPECT_NE(dladdr(reinterpret_cast<void*>(&lp_keeps), &test), 0);
+  EXPECT_EQ(returns_to.dli_fbase, test.dli_fbase);
+  lp_shared.hold = 0;
+  syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+  old_one.join();
+  new_one.join();
+  EXPECT_EQ(result, 1);
+  EXPECT_EQ(result_of_new, 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_two"), "");
+}
+
+// Where the entry's jump leads to lies in the module itself.
+TEST(Transition, AfterItCallsGoByADirectJump) {
+  const auto leads_to = []() -> const unsigned char* {
+    const auto* entry = reinterpret_cast<const unsigned char*>(&lp_answer);
+    if (entry[0] == 0xf3) entry += 4;  // endbr64
+    if (entry[0] != 0xe9) return nullptr;
+    std::int32_t distance;
+    std::memcpy(&distance, entry + 1, sizeof distance);
+    return entry + 5 + distance;
+  };
+  const auto file_of = [](const unsigned char* code) -> std::string {
+    Dl_info info{};
+    return code != nullptr && dladdr(code, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname
+                                                                                    : "";
+  };
+  EXPECT_EQ(leads_to(), nullptr);
+  {
+    Sleeper sleeper;
+    ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+    EXPECT_NE(leads_to(), nullptr);
+    EXPECT_EQ(file_of(leads_to()), "");  // a gate
+  }
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  const unsigned char* direct = leads_to();
+  ASSERT_NE(direct, nullptr);
+  if (file_of(direct).empty()) {
+    // The module lies beyond the reach of a jump: one more, to it.
+    ASSERT_EQ(direct[0] == 0x3e ? direct[1] : direct[0], 0xff);
+  }
+  EXPECT_EQ(revert("lp_two"), "");
+  EXPECT_EQ(leads_to(), nullptr);
 }
 
 TEST(Transition, BusyThreadsSeeOneVersionPerActivation) {

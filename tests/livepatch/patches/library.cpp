@@ -10,6 +10,7 @@
 MOLT_PARAM(bool, sleeper, false, "replace lp_sleeper of the program", 0)
 MOLT_PARAM(std::string, object, "liblp_plugin.so", "what the library is called", 0)
 MOLT_PARAM(std::string, function, "lp_plugin_answer", "the function of the library", 0)
+MOLT_PARAM(unsigned, position, 0, "which one of that name", 0)
 MOLT_PARAM(bool, missing, false, "name a function that the library has not", 0)
 MOLT_PARAM(std::string, loads, "", "a library that callbacks load and unload", 0)
 MOLT_PARAM(int, pre_patch_ret, 0, "what pre_patch answers for the library", 0)
@@ -43,7 +44,7 @@ static int start() {
   if (sleeper) of_program[0] = molt::replacement("lp_sleeper", new_sleeper);
   static std::string name_of_function;
   name_of_function = function.get();
-  of_library[0] = molt::replacement(name_of_function.c_str(), new_answer);
+  of_library[0] = molt::replacement(name_of_function.c_str(), new_answer, position);
   if (missing) of_library[1] = molt::replacement("lp_nowhere", new_answer);
   static molt_patch_object objects[3] = {};
   int n = 0;

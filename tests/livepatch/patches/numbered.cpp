@@ -7,6 +7,7 @@ MOLT_PARAM(bool, answer, true, "replace lp_answer", 0)
 MOLT_PARAM(bool, untouched, false, "replace lp_untouched", 0)
 MOLT_PARAM(bool, nested, false, "replace lp_outer and lp_inner", 0)
 MOLT_PARAM(bool, sleeper, false, "replace lp_sleeper", 0)
+MOLT_PARAM(bool, keeps, false, "replace lp_keeps", 0)
 MOLT_PARAM(bool, libc, false, "replace getpid of the C library", 0)
 MOLT_PARAM(bool, prepared, false, "replace lp_prepared", 0)
 MOLT_PARAM(bool, replace, false, "atomic replace", 0)
@@ -26,6 +27,12 @@ static int new_outer(int depth) {
   return first == LP_VERSION && nested_one == LP_VERSION && lp_inner() == LP_VERSION ? LP_VERSION
                                                                                      : -1;
 }
+// Returns to the caller itself: to where the test's own call is.
+static int new_keeps() {
+  lp_shared.returns_to = __builtin_return_address(0);
+  lp_wait_while_held();
+  return lp_shared.returns_to == __builtin_return_address(0) ? LP_VERSION : -1;
+}
 static int new_sleeper() {
   lp_wait_while_held();
   asm volatile("");
@@ -37,7 +44,7 @@ MOLT_MODULE(LP_NAME, "1.0", "Apache-2.0", "answers another number")
 MOLT_LIVEPATCH_MODULE
 
 static int start() {
-  static molt_patch_func funcs[7] = {};
+  static molt_patch_func funcs[8] = {};
   int n = 0;
   if (answer) funcs[n++] = molt::replacement("lp_answer", new_answer);
   if (nested) {
@@ -45,6 +52,7 @@ static int start() {
     funcs[n++] = molt::replacement("lp_inner", new_inner);
   }
   if (untouched) funcs[n++] = molt::replacement("lp_untouched", new_untouched);
+  if (keeps) funcs[n++] = molt::replacement("lp_keeps", new_keeps);
   if (prepared) funcs[n++] = molt::replacement("lp_prepared", new_prepared);
   if (sleeper) {
     funcs[n++] = molt::replacement("lp_sleeper", new_sleeper, 0,
