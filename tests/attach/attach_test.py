@@ -359,6 +359,7 @@ class Attach(unittest.TestCase):
             asking.kill()
             killed += asking.wait() == -signal.SIGKILL
         # What was begun comes to its end, or was given up; from either one can go on.
+        self.does("attach", "-p", target.pid)
         end = time.monotonic() + 30
         while modules := json.loads(self.does("list", "-p", target.pid, "--json"))["modules"]:
             told = [molt("revert" if module["name"] == "other_word" else "unload", "-p", target.pid, module["name"]).stderr

@@ -83,6 +83,10 @@ class Straits(unittest.TestCase):
             self.addCleanup(ending)
         for _ in range(102 + has_stranger):
             self.assertTrue(parent.stdout.readline().startswith("ready"))
+        end = time.monotonic() + 20
+        while Path(f"/proc/{parent.pid}/comm").read_text() != "sleep\n":
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)  # tidy: sleep-ok until it is what it will be, bounded
         children = list(map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()))
         by_program = {}
         for pid in children:
