@@ -383,7 +383,9 @@ Result<Symbols> read_symbols(const NamedObject& object, const SymbolOptions& opt
   if (file) {
     complete = add_static_symbols(builder, file->input, file->sections, owner, options);
   } else {
-    builder.note("its file cannot be read, or is another since it was loaded");
+    builder.note(object.path.empty()
+                     ? "/proc/self/exe cannot be read"
+                     : "its file cannot be read, or is another since it was loaded");
     complete = add_debug_file(builder, "", owner, options);
   }
   if (!complete) return pass(complete);
