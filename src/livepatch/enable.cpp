@@ -218,8 +218,8 @@ Status set_up_once() {
   std::lock_guard lock(*mutex);
   if (done) return {};
   if (Status ok = gate::setup(); !ok) return ok;
-  // Its files are opened while symbols are looked up.
-  if (Status ok = threads::begin_census(); !ok) return ok;
+  // To its end: the census thread asks the dynamic loader when it begins, and no operation may wait for that.
+  if (Status ok = threads::start_census(); !ok) return ok;
   done = true;
   return {};
 }
@@ -295,7 +295,6 @@ Status enable(molt_module* owner, PatchPtr patch, const void* own_frame) {
     return fail(EBUSY, "%s: patch %s is in transition: %s", patch->name.c_str(),
                 e.transition.patch->name.c_str(), holders_text(e.transition).c_str());
   }
-  if (Status ok = threads::start_census(); !ok) return ok;
 
   const Observer* observer;
   {
