@@ -158,10 +158,12 @@ std::string user_name(uid_t uid) {
 bool has_inherited(const Process& process) {
   std::ifstream in(fmt::format("/proc/{}/maps", process.pid));
   bool has_runtime = false, has_modules = false;
+  // A process that uses Molt and did not ask to be controlled has a store of its own.
+  const std::string own_store = fmt::format("/{}/store/", process.inner_pid);
   for (std::string line; std::getline(in, line);) {
     const auto has = [&](std::string_view part) { return line.find(part) != std::string::npos; };
     has_runtime |= has("/libmolt.so") || has("/memfd:libmolt.so");
-    has_modules |= has("/memfd:molt:") || (has("/molt") && has("/store/"));
+    has_modules |= has("/memfd:molt:") || (has("/molt") && has("/store/") && !has(own_store));
     if (has_runtime && has_modules) return true;
   }
   return false;

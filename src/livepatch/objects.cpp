@@ -134,6 +134,7 @@ Status resolve(Object& object) {
                                     ? reinterpret_cast<std::uintptr_t>(object.binding.descriptor)
                                     : object.binding.extent.begin);
   if (!loaded) return pass(loaded);
+  if (!loaded->is_program) forget_stale_sites(*loaded);
   // Read for the first function that was not patched before: a big program's take milliseconds.
   std::optional<ObjectSymbols> in;
   for (const auto& func : object.funcs) {

@@ -429,6 +429,24 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
   ways_in.add(slow.begin, slow.end);
 }
 
+void forget_stale_sites(const elf::NamedObject& object) {
+  const std::string path = object.is_program ? "" : object.path;
+  std::vector<std::uintptr_t> stale;
+  for (const auto& site : sites().all) {
+    if (!object.extent.contains(site->address) || site->gate != nullptr || !site->stack.empty()) {
+      continue;
+    }
+    const arch::Redirect& redirect = site->seat->redirect;
+    const bool is_there = redirect.form != arch::RedirectForm::absent;
+    if (site->seat->is_gone || site->seat->object != path ||
+        !(is_there || arch::intact(redirect))) {
+      stale.push_back(site->address);
+    }
+  }
+  threads::RangeSet ignored;
+  for (const std::uintptr_t address : stale) forget_sites({address, address + 1}, ignored);
+}
+
 std::vector<Site*> patched_sites() {
   std::vector<Site*> patched;
   for (const auto& site : sites().all) {

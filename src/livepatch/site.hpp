@@ -127,6 +127,9 @@ bool has_short_jumps();
 // has put the entries back if the memory is still there. `ways_in`: code from which a thread may still
 // come to one of the entries, or to what was displaced there.
 void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in);
+// Of functions that were patched once, of a library that has gone since, with nobody told: patches that name it
+// alone see to that. Another one lies there now.
+void forget_stale_sites(const elf::NamedObject& object);
 // All sites that have versions.
 std::vector<Site*> patched_sites();
 

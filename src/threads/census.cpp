@@ -381,11 +381,7 @@ void Census::wipe() {
 // --- the census thread ----------------------------------------------------------------------------
 
 struct CensusKeeper {
-  static Status begin_locked();
   static Status start_locked();
-  void await_start() {
-    while (word.load(std::memory_order_acquire) == starting) futex_wait(word, starting);
-  }
   static void* run(void* self);
   bool end_for_now();
 
@@ -459,37 +455,22 @@ bool CensusKeeper::end_for_now() {
   return ends;
 }
 
-Status CensusKeeper::begin_locked() {
+Status CensusKeeper::start_locked() {
   // A child made without fork handlers (a system call of its own) has the keeper's memory only.
   if (g_keeper == nullptr || g_keeper->process != getpid()) g_keeper = new CensusKeeper;
   CensusKeeper& keeper = *g_keeper;
-  // Pairs with the end of set_up(): what it found is written then.
-  if (keeper.word.load(std::memory_order_acquire) == starting || keeper.census != nullptr) {
-    return {};
-  }
+  if (keeper.census != nullptr) return {};
   keeper.word.store(starting, std::memory_order_relaxed);
   auto thread = start_thread("molt-census", census_stack, run, &keeper);
-  if (!thread) {
-    keeper.word.store(idle, std::memory_order_relaxed);
-    return pass(thread);
-  }
+  if (!thread) return pass(thread);
   pthread_detach(*thread);
-  return {};
-}
-
-Status CensusKeeper::start_locked() {
-  if (Status ok = begin_locked(); !ok) return ok;
-  g_keeper->await_start();
-  return g_keeper->census != nullptr ? Status() : g_keeper->started;
+  while (keeper.word.load(std::memory_order_acquire) == starting) {
+    futex_wait(keeper.word, starting);
+  }
+  return keeper.started;
 }
 
 bool on_census_thread() { return t_census != nullptr; }
-
-Status begin_census() {
-  if (on_census_thread()) return {};
-  std::lock_guard lock(g_askers);
-  return CensusKeeper::begin_locked();
-}
 
 Status start_census() {
   if (on_census_thread()) return {};
@@ -519,10 +500,8 @@ void let_census_end(int idle_ms) { g_idle_ms.store(idle_ms, std::memory_order_re
 void stop_census() {
   if (on_census_thread()) return;
   std::lock_guard lock(g_askers);
-  if (g_keeper == nullptr || g_keeper->process != getpid()) return;
+  if (g_keeper == nullptr || g_keeper->process != getpid() || g_keeper->census == nullptr) return;
   CensusKeeper& keeper = *g_keeper;
-  keeper.await_start();
-  if (keeper.census == nullptr) return;
   keeper.word.store(CensusKeeper::leaving, std::memory_order_release);
   futex_wake_all(keeper.word);
   while (keeper.word.load(std::memory_order_acquire) == CensusKeeper::leaving) {
@@ -530,10 +509,7 @@ void stop_census() {
   }
 }
 
-void census_before_fork() {
-  g_askers.lock();
-  if (g_keeper != nullptr && g_keeper->process == getpid()) g_keeper->await_start();
-}
+void census_before_fork() { g_askers.lock(); }
 
 void census_after_fork(bool child) {
   if (child) {

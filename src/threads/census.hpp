@@ -209,9 +209,6 @@ class Census {
 // (Refuses). Everything below does it by itself.
 [[nodiscard]] Status start_census();
 
-// The same without waiting: whoever asks first does. So a caller's other work can be done meanwhile.
-[[nodiscard]] Status begin_census();
-
 // From now on the census thread ends when nothing was asked for so long; -1: never. It stays where the
 // process has given up the right to open its threads' files, which it has.
 void let_census_end(int idle_ms);

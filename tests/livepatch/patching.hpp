@@ -20,15 +20,15 @@ inline int load_patch(const std::string& name, const char* args = nullptr) {
 }
 
 // "" or why not.
-inline std::string apply(const std::string& name, const char* args = nullptr) {
+inline std::string apply(const std::string& name, const char* args = nullptr, int wait_ms = 5000) {
   if (load_patch(name, args) != 0) return molt_last_error();
-  if (molt_patch_wait(5000) != 0) return molt_last_error();
+  if (molt_patch_wait(wait_ms) != 0) return molt_last_error();
   return "";
 }
 
-inline std::string revert(const std::string& name) {
+inline std::string revert(const std::string& name, int wait_ms = 5000) {
   if (molt_patch_set_enabled(name.c_str(), 0) != 0) return molt_last_error();
-  if (molt_patch_wait(5000) != 0) return molt_last_error();
+  if (molt_patch_wait(wait_ms) != 0) return molt_last_error();
   if (molt_unload(name.c_str(), 0, -1) != 0) return molt_last_error();
   return "";
 }

@@ -207,21 +207,6 @@ TEST(Fork, TheChildHasACensusOfItsOwn) {
   listed();
 }
 
-// Begun and not waited for: forks, ends and questions wait until it has begun.
-TEST(Fork, WhileTheCensusBegins) {
-  for (int i = 0; i < 20; ++i) {
-    stop_census();
-    ASSERT_TRUE(begin_census());
-    ASSERT_TRUE(begin_census());
-    EXPECT_EQ(in_child([] { return listed().size() == 1 ? 0 : 1; }), 0);
-    EXPECT_FALSE(listed().empty());
-  }
-  stop_census();
-  ASSERT_TRUE(begin_census());
-  stop_census();
-  EXPECT_FALSE(listed().empty());
-}
-
 // The child's only thread runs on the stack of the one that forked.
 TEST(Fork, FromAnotherThread) {
   listed();

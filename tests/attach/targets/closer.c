@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 
 static int is_over(void) {
   struct pollfd input = {0, POLLIN, 0};
-  return poll(&input, 1, 1) != 0;
+  return poll(&input, 1, 1) > 0;
 }
 
 static int good(int fd) {
@@ -30,7 +31,26 @@ static int hostile(void) {
   return 0;
 }
 
+static volatile sig_atomic_t is_paused;
+static void pause_or_go_on(int signal) { is_paused = signal == SIGUSR1; }
+
+static void pause_if_asked(void) {
+  sigset_t both, before;
+  sigemptyset(&both);
+  sigaddset(&both, SIGUSR1);
+  sigaddset(&both, SIGUSR2);
+  sigprocmask(SIG_BLOCK, &both, &before);
+  if (is_paused) {
+    puts("paused");
+    fflush(stdout);
+    while (is_paused) sigsuspend(&before);
+  }
+  sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
 int main(int argc, char** argv) {
+  signal(SIGUSR1, pause_or_go_on);
+  signal(SIGUSR2, pause_or_go_on);
   const int is_hostile = argc > 1 && strcmp(argv[1], "hostile") == 0;
   const int only_children = argc > 1 && strcmp(argv[1], "children") == 0;
   puts("ready");
@@ -38,6 +58,7 @@ int main(int argc, char** argv) {
   if (is_hostile) return hostile();
   long rounds = 0;
   for (; !is_over(); ++rounds) {
+    pause_if_asked();
     if (only_children) rounds |= 3;
     if (rounds % 4 == 0) closefrom(3);
     if (rounds % 4 == 1) close_range(3, ~0u, 0);
