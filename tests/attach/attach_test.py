@@ -133,7 +133,7 @@ class Attach(unittest.TestCase):
         """Two threads each (docs/design/attach.md has why not one), and neither wakes up."""
         def names():
             return [sorted(name for name, _ in own_threads(target.pid)) for target in targets]
-        end = time.monotonic() + 20
+        end = time.monotonic() + 45
         before = None
         while names() != [["molt", "molt-worker"]] * len(targets) or before != (
                 before := [own_threads(target.pid) for target in targets]):
