@@ -437,9 +437,12 @@ void forget_stale_sites(const elf::NamedObject& object) {
       continue;
     }
     const arch::Redirect& redirect = site->seat->redirect;
-    const bool is_there = redirect.form != arch::RedirectForm::absent;
-    if (site->seat->is_gone || site->seat->object != path ||
-        !(is_there || arch::intact(redirect))) {
+    // Our jump went with its memory; what is there is as it was when the entry was first seen.
+    arch::Redirect untouched = redirect;
+    untouched.form = arch::RedirectForm::absent;
+    const bool is_ours = arch::intact(redirect);
+    const bool is_new = !is_ours && (redirect.form == untouched.form || arch::intact(untouched));
+    if (site->seat->is_gone || site->seat->object != path || is_new) {
       stale.push_back(site->address);
     }
   }
