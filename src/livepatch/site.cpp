@@ -430,7 +430,6 @@ void forget_sites(const elf::Range& extent, threads::RangeSet& ways_in) {
 }
 
 void forget_stale_sites(const elf::NamedObject& object) {
-  const std::string path = object.is_program ? "" : object.path;
   std::vector<std::uintptr_t> stale;
   for (const auto& site : sites().all) {
     if (!object.extent.contains(site->address) || site->gate != nullptr || !site->stack.empty()) {
@@ -442,7 +441,7 @@ void forget_stale_sites(const elf::NamedObject& object) {
     untouched.form = arch::RedirectForm::absent;
     const bool is_ours = arch::intact(redirect);
     const bool is_new = !is_ours && (redirect.form == untouched.form || arch::intact(untouched));
-    if (site->seat->is_gone || site->seat->object != path || is_new) {
+    if (site->seat->is_gone || site->seat->object != object.path || is_new) {
       stale.push_back(site->address);
     }
   }

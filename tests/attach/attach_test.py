@@ -355,7 +355,7 @@ class Attach(unittest.TestCase):
         for n in range(64):
             asking = subprocess.Popen([MOLT, *map(str, cycle[n % len(cycle)]), "-p", str(target.pid)],
                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(random.random() * 0.012)  # tidy: sleep-ok the moment is random on purpose
+            time.sleep(random.random() * 0.004)  # tidy: sleep-ok the moment is random on purpose
             asking.kill()
             killed += asking.wait() == -signal.SIGKILL
         # What was begun comes to its end, or was given up; from either one can go on.

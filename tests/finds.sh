@@ -1,6 +1,6 @@
 #!/bin/bash
-# finds.sh PROGRAM MODULE: the core was broken on purpose, and the program must see it.
-output=$("$1" "$2" 2>&1)
+# finds.sh PROGRAM ARGUMENT...: what was broken on purpose must be found out by the program, the sooner the better.
+output=$("$@" 2>&1)
 code=$?
 printf '%s\n' "$output"
 if [ "$code" -eq 1 ] && grep -q VIOLATION <<<"$output"; then
