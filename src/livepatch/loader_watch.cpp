@@ -47,7 +47,6 @@ Names& names() {
 struct Slot {
   std::atomic<std::uintptr_t> init{0}, fini{0};  // the library's own
   std::uintptr_t bias = 0, dynamic = 0;          // 0: free
-  bool hooked = false;
   elf::Range extent;
 };
 constexpr std::size_t most_libraries = 64;
@@ -113,13 +112,13 @@ std::uintptr_t dynamic_of(const dl_phdr_info& info) {
 // Called with the loader's list locked: the library cannot be unmapped meanwhile. Allocates nothing.
 bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const OwnFd& mem) {
   const std::uintptr_t dynamic = dynamic_of(info);
+  if (dynamic == 0) return false;
   Slot* slot = nullptr;
   for (Slot& s : g_slots) {
-    if (s.dynamic == dynamic && s.hooked) return true;
     if (s.dynamic == dynamic) slot = &s;
     if (s.dynamic == 0 && slot == nullptr) slot = &s;
   }
-  if (dynamic == 0 || slot == nullptr) return false;
+  if (slot == nullptr) return false;
   const auto* init = static_cast<Elf64_Dyn*>(nullptr);
   const auto* fini = init;
   for (const auto* entry = reinterpret_cast<const Elf64_Dyn*>(dynamic); entry->d_tag != DT_NULL;
@@ -129,6 +128,12 @@ bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const OwnFd
   }
   if (init == nullptr || fini == nullptr) return false;
   const Pair& pair = g_pairs[static_cast<std::size_t>(slot - g_slots)];
+  const auto ours = [&](auto* function) {
+    return reinterpret_cast<std::uintptr_t>(function) - info.dlpi_addr;
+  };
+  // What the library says, not what we remember: one that went while nobody watched left its slot behind, and
+  // this one may lie where it lay.
+  if (init->d_un.d_ptr == ours(pair.come) && fini->d_un.d_ptr == ours(pair.go)) return true;
   slot->bias = info.dlpi_addr;
   slot->extent = extent;
   const std::uintptr_t fini_own = info.dlpi_addr + fini->d_un.d_ptr;
@@ -137,29 +142,28 @@ bool hook_locked(const dl_phdr_info& info, const elf::Range& extent, const OwnFd
   const auto place = [](const Elf64_Dyn* entry) {
     return reinterpret_cast<std::uintptr_t>(&entry->d_un.d_ptr);
   };
-  const auto ours = [&](auto* function) {
-    return reinterpret_cast<std::uintptr_t>(function) - info.dlpi_addr;
-  };
   if (!write_word(mem, place(fini), ours(pair.go))) return false;
   if (!write_word(mem, place(init), ours(pair.come))) {
     write_word(mem, place(fini), fini_own - info.dlpi_addr);
     return false;
   }
-  slot->hooked = true;
   slot->dynamic = dynamic;
   return true;
 }
 
-// With the library in memory.
-void unhook(Slot& slot, const OwnFd& mem) {
-  slot.hooked = false;
+// With the library in memory. What is not ours there is another library's, in the place of one that has gone.
+void unhook(const Slot& slot, const OwnFd& mem) {
+  const Pair& pair = g_pairs[static_cast<std::size_t>(&slot - g_slots)];
+  const auto restore = [&](const Elf64_Dyn& entry, auto* ours, std::uintptr_t own) {
+    if (slot.bias + entry.d_un.d_ptr != reinterpret_cast<std::uintptr_t>(ours)) return;
+    write_word(mem, reinterpret_cast<std::uintptr_t>(&entry.d_un.d_ptr), own - slot.bias);
+  };
   for (const auto* entry = reinterpret_cast<const Elf64_Dyn*>(slot.dynamic);
        entry->d_tag != DT_NULL; ++entry) {
-    const auto place = reinterpret_cast<std::uintptr_t>(&entry->d_un.d_ptr);
     if (entry->d_tag == DT_INIT) {
-      write_word(mem, place, slot.init.load(std::memory_order_relaxed) - slot.bias);
+      restore(*entry, pair.come, slot.init.load(std::memory_order_relaxed));
     } else if (entry->d_tag == DT_FINI) {
-      write_word(mem, place, slot.fini.load(std::memory_order_relaxed) - slot.bias);
+      restore(*entry, pair.go, slot.fini.load(std::memory_order_relaxed));
     }
   }
 }
@@ -176,7 +180,7 @@ void free_slots() {
   });
   std::lock_guard lock(g_slots_mutex);
   for (std::size_t i = 0; i < most_libraries; ++i) {
-    if (!there[i]) g_slots[i].dynamic = 0, g_slots[i].hooked = false;
+    if (!there[i]) g_slots[i].dynamic = 0;
   }
 }
 
@@ -363,6 +367,7 @@ void watch_begins(Patch& patch) {
   g_watching.fetch_add(1, std::memory_order_seq_cst);  // pairs with on_change()
   const Deadline patience = Deadline::in_ms(loader_patience_ms);
   while (loader_state() == r_debug::RT_DELETE && !patience.passed()) sched_yield();
+  free_slots();  // of what went while nobody watched
   for (const auto& object : patch.objects) {
     if (object->is_program()) continue;
     // A patch file's code has the addresses of the library as it lies now.
@@ -399,7 +404,7 @@ void stop_watching() {
   if (!mem) return;
   std::lock_guard slots(g_slots_mutex);
   visit_objects([&](const dl_phdr_info& info) {
-    for (Slot& slot : g_slots) {
+    for (const Slot& slot : g_slots) {
       if (slot.dynamic != 0 && slot.dynamic == dynamic_of(info)) unhook(slot, mem);
     }
     return false;
