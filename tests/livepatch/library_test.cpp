@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <set>
@@ -245,6 +246,31 @@ TEST(Library, AStaticFunctionOfAStrippedLibraryIsFoundInItsDebugData) {
   EXPECT_EQ(hidden.answer(), 2);
   EXPECT_EQ(revert("lp_library"), "");
   EXPECT_EQ(hidden.answer(), 1);
+  taken();
+}
+
+// One that only a separate debug file names, which is believed if it has the library's build-id.
+TEST(Library, AStaticFunctionOfAStrippedLibraryIsFoundInItsDebugFile) {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(testing::TempDir()) / ("molt-debug-" + std::to_string(getpid()));
+  const fs::path file = root / ".build-id/01/d157a470.debug";
+  fs::create_directories(file.parent_path());
+  setenv("MOLT_DEBUG_DIRECTORY", root.c_str(), 1);
+  Plugin distant("liblp_distant.so");
+  EXPECT_EQ(distant.answer(), 1);
+  const char* const which = "object=liblp_distant.so function=lp_hidden";
+  EXPECT_EQ(load_patch("lp_library", which), -EINVAL);
+  EXPECT_NE(std::string(molt_last_error()).find(file), std::string::npos) << molt_last_error();
+  // It has the name, and another build-id.
+  fs::copy_file(path_of("liblp_twins.so"), file);
+  EXPECT_EQ(load_patch("lp_library", which), -EINVAL);
+  fs::copy_file(path_of("liblp_distant.debug"), file, fs::copy_options::overwrite_existing);
+  EXPECT_EQ(apply("lp_library", which), "");
+  EXPECT_EQ(distant.answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(distant.answer(), 1);
+  unsetenv("MOLT_DEBUG_DIRECTORY");
+  fs::remove_all(root);
   taken();
 }
 
