@@ -20,6 +20,7 @@
 #include "base/barrier.hpp"
 #include "base/futex.hpp"
 #include "base/own_fd.hpp"
+#include "base/torture_step.hpp"
 #include "livepatch/internal.hpp"
 
 namespace molt::livepatch {
@@ -215,6 +216,15 @@ void hook_what_came() {
   }
 }
 
+#ifdef MOLT_TORTURE_STEPS
+// W3, of the thread that is about to unmap.
+bool nobody_works() {
+  const Engine& e = engine();
+  Lock lock(engine().mutex);
+  return e.token == 0 || e.token == gettid() || e.in_callback || e.guest == gettid();
+}
+#endif
+
 void on_change() {
   full_fence();  // pairs with watch_begins(): the loader's state written, then this read
   if (g_watching.load(std::memory_order_seq_cst) == 0 && g_unmapper == nullptr) return;
@@ -224,6 +234,8 @@ void on_change() {
 #ifndef MOLT_MUTATE_NO_UNMAP_WAIT
     g_unmapper = new (g_unmapper_memory) Guest(__builtin_frame_address(0));
 #endif
+    MOLT_TORTURE_UNTIL(!nobody_works(), 20);
+    MOLT_TORTURE_HOLDS(nobody_works());
   } else if (state == r_debug::RT_CONSISTENT) {
     // Where it loads not as a guest: the loader has a lock that starting a thread needs, too.
     hook_what_came();

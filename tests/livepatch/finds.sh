@@ -6,7 +6,7 @@ for ((run = 1; run <= 20; ++run)); do
   code=$?
   [ "$code" -eq 0 ] && continue
   printf '%s\n' "$output"
-  [ "$code" -ge 128 ] || grep -q "FAILED" <<<"$output" || exit 1
+  [ "$code" -ge 128 ] || grep -q "FAILED\|VIOLATION" <<<"$output" || exit 1
   echo "found in run $run, as it must be"
   exit 0
 done
