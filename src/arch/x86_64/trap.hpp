@@ -9,11 +9,19 @@
 //               the next change must not pass for somebody else's.
 //            S3 The handler stays installed once it was: a late trap must never meet the default
 //               action. Whatever is not ours goes to what the host had installed.
+//            S4 What the host put over ours, and may call the one before it (ours), is not what ours calls:
+//               ours over that is another function, which knows what it was put over.
+//            S5 As long as a site has a destination the host's own handler runs with SIGTRAP open, so that the
+//               functions that it calls may have an int3. One that had begun before is seen by whoever
+//               looks for threads that block SIGTRAP after the sites were armed.
 // Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
 // Death      Nothing is allocated in the handler; it takes no lock.
 // Refuses    A signal handler of the host that blocks SIGTRAP while it runs (sa_mask): a thread in it
 //            that called the function would be killed. Threads' own masks are the caller's to look at.
-// Checked by tests/arch/trap_test.cpp.
+//            A host that puts its own handler over ours while an int3 is there gets our traps until
+//            trap_stay() is called next: that is seen at each look of a proof, a millisecond apart at most.
+// Checked by tests/arch/pool_test.cpp (Trap), attach.hazards.traps_of_its_own; broken: arch.gate_finds.ONE_LAYER,
+//            attach.finds.NO_CHAIN, .TRAPS_LEAVE.
 #pragma once
 
 #include "arch/x86_64/code.hpp"
@@ -24,6 +32,10 @@ namespace molt::arch {
 // Installs the handler, or installs it again where the host has put its own over it. ENOTSUP: a
 // handler's mask, naming the signal.
 Status trap_prepare();
+// The latter alone, while an int3 is there.
+Status trap_stay();
+// Whether a thread may be in a handler of the host's that blocks SIGTRAP: S5 wants a look after the sites are armed.
+bool trap_host_may_block();
 // ENOMEM: nothing has changed.
 Status trap_arm(CodeAddress site, CodeAddress destination);
 void trap_disarm(CodeAddress site);
