@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "base/torture_step.hpp"
+
 namespace molt {
 namespace {
 
@@ -65,6 +67,7 @@ OwnFd OwnFd::numbered(int least) const {
 OwnFd own_open(const char* path, int flags, mode_t mode) {
   const int fd = ::open(path, flags | O_CLOEXEC, mode);
   if (fd < 0) return {};
+  MOLT_TORTURE_STEP(400);
   struct stat named {};
   if (::stat(path, &named) != 0) named = {};
   OwnFd own(Fd(fd), &named);
