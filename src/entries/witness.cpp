@@ -107,12 +107,10 @@ Status ThreadWitness::no_thread_within(std::span<const arch::CodeRange> ranges) 
   options.last_means = threads::LastMeans::signal;
   // It cannot come back in: a look at itself takes it no time.
   options.last_means_after = Deadline::in_ms(running_ms_);
-#ifndef MOLT_MUTATE_TRAPS_LEAVE
   options.cancelled = [] {
     (void)arch::trap_stay();  // the host may put its own handler over ours meanwhile
     return false;
   };
-#endif
   auto proof = threads::prove_out(set, options);
   if (!proof) return pass(proof);
   if (proof->out()) return {};

@@ -149,9 +149,10 @@ std::size_t used_layers = 0;  // the writer's
 }
 
 // A template's section would be ignored.
-#define MOLT_TRAP_LAYER(number)                                                                   \
-  [[gnu::section("molt_trap_text")]] void on_trap_##number(int signal, siginfo_t* info, void* at) { \
-    on_trap(layers[number], signal, info, at);                                                    \
+#define MOLT_TRAP_LAYER(number)                                                         \
+  [[gnu::section("molt_trap_text")]] void on_trap_##number(int signal, siginfo_t* info, \
+                                                           void* at) {                  \
+    on_trap(layers[number], signal, info, at);                                          \
   }
 MOLT_TRAP_LAYER(0)
 MOLT_TRAP_LAYER(1)

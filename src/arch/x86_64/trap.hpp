@@ -19,9 +19,9 @@
 // Refuses    A signal handler of the host that blocks SIGTRAP while it runs (sa_mask): a thread in it
 //            that called the function would be killed. Threads' own masks are the caller's to look at.
 //            A host that puts its own handler over ours while an int3 is there gets our traps until
-//            trap_stay() is called next: that is seen at each look of a proof, a millisecond apart at most.
-// Checked by tests/arch/pool_test.cpp (Trap), attach.hazards.traps_of_its_own; broken: arch.gate_finds.ONE_LAYER,
-//            attach.finds.NO_CHAIN, .TRAPS_LEAVE.
+//            trap_stay() is called next: on either side of a proof, and at each of its looks, 20 ms apart at most.
+// Checked by tests/arch/pool_test.cpp (Trap), attach.hazards.traps_of_its_own; broken: attach.finds.NO_CHAIN, .ONE_LAYER,
+//            .HANDLER_BLOCKS.
 #pragma once
 
 #include "arch/x86_64/code.hpp"

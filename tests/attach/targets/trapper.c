@@ -66,7 +66,9 @@ static void* work(void* given) {
 static const char* whose(void) {
   struct sigaction now;
   sigaction(SIGTRAP, NULL, &now);
-  return now.sa_sigaction == on_trap ? "mine" : now.sa_sigaction == on_trap_over ? "over" : "another";
+  return now.sa_sigaction == on_trap        ? "mine"
+         : now.sa_sigaction == on_trap_over ? "over"
+                                            : "another";
 }
 
 int main(void) {
