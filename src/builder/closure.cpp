@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "builder/source_terms.hpp"
 #include "patchfile/patch_file.hpp"
 
 namespace molt::builder {
@@ -41,10 +42,15 @@ Closure::Closure(PatchWriter& writer, std::uint32_t target, const Placement& pla
       refusals_(refusals),
       report_(report) {}
 
-void Closure::refuse(const DiffedUnit& unit, const std::string& kind, const std::string& symbol,
-                     const std::string& why, const std::string& advice) {
+void Closure::refuse(const DiffedUnit& unit, std::uint32_t in, const std::string& kind,
+                     const std::string& symbol, const std::string& why, const std::string& advice) {
   if (!refused_.insert(kind + symbol).second) return;
-  refusals_.push_back({kind, unit.unit->output, symbol, "", why, advice});
+  const std::uint32_t owner = unit.new_view->owner(in);
+  refusals_.push_back({kind, unit.unit->output, symbol,
+                       unit.new_info != nullptr && owner != 0
+                           ? place_of_symbol(*unit.new_info, *unit.new_view, owner)
+                           : "",
+                       why, advice});
 }
 
 std::uint32_t Closure::include(const DiffedUnit& unit, std::uint32_t section) {
@@ -106,7 +112,7 @@ Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& na
                                    const Place& place, std::uint32_t in) {
   const std::string user = text(unit.new_view->name(in));
   if (!place.is_known()) {
-    refuse(unit, "symbol_absent", name,
+    refuse(unit, in, "symbol_absent", name,
            fmt::format("{} refers to {}, which the running {} does not have{}{}", user, name,
                        placement_.image().path(), place.why.empty() ? "" : ": ", place.why),
            "patch the running program's own sources, or bring what is missing along; if another "
@@ -115,7 +121,7 @@ Closure::Bound Closure::bind_place(const DiffedUnit& unit, const std::string& na
   }
   if (place.is_indirect) {
     refuse(
-        unit, "indirect_function", name,
+        unit, in, "indirect_function", name,
         fmt::format("{} refers to {}, which is chosen when the program starts (ifunc)", user, name),
         "");
     return {};
@@ -255,14 +261,14 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
   if (old_symbol != 0) return to_old(placement_.symbol(unit.index, Flavour::shadow, old_symbol));
   if (target.is_thread_local()) {
     refuse(
-        unit, "new_thread_local", name,
+        unit, in, "new_thread_local", name,
         fmt::format("{} uses the thread-local variable {}, which is new: no running thread has it",
                     view.name(in), name),
         "use a shadow variable (molt_shadow_get_or_alloc) with the thread's own address");
     return {};
   }
   if (old_section != 0) {  // of nobody's own: the numbered ones that nothing pairs
-    refuse(unit, "variable_unknown", name,
+    refuse(unit, in, "variable_unknown", name,
            fmt::format("{} uses {}, and nothing tells which of the old variables that is",
                        view.name(in), name),
            "build with debug information (-g)");
@@ -277,7 +283,7 @@ void Closure::relocate(const DiffedUnit& unit, std::uint32_t section) {
     if (r.type == R_X86_64_NONE) continue;
     if (patchfile::relocated_bytes(r.type) == 0) {
       refuse(
-          unit, "relocation", text(unit.new_view->name(section)),
+          unit, section, "relocation", text(unit.new_view->name(section)),
           fmt::format("{} refers to {} by a relocation of type {}, which patches cannot have",
                       unit.new_view->name(section), unit.new_view->symbol(r.symbol).name, r.type),
           "build it with the small code model, and thread-local variables of the GNU dialect");

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "builder/compare.hpp"
+#include "builder/debug_info.hpp"
 #include "builder/patch.hpp"
 #include "builder/patch_writer.hpp"
 #include "builder/placement.hpp"
@@ -31,6 +32,7 @@ struct DiffedUnit {
   const View* new_view = nullptr;
   const View* old_view = nullptr;          // null: a new unit
   const Comparison* comparison = nullptr;  // null: a new unit
+  const DebugInfo* new_info = nullptr;     // null: hand-written additions
   std::set<std::uint32_t>
       replaced;  // sections whose function is replaced: entered by its old address
 };
@@ -70,8 +72,9 @@ class Closure {
   Bound own_copy(const DiffedUnit& unit, std::uint32_t section, std::uint64_t value);
   void relocate(const DiffedUnit& unit, std::uint32_t section);
   void add_frames();
-  void refuse(const DiffedUnit& unit, const std::string& kind, const std::string& symbol,
-              const std::string& text, const std::string& advice);
+  // `in`: the section that asks for it.
+  void refuse(const DiffedUnit& unit, std::uint32_t in, const std::string& kind,
+              const std::string& symbol, const std::string& text, const std::string& advice);
   std::uint32_t place_symbol(std::uint32_t written, std::uint64_t value);
   Bound place_in(std::uint32_t written, std::uint64_t value);
 

@@ -112,7 +112,16 @@ std::string_view View::name(std::uint32_t index) const {
 bool View::is_constant(std::uint32_t index) const {
   const ObjectSection& s = section(index);
   if (!s.is_allocated() || s.is_code() || s.is_thread_local()) return false;
-  return !s.is_writable() || starts_with(s.name, ".data.rel.ro");
+  return !s.is_writable() || starts_with(s.name, ".data.rel.ro") || is_address_table(index);
+}
+
+// clang's, of the types that exception tables name (DW.stub): variables have sections of their own.
+bool View::is_address_table(std::uint32_t index) const {
+  const ObjectSection& s = section(index);
+  return s.name == ".data" && s.size != 0 && s.relocations.size() * 8 == s.size &&
+         std::ranges::all_of(s.symbols, [this](std::uint32_t y) {
+           return symbol(y).is_section() || starts_with(symbol(y).name, ".L");
+         });
 }
 
 std::int64_t View::to_end(std::uint32_t index, std::uint64_t field) const {
@@ -403,6 +412,9 @@ bool Comparison::compare_reference(Pair pair, const Relocation& a, const Relocat
     if (need != pair) node.needs.insert(need);
     return true;
   }
+  // Data that names a place inside of a function, as tables of labels do: those of the function as it is now.
+  const bool is_label = ns.is_code() && !new_.section(pair.new_section).is_code() && n.offset != 0;
+  if (is_label) node.needs.insert({n.section, o.section});
   if (n.symbol != 0 && o.symbol != 0) return old_symbol(n.symbol) == o.symbol;
   return n.symbol == 0 && o.symbol == 0 && old_section(n.section) == o.section;
 }

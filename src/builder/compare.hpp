@@ -68,6 +68,7 @@ class View {
  private:
   void find_owners();
   void find_frames();
+  bool is_address_table(std::uint32_t section) const;
   const Object& object_;
   std::vector<std::uint32_t> owners_;
   std::vector<Frame> frames_;

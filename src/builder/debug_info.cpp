@@ -58,7 +58,16 @@ struct Reader {
     return name.empty() ? name_of(die) : name;
   }
   static std::string file_of(Dwarf_Die* die) {
-    const char* file = dwarf_decl_file(die);
+    if (const char* file = dwarf_decl_file(die); file != nullptr) return file;
+    // clang counts the unit's own file as 0, which libdw takes for none.
+    Dwarf_Die unit;
+    Dwarf_Files* files;
+    std::size_t count;
+    if (number(die, DW_AT_decl_file) != 0 || dwarf_diecu(die, &unit, nullptr, nullptr) == nullptr ||
+        dwarf_getsrcfiles(&unit, &files, &count) != 0 || count == 0) {
+      return "";
+    }
+    const char* file = dwarf_filesrc(files, 0, nullptr, nullptr);
     return file != nullptr ? file : "";
   }
   static int line_of(Dwarf_Die* die) {
@@ -163,14 +172,40 @@ struct Reader {
     return text + ")";
   }
 
-  void read_layout(Dwarf_Die* die, const std::string& path, std::string name) {
+  // What a lambda makes: it has no name, and can be called.
+  static bool is_closure(Dwarf_Die* die) {
+    bool is_called = false;
+    for_children(die, [&](Dwarf_Die* child) {
+      is_called |= dwarf_tag(child) == DW_TAG_subprogram && name_of(child) == "operator()";
+    });
+    return is_called;
+  }
+
+  void read_closure(Dwarf_Die* die, const std::string& function) {
+    if (flag(die, DW_AT_declaration) || !is_closure(die)) return;
+    out.closures[function].push_back(layout_of(die, ""));
+  }
+
+  void read_layout(Dwarf_Die* die, const std::string& path, const std::string& name) {
     if (flag(die, DW_AT_declaration)) return;
+    TypeLayout layout = layout_of(die, path + name);
+    std::string key = layout.kind + " " + layout.name;
+    // Closures of one function have one name; types of a header are there once for each unit.
+    if (!name.empty() && name.front() == '<') {
+      const int n = ++seen[key];
+      layout.name += "#" + std::to_string(n);
+      key += "#" + std::to_string(n);
+    }
+    out.types.try_emplace(key, std::move(layout));
+  }
+
+  static TypeLayout layout_of(Dwarf_Die* die, std::string name) {
     TypeLayout layout;
     const int tag = dwarf_tag(die);
     layout.kind = tag == DW_TAG_union_type         ? "union"
                   : tag == DW_TAG_enumeration_type ? "enum"
                                                    : "struct";
-    layout.name = path + name;
+    layout.name = std::move(name);
     layout.file = file_of(die);
     layout.line = line_of(die);
     layout.size = number(die, DW_AT_byte_size).value_or(0);
@@ -211,42 +246,64 @@ struct Reader {
       if (member.name.empty()) member.name = "#" + std::to_string(++anonymous);
       layout.members.push_back(std::move(member));
     });
-    std::string key = layout.kind + " " + layout.name;
-    // Closures of one function have one name; types of a header are there once for each unit.
-    if (!name.empty() && name.front() == '<') {
-      const int n = ++seen[key];
-      layout.name += "#" + std::to_string(n);
-      key += "#" + std::to_string(n);
-    }
-    out.types.try_emplace(key, std::move(layout));
+    return layout;
   }
 
   // --- variables and functions ---
 
+  // The section that the operation's address lies in, and where.
+  struct Located {
+    Elf32_Word section = SHN_UNDEF;
+    Dwarf_Addr offset = 0;
+  };
+  std::optional<Located> located(Dwarf_Attribute& location, const Dwarf_Op& op) const {
+    Dwarf_Addr address = op.number;
+    if (op.atom == DW_OP_addrx || op.atom == DW_OP_GNU_addr_index) {
+      Dwarf_Attribute indexed;
+      if (dwarf_getlocation_attr(&location, &op, &indexed) != 0 ||
+          dwarf_formaddr(&indexed, &address) != 0) {
+        return std::nullopt;
+      }
+    } else if (op.atom != DW_OP_addr) {
+      return std::nullopt;
+    }
+    const int index = dwfl_module_relocate_address(module, &address);
+    Located found;
+    if (index < 0 || dwfl_module_relocation_info(module, static_cast<unsigned>(index),
+                                                 &found.section) == nullptr) {
+      return std::nullopt;
+    }
+    found.offset = address;
+    return found;
+  }
+
+  // clang makes variables of their own of what a static struct has, and numbers them by what it left.
   void read_variable(Dwarf_Die* die, const Scope& scope) {
     auto location = attribute(die, DW_AT_location, false);
     Dwarf_Op* ops;
     std::size_t count;
-    if (!location || dwarf_getlocation(&*location, &ops, &count) != 0 || count != 1) return;
-    Dwarf_Addr address = ops[0].number;
-    if (ops[0].atom == DW_OP_addrx || ops[0].atom == DW_OP_GNU_addr_index) {
-      Dwarf_Attribute indexed;
-      if (dwarf_getlocation_attr(&*location, ops, &indexed) != 0 ||
-          dwarf_formaddr(&indexed, &address) != 0) {
-        return;
+    if (!location || dwarf_getlocation(&*location, &ops, &count) != 0) return;
+    const bool is_whole = count == 1;
+    Dwarf_Word at = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const bool is_piece = i + 1 < count && ops[i + 1].atom == DW_OP_piece;
+      if (ops[i].atom == DW_OP_piece) at += ops[i].number;
+      const auto place =
+          is_whole || is_piece ? located(*location, ops[i]) : std::optional<Located>();
+      if (!place) continue;
+      std::string name = name_of(die);
+      if (!is_whole) {
+        name +=
+            ", bytes " + std::to_string(at) + " to " + std::to_string(at + ops[i + 1].number - 1);
       }
-    } else if (ops[0].atom != DW_OP_addr) {
-      return;
+      add_variable(die, scope, *place, name);
     }
-    const int index = dwfl_module_relocate_address(module, &address);
-    Elf32_Word section = SHN_UNDEF;
-    if (index < 0 ||
-        dwfl_module_relocation_info(module, static_cast<unsigned>(index), &section) == nullptr) {
-      return;
-    }
-    StaticLocal local{section,      address,      scope.function,
-                      scope.block,  name_of(die), type_text(type_of(die)),
-                      file_of(die), line_of(die)};
+  }
+
+  void add_variable(Dwarf_Die* die, const Scope& scope, const Located& place,
+                    const std::string& name) {
+    StaticLocal local{place.section,           place.offset, scope.function, scope.block, name,
+                      type_text(type_of(die)), file_of(die), line_of(die)};
     auto& list = scope.function.empty() ? out.variables : out.locals;
     const bool is_known = std::any_of(list.begin(), list.end(), [&](const auto& s) {
       return s.section == local.section && s.offset == local.offset;
@@ -348,7 +405,10 @@ struct Reader {
             const auto at = typedefs.find(dwarf_dieoffset(child));
             if (at != typedefs.end()) name = at->second;
           }
-          if (!name.empty()) read_layout(child, scope.path, name);
+          if (!name.empty())
+            read_layout(child, scope.path, name);
+          else
+            read_closure(child, scope.function);
           inner.path += name + "::";
           walk(child, inner, unit);
           break;

@@ -18,9 +18,9 @@ namespace molt::builder {
 struct StaticLocal {
   std::uint32_t section = 0;  // where it lies in the object
   std::uint64_t offset = 0;
-  std::string function;  // mangled
-  std::string block;     // "0.2": the third block of the first
-  std::string name, type;
+  std::string function;    // mangled
+  std::string block;       // "0.2": the third block of the first
+  std::string name, type;  // of a part that clang made a variable of its own: "name, bytes 4 to 7"
   std::string file;
   int line = 0;
 };
@@ -55,8 +55,10 @@ struct FunctionInfo {
 struct DebugInfo {
   bool is_there = false;
   std::vector<StaticLocal> locals;
-  std::vector<StaticLocal> variables;             // those of no function
-  std::map<std::string, TypeLayout> types;        // by kind and name
+  std::vector<StaticLocal> variables;       // those of no function
+  std::map<std::string, TypeLayout> types;  // by kind and name
+  // What lambdas capture, in the order of the source, by the mangled function that they are in; "": none.
+  std::map<std::string, std::vector<TypeLayout>> closures;
   std::map<std::string, FunctionInfo> functions;  // by mangled name; those with code
 
   [[nodiscard]] static Result<DebugInfo> read(const std::string& object_path);

@@ -21,6 +21,7 @@
 #include "builder/entries.hpp"
 #include "builder/object.hpp"
 #include "builder/patch_writer.hpp"
+#include "builder/source_terms.hpp"
 #include "builder/static_locals.hpp"
 #include "builder/unsafe.hpp"
 #include "elf/image.hpp"
@@ -172,10 +173,7 @@ struct Builder {
   }
 
   static std::string place_of(const Studied& s, const std::string& function) {
-    const auto at = s.new_info.functions.find(function);
-    return at == s.new_info.functions.end()
-               ? ""
-               : fmt::format("{}:{}", at->second.file, at->second.line);
+    return place_of_function(s.new_info, function);
   }
 
   // Why the function cannot be entered through its old address, of all running files that have it.
@@ -285,10 +283,14 @@ struct Builder {
           return y.is_undefined() && y.name == symbol.name;
         });
         if (!reads) continue;
-        refuse(
-            &s, "data_changed", std::string(symbol.name),
-            fmt::format("constant {} changed, and {} reads it too", symbol.name, units[u].output),
-            "give the new one another name");
+        refusals.push_back(
+            {"data_changed", s.unit->output, std::string(symbol.name),
+             place_of_symbol(s.new_info, view, owner),
+             fmt::format(
+                 "constant {} changed ({}), and {} reads it too", symbol.name,
+                 value_change(s.new_info, *s.old_view, s.comparison->old_section(i), view, i),
+                 units[u].output),
+             "give the new one another name"});
         break;
       }
     }
@@ -376,7 +378,7 @@ struct Builder {
       const bool is_here = s->unit->is_new() || placement.contains(s->index);
       if (!is_here) continue;
       diffed.push_back({s->index, s->index, s->unit, s->new_view.get(), s->old_view.get(),
-                        s->comparison.get(), s->replaced});
+                        s->comparison.get(), &s->new_info, s->replaced});
     }
     const bool any = std::any_of(diffed.begin(), diffed.end(),
                                  [](const DiffedUnit& d) { return !d.replaced.empty(); });
@@ -401,6 +403,7 @@ struct Builder {
                         diffed.front().index,
                         &additions_unit,
                         additions_view.get(),
+                        nullptr,
                         nullptr,
                         nullptr,
                         {}});
@@ -439,7 +442,8 @@ struct Builder {
     if (old->match == PlacedFunction::Match::differs) return;  // Placement has refused it
     if (old->is_shared) {
       refusals.push_back(
-          {"shared_function", d.unit->output, name, "",
+          {"shared_function", d.unit->output, name,
+           d.new_info != nullptr ? place_of_function(*d.new_info, name) : "",
            fmt::format("{} has its address ({:#x}) in common with other functions: the linker "
                        "has folded them",
                        name, old->address),
@@ -487,6 +491,20 @@ struct Builder {
     for (const std::string& note : report.notes) writer.add_info(info::note, note);
   }
 
+  // Where debug information does not have the place, it is in the diff.
+  tl::unexpected<std::vector<Refusal>> refused() {
+    for (Refusal& one : refusals) {
+      const auto of =
+          std::ranges::find(studied, one.unit, [](const auto& s) { return s->unit->output; });
+      if (one.where.empty() && !one.symbol.empty() && of != studied.end()) {
+        one.where = place_of_function((*of)->new_info, one.symbol);
+      }
+      const auto unit = std::ranges::find(units, one.unit, &Unit::output);
+      if (one.where.empty() && unit != units.end()) one.where = place_in_diff(edits, unit->source);
+    }
+    return tl::unexpected(std::move(refusals));
+  }
+
   tl::expected<BuiltPatch, std::vector<Refusal>> run() {
     for (const Placement* placement : placements) {
       refusals.insert(refusals.end(), placement->refusals().begin(), placement->refusals().end());
@@ -503,11 +521,11 @@ struct Builder {
     for (const auto& s : studied) decide(*s);
     refuse_unsafe();
     for (const auto& s : studied) refuse_shared_constants(*s);
-    if (!refusals.empty()) return tl::unexpected(std::move(refusals));
+    if (!refusals.empty()) return refused();
 
     PatchWriter writer;
     for (const Placement* placement : placements) collect(writer, *placement);
-    if (!refusals.empty()) return tl::unexpected(std::move(refusals));
+    if (!refusals.empty()) return refused();
     BuiltPatch built;
     if (writer.function_count() != 0) {
       add_info(writer);

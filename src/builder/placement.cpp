@@ -697,18 +697,18 @@ void Prover::refuse(UnitState& unit) {
     }
     refusal.symbol = name;
     const auto at = file_.symbols.find(name);
-    refusal.where = at ? fmt::format("{:#x}", at->address + offset) : "";
+    const std::string address = at ? fmt::format(" ({:#x})", at->address + offset) : "";
     if (unit.plain->has_lto_code()) {
       refusal.kind = "lto";
       refusal.text = fmt::format(
-          "{}+{:#x}: {} was built with link-time optimisation (-flto): the "
+          "{}+{:#x}{}: {} was built with link-time optimisation (-flto): the "
           "linker made other code of it ({})",
-          name, offset, file_.path, difference.text);
+          name, offset, address, file_.path, difference.text);
       refusal.advice = "build program and patch without -flto";
     } else {
       refusal.kind = "bytes_differ";
-      refusal.text = fmt::format("{}+{:#x}: not the code of {}: {}", name, offset, file_.path,
-                                 difference.text);
+      refusal.text = fmt::format("{}+{:#x}{}: not the code of {}: {}", name, offset, address,
+                                 file_.path, difference.text);
       refusal.advice =
           fmt::format("build with the program's own sources, flags and compiler (here {})",
                       unit.plain->compiler());

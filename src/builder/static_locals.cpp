@@ -23,12 +23,23 @@ std::vector<Local> locals_of(const View& view, const DebugInfo& info) {
     const bool is_variable = s.type == STT_OBJECT || s.type == STT_TLS;
     if (!s.is_defined() || !s.is_local() || !is_variable) continue;
     Local local{y, nullptr};
-    for (const StaticLocal& one : info.locals) {
-      if (one.section == s.section && one.offset == s.value) local.info = &one;
+    for (const auto* list : {&info.locals, &info.variables}) {
+      for (const StaticLocal& one : *list) {
+        const bool is_counted = list == &info.locals || without_number(s.name) != s.name;
+        if (is_counted && one.section == s.section && one.offset == s.value) local.info = &one;
+      }
     }
     if (local.info != nullptr || without_number(s.name) != s.name) found.push_back(local);
   }
   return found;
+}
+
+// "all" of "all, bytes 4 to 7".
+std::string_view whole(std::string_view name) { return name.substr(0, name.find(',')); }
+
+// Nobody can tell them apart but by name, or they are parts of a variable that is laid out in another way now.
+bool may_be_one(const StaticLocal& a, const StaticLocal& b) {
+  return a.name == b.name || (whole(a.name) == whole(b.name) && a.type != b.type);
 }
 
 }  // namespace
@@ -98,7 +109,7 @@ StaticLocals pair_static_locals(const View& old_view, const View& new_view,
     for (const Local& old : olds) {
       if (is_constant(old_view, old.symbol)) continue;
       const bool may_be = local.info != nullptr && old.info != nullptr
-                              ? local.info->name == old.info->name
+                              ? may_be_one(*local.info, *old.info)
                               : without_number(old_view.symbol(old.symbol).name) == base;
       if (may_be) candidates.push_back(old.symbol);
     }
@@ -116,12 +127,14 @@ StaticLocals pair_static_locals(const View& old_view, const View& new_view,
     refusals.push_back(
         {"static_local_unknown", unit.output, std::string(symbol.name),
          has_info ? fmt::format("{}:{}", local.info->file, local.info->line) : "",
-         has_info ? fmt::format(
-                        "the static variable {} of {} ({}) may be one of {} of that name that "
-                        "have lost their place: its state would be lost",
-                        local.info->name, local.info->function, local.info->type, candidates.size())
-                  : fmt::format("{} is numbered, and {} old variables have that name", symbol.name,
-                                candidates.size()),
+         has_info
+             ? fmt::format("the static variable {} of {} ({}) may be one of {} of that name that "
+                           "have lost their place: its state would be lost",
+                           local.info->name,
+                           local.info->function.empty() ? unit.source : local.info->function,
+                           local.info->type, candidates.size())
+             : fmt::format("{} is numbered, and {} old variables have that name", symbol.name,
+                           candidates.size()),
          has_info ? "leave it in its function and block, and with its type"
                   : "build with debug information (-g)"});
   }

@@ -1,11 +1,14 @@
 #include "builder/unsafe.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <set>
 #include <string_view>
 
 #include <fmt/format.h>
+
+#include "builder/source_terms.hpp"
 
 namespace molt::builder {
 namespace {
@@ -126,15 +129,38 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const E
   }
 }
 
+namespace {
+
+// The function that the data names a place inside of; "": none.
+std::string labels_of(const View& view, std::uint32_t section) {
+  for (const Relocation& r : view.section(section).relocations) {
+    const Referent ref = view.reference(section, r);
+    if (ref.symbol != 0 && ref.offset != 0 && view.symbol(ref.symbol).is_function()) {
+      return std::string(view.symbol(ref.symbol).name);
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
 void refuse_data(const UnitFacts& facts, const PatchOptions& options,
                  std::vector<Refusal>& refusals) {
   const View& now = facts.comparison->new_view();
   const View& before = facts.comparison->old_view();
+  const auto called = [&](std::uint32_t section) {
+    const std::uint32_t owner = now.owner(section);
+    return owner != 0 ? plain_name(*facts.new_info, now, owner) : std::string(now.name(section));
+  };
   const auto add = [&](std::uint32_t section, const std::string& kind, const std::string& text,
                        const std::string& advice) {
     const std::string name(now.name(section));
-    if (is_accepted(options, name)) return;
-    refusals.push_back({kind, facts.unit->output, name, "", text, advice});
+    if (is_accepted(options, name) || is_accepted(options, called(section))) return;
+    const bool is_of_class = name.starts_with("_ZTV") || name.starts_with("_ZTI");
+    refusals.push_back({kind, facts.unit->output, name,
+                        is_of_class ? place_of_class(*facts.new_info, name)
+                                    : place_of_variable(*facts.new_info, section, 0, name),
+                        text, advice});
   };
   for (std::uint32_t i : facts.comparison->data_changed) {
     const std::string name(now.name(i));
@@ -142,26 +168,28 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
     const ObjectSection& b = now.section(i);
     // The compiler's own references, one copy in each object.
     if (name.starts_with("DW.ref.")) continue;
+    const std::string variable = readable(called(i));
     if (a.size != b.size) {
-      add(i, "data_resized", fmt::format("variable {}: {} -> {} bytes", name, a.size, b.size),
+      add(i, "data_resized", fmt::format("variable {}: {} -> {} bytes", variable, a.size, b.size),
           state_advice);
       continue;
     }
-    std::string where = "what it points to";
-    for (std::size_t k = 0; k < b.size; ++k) {
-      const unsigned x = k < a.bytes.size() ? std::to_integer<unsigned>(a.bytes[k]) : 0;
-      const unsigned y = k < b.bytes.size() ? std::to_integer<unsigned>(b.bytes[k]) : 0;
-      if (x == y) continue;
-      where = fmt::format("byte {}: {:#04x} -> {:#04x}", k, x, y);
-      break;
+    const std::string change =
+        value_change(*facts.new_info, before, facts.comparison->old_section(i), now, i);
+    if (const std::string function = labels_of(now, i); change.empty() && !function.empty()) {
+      add(i, "data_changed",
+          fmt::format("variable {} holds labels of {}, which changed: they lead into the old one",
+                      variable, readable(function)),
+          "make the table const");
+      continue;
     }
     add(i, "data_changed",
         fmt::format("variable {}: its initial value changed ({}), and the program has long had its "
                     "own value",
-                    name, where),
+                    variable, change.empty() ? "what it points to" : change),
         fmt::format("set it in a post_patch callback (--callbacks), or --accept={} if only new "
                     "processes need it",
-                    name));
+                    variable));
   }
   // Tables of virtual functions: objects that exist point to the old one.
   for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
@@ -170,27 +198,15 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
     if (!is_of_class || facts.comparison->old_section(i) == 0 || facts.comparison->same(i)) {
       continue;
     }
-    const ObjectSection& a = before.section(facts.comparison->old_section(i));
+    const std::string change = table_change(before, facts.comparison->old_section(i), now, i);
+    const std::string what = readable(name);
     add(i, "vtable_changed",
-        fmt::format(
-            "the virtual functions of a class changed ({}: {} -> {} bytes), and its objects "
-            "have the old table",
-            name, a.size, now.section(i).size),
+        fmt::format("{} changed ({}), and objects that exist have the old one", what, change),
         "make the new function a plain one");
   }
 }
 
 namespace {
-
-// What a person calls the variable: without the compiler's number, or clang's function.
-std::string plain_name(const ObjectSymbol& symbol, const DebugInfo& info) {
-  for (const auto* list : {&info.locals, &info.variables}) {
-    for (const StaticLocal& v : *list) {
-      if (v.section == symbol.section && v.offset == symbol.value) return v.name;
-    }
-  }
-  return std::string(without_number(symbol.name));
-}
 
 bool is_state(const View& view, const ObjectSymbol& symbol) {
   return symbol.is_defined() && (symbol.type == STT_OBJECT || symbol.type == STT_TLS) &&
@@ -212,13 +228,13 @@ void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
     if (const std::uint32_t old = facts.comparison->old_symbol(y); old != 0) {
       kept.insert(old);
     } else {
-      fresh.emplace(plain_name(symbol, *facts.new_info), y);
+      fresh.emplace(plain_name(*facts.new_info, now, y), y);
     }
   }
   for (std::uint32_t y = 1; y < before.object().symbols().size(); ++y) {
     const ObjectSymbol& symbol = before.symbol(y);
     if (!is_state(before, symbol) || kept.contains(y)) continue;
-    const std::string name = plain_name(symbol, *facts.old_info);
+    const std::string name = plain_name(*facts.old_info, before, y);
     const auto at = fresh.find(name);
     if (at == fresh.end()) {
       notes.push_back(fmt::format("{}: variable {} is used no more", facts.unit->output, name));
@@ -229,7 +245,8 @@ void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
                                      [&](const Refusal& r) { return r.symbol == moved; });
     if (is_told || is_accepted(options, name)) continue;
     refusals.push_back(
-        {"variable_moved", facts.unit->output, moved, "",
+        {"variable_moved", facts.unit->output, moved,
+         place_of_symbol(*facts.new_info, now, at->second),
          fmt::format("{} was {} before the diff: the new one would begin anew, and what the "
                      "old one holds would be lost",
                      moved, symbol.name),
@@ -309,7 +326,7 @@ bool split_lambda(std::string_view name, std::string& rest, std::string& number)
     number = name.substr(dollar + 2, end - dollar - 2);
     return true;
   }
-  for (std::string_view mark : {"EUl", "ENKUl", "ENUl"}) {
+  for (std::string_view mark : {"EUl", "MUl", "NKUl", "NUl"}) {
     const std::size_t at = name.find(mark);
     if (!name.starts_with("_Z") || at == std::string_view::npos) continue;
     for (std::size_t e = name.find('E', at + mark.size()); e != std::string_view::npos;
@@ -342,7 +359,56 @@ bool is_coroutine_body(std::string_view name) {
 
 }  // namespace
 
+namespace {
+
+// Closures that exist were made by the old function. Nobody calls one again if no code of its own was made of
+// it: then it was inlined where it stood.
+bool may_live(const View& before, const std::string& function) {
+  const std::string outer = function.empty() ? "" : readable(function) + "::";
+  return std::ranges::any_of(before.object().symbols(), [&](const ObjectSymbol& s) {
+    if (!s.is_defined() || !s.is_function() || !s.name.starts_with("_Z")) return false;
+    const std::string name = readable(s.name);
+    return std::ranges::any_of(std::array{"{lambda", "$_", "'lambda"}, [&](const char* mark) {
+      return name.find(outer + mark) != name.npos;
+    });
+  });
+}
+
+std::string captures(const TypeLayout& closure) {
+  std::string text;
+  for (const TypeMember& m : closure.members) {
+    // gcc puts two underscores in front.
+    const std::string name = m.name.starts_with("__") ? m.name.substr(2) : m.name;
+    text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", name, m.type);
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+void refuse_captures(const UnitFacts& facts, std::vector<Refusal>& refusals) {
+  for (const auto& [function, olds] : facts.old_info->closures) {
+    const auto found = facts.new_info->closures.find(function);
+    if (found == facts.new_info->closures.end()) continue;
+    const auto& news = found->second;
+    for (std::size_t i = 0; i < std::min(olds.size(), news.size()); ++i) {
+      if (olds[i].size == news[i].size && difference(olds[i], news[i]).empty()) continue;
+      if (!may_live(facts.comparison->old_view(), function)) break;
+      refusals.push_back(
+          {"lambda_changed", facts.unit->output, function, at(news[i].file, news[i].line),
+           fmt::format(
+               "what a lambda of {} captures changed ({} -> {}): closures that exist have the old "
+               "one's",
+               function.empty() ? facts.unit->source : readable(function), captures(olds[i]),
+               captures(news[i])),
+           "let it capture what it did, and add new lambdas behind the others, or as functions"});
+      break;
+    }
+  }
+}
+
+}  // namespace
+
 void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
+  refuse_captures(facts, refusals);
   const View& now = facts.comparison->new_view();
   const View& before = facts.comparison->old_view();
   // Lambdas are numbered: one that is put in front of others takes their names.
@@ -358,20 +424,24 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
     }
     if (names == old->second || is_extension) continue;
     refusals.push_back(
-        {"lambda_changed", facts.unit->output, function, "",
-         fmt::format("the lambdas of {} are others than before ({} -> {}): closures that "
+        {"lambda_changed", facts.unit->output, function,
+         place_of_function(*facts.new_info, *names.begin()),
+         fmt::format("of lambdas such as {} there are others than before ({} -> {}): closures that "
                      "exist would call the wrong one",
-                     function, old->second.size(), names.size()),
+                     readable(*old->second.begin()), old->second.size(), names.size()),
          "add new lambdas behind the others, or as functions"});
   }
+  std::set<std::string> coroutines;
   for (std::uint32_t i : facts.comparison->changed) {
     const std::string name(now.name(i));
-    if (is_coroutine_body(name)) {
+    if (const std::string coroutine = coroutine_of(name);
+        is_coroutine_body(name) && coroutines.insert(coroutine).second) {
       refusals.push_back(
-          {"coroutine_changed", facts.unit->output, name, "",
-           fmt::format("the body of coroutine {} changed: suspended ones have frames of the "
-                       "old one",
-                       name),
+          {"coroutine_changed", facts.unit->output, coroutine,
+           place_of_function(*facts.new_info, coroutine),
+           fmt::format("the body of coroutine {} changed: suspended ones have frames of "
+                       "the old one",
+                       readable(coroutine)),
            "change what it calls instead"});
     }
     // Hand-written code: several functions in one section.

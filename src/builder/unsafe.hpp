@@ -23,7 +23,7 @@ struct UnitFacts {
   const DebugInfo* new_info;
 };
 
-// Appends to `refusals`. `edits` tell whether the diff could do without what it does to the type.
+// Appends to `refusals`; where one is may be left to the caller. `edits` tell whether the diff could do without what it does to the type.
 void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const Edits& edits,
                     std::vector<Refusal>& refusals);
 void refuse_data(const UnitFacts& facts, const PatchOptions& options,

@@ -44,6 +44,7 @@ Case read_case(const std::string& path) {
       if (key == "only:") made.only = value;
       if (key == "run:") made.run = value;
       if (key == "refuse:") std::istringstream(value) >> made.refuse_kind >> made.refuse_symbol;
+      if (key == "says:") made.says = value;
       if (key == "note:") made.note = value;
       if (key == "keep:") made.keep = value;
       if (key == "replaced:") made.replaced = value;

@@ -5,6 +5,7 @@
 //     # only: gcc program                   configurations that it is about
 //     # run: 1=11 apply 1=21 revert 1=12    a number is given to step(), which answers
 //     # refuse: data_changed table          instead of run: kind and symbol
+//     # says: unit.c:3: table grew          these words, as the user reads them
 //     # nothing                             instead: no functional change
 //     # note: ripple                        a word of a note
 //     # replaced: f g                       these functions of the program are led to new ones, and no others
@@ -30,7 +31,7 @@ struct Source {
   bool is_changed() const { return !diff.empty(); }
 };
 struct Case {
-  std::string flags, only, run, refuse_kind, refuse_symbol, note, keep, accept, replaced;
+  std::string flags, only, run, refuse_kind, refuse_symbol, says, note, keep, accept, replaced;
   bool nothing = false;
   std::vector<Source> sources;
 };

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -130,11 +131,16 @@ TEST_P(Cases, AreBuiltOrRefused) {
   if (!made.refuse_kind.empty()) {
     ASSERT_FALSE(built) << "was built";
     const bool named = std::any_of(built.error().begin(), built.error().end(), [&](const auto& r) {
-      return r.kind == made.refuse_kind &&
-             (made.refuse_symbol.empty() || r.symbol.find(made.refuse_symbol) != std::string::npos);
+      return r.kind == made.refuse_kind && r.symbol.find(made.refuse_symbol) != std::string::npos &&
+             (r.where + ": " + r.text).find(made.says) != std::string::npos;
     });
     EXPECT_TRUE(named) << text_of(built.error());
-    for (const auto& r : built.error()) EXPECT_FALSE(r.text.empty());
+    for (const auto& r : built.error()) {
+      EXPECT_FALSE(r.text.empty());
+      EXPECT_FALSE(r.advice.empty()) << r.text;
+      EXPECT_TRUE(std::regex_search(r.where, std::regex(R"(unit[0-9]?\.\w+:[0-9]+$)")))
+          << r.where << ": " << r.text;
+    }
     return;
   }
   ASSERT_TRUE(built) << text_of(built.error());
