@@ -12,7 +12,6 @@
 #include <atomic>
 #include <new>
 
-#include "arch/x86_64/refuse.hpp"
 #include "base/own_memory.hpp"
 
 // The linker's names for the ends of the handler's section.
@@ -190,26 +189,38 @@ std::size_t layer_over(const struct sigaction& host) {
   return used_layers - 1;
 }
 
-Status masks_allow_traps() {
+bool is_blocking(const struct sigaction& action) {
+  const bool is_handled = (action.sa_flags & SA_SIGINFO) != 0 ||
+                          (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+  return is_handled && sigismember(&action.sa_mask, SIGTRAP) == 1;
+}
+
+bool g_masks_opened = false;  // by the last trap_prepare()
+
+// S6. What the host puts there meanwhile comes back from sigaction(), and is put there again.
+void open_masks() {
+  g_masks_opened = false;
+#ifndef MOLT_MUTATE_MASKS_STAY
   for (int signal = 1; signal < _NSIG; ++signal) {
     struct sigaction action;
     if (signal == SIGTRAP || sigaction(signal, nullptr, &action) != 0) continue;
-    bool handled = (action.sa_flags & SA_SIGINFO) != 0 ||
-                   (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
-    if (handled && sigismember(&action.sa_mask, SIGTRAP) == 1) {
-      return refuse(Refusal::traps_blocked,
-                    "the handler of SIG%s blocks SIGTRAP: a thread in it could be killed by the "
-                    "breakpoint",
-                    sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
+    while (is_blocking(action)) {
+      sigdelset(&action.sa_mask, SIGTRAP);
+      struct sigaction opened = action, was;
+      if (sigaction(signal, &opened, &was) != 0) break;
+      g_masks_opened = true;
+      sigdelset(&was.sa_mask, SIGTRAP);
+      if (are_same(was, opened)) break;
+      sigaction(signal, &was, &action);
     }
   }
-  return {};
+#endif
 }
 
 }  // namespace
 
 Status trap_prepare() {
-  if (auto allowed = masks_allow_traps(); !allowed) return allowed;
+  open_masks();
   return trap_stay();
 }
 
@@ -257,6 +268,7 @@ void trap_disarm(CodeAddress address) {
 }
 
 bool trap_host_may_block() {
+  if (g_masks_opened) return true;
   struct sigaction host;
   if (sigaction(SIGTRAP, nullptr, &host) != 0) return true;
   if (is_ours(host)) {

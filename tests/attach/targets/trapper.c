@@ -41,6 +41,12 @@ static void on_trap(int signal, siginfo_t* info, void* context) {
   open_one();
 }
 
+/* With everything blocked, as bash has it. */
+static void on_any(int signal) {
+  (void)signal;
+  open_one();
+}
+
 static void on_trap_over(int signal, siginfo_t* info, void* context) {
   ++seen_over;
   before.sa_sigaction(signal, info, context);
@@ -52,6 +58,7 @@ static void* work(void* given) {
     const long then = seen;
     if (kind == 0) trap_here();
     if (kind == 1) raise(SIGTRAP);
+    if (kind == 2) raise(SIGUSR1);
     if (seen != then + (kind < 2)) {
       fprintf(stderr, "%ld traps for one\n", seen - then);
       _exit(8);
@@ -76,6 +83,10 @@ int main(void) {
   action.sa_sigaction = on_trap;
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGTRAP, &action, NULL);
+  struct sigaction any = {0};
+  any.sa_handler = on_any;
+  sigfillset(&any.sa_mask);
+  sigaction(SIGUSR1, &any, NULL);
   pthread_t threads[3];
   for (long kind = 0; kind < 3; ++kind) pthread_create(&threads[kind], NULL, work, (void*)kind);
   puts("ready");
