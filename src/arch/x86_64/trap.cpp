@@ -189,7 +189,7 @@ std::size_t layer_over(const struct sigaction& host) {
   return used_layers - 1;
 }
 
-bool is_blocking(const struct sigaction& action) {
+[[maybe_unused]] bool is_blocking(const struct sigaction& action) {
   const bool is_handled = (action.sa_flags & SA_SIGINFO) != 0 ||
                           (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
   return is_handled && sigismember(&action.sa_mask, SIGTRAP) == 1;
