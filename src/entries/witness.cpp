@@ -13,6 +13,7 @@
 #include <cstring>
 #include <vector>
 
+#include "arch/x86_64/trap.hpp"
 #include "base/futex.hpp"
 #include "base/own_fd.hpp"
 #include "threads/census.hpp"
@@ -67,7 +68,8 @@ Status list_blocking(std::vector<int>& tids) {
 
 // Threads block all signals for a moment when they begin and end: only who goes on does matters.
 Status ThreadWitness::no_thread_blocks_sigtrap() {
-  if (others_let_traps_in_) {
+  // But not if they may have begun a handler since.
+  if (others_let_traps_in_ && !arch::trap_host_may_block()) {
     sigset_t own;
     if (pthread_sigmask(SIG_BLOCK, nullptr, &own) == 0 && sigismember(&own, SIGTRAP) == 0)
       return {};
@@ -105,6 +107,10 @@ Status ThreadWitness::no_thread_within(std::span<const arch::CodeRange> ranges) 
   options.last_means = threads::LastMeans::signal;
   // It cannot come back in: a look at itself takes it no time.
   options.last_means_after = Deadline::in_ms(running_ms_);
+  options.cancelled = [] {
+    (void)arch::trap_stay();  // the host may put its own handler over ours meanwhile
+    return false;
+  };
   auto proof = threads::prove_out(set, options);
   if (!proof) return pass(proof);
   if (proof->out()) return {};

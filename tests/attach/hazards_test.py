@@ -102,6 +102,35 @@ class Hazards(unittest.TestCase):
         self.assertGreater(done, 5)
         self.assertEqual(target.end(), ("ok", 0))
 
+    def asked(self, target, line):
+        target.tell(line + "\n")
+        return " ".join(target.line())
+
+    def test_traps_of_its_own(self):
+        """Each of the program's traps reaches its handler once, whoever put which over whose, and none of ours does."""
+        target = self.start("trapper")
+        hook = EXAMPLES / "count_opens.so"
+        self.does("attach", "-p", target.pid)
+        self.does("load", "-p", target.pid, MODULE)
+        self.assertEqual(self.asked(target, "?"), "mine 1 0")  # until one is needed
+        for _ in range(6):
+            self.does("load", "-p", target.pid, hook)
+            self.assertEqual(self.asked(target, "?"), "another 1 0")
+            self.does("unload", "-p", target.pid, "count_opens")
+        for _ in range(3):
+            # Over ours, then ours over that; what ours was over before is what the program calls next.
+            self.assertEqual(self.asked(target, "over"), "over 1 1")
+            self.does("load", "-p", target.pid, hook)
+            self.assertEqual(self.asked(target, "?"), "another 1 1")
+            self.does("unload", "-p", target.pid, "count_opens")
+            self.assertEqual(self.asked(target, "back"), "another 1 0")
+            self.does("load", "-p", target.pid, hook)
+            self.does("unload", "-p", target.pid, "count_opens")
+        self.does("unload", "-p", target.pid, "plain")
+        self.does("detach", "-p", target.pid)
+        self.assertEqual(self.asked(target, "?"), "another 1 0")
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_children_that_close_all(self):
         """Nor does a child have any of them, or of an operation that is under way."""
         target = self.start("closer", "children")

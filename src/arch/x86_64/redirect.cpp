@@ -203,15 +203,18 @@ Status Commit::close([[maybe_unused]] Witness& witness) {
 #endif
   if (!any(Step::Way::trap)) return {};
   if (!serialise_cores()) return fail(EIO, "the cores can no longer be serialised");
+  if (auto ours = trap_stay(); !ours) return ours;
 
 #ifndef MOLT_MUTATE_NO_PROOF
   std::vector<CodeRange> inside;
   for (const Step& step : steps_) {
     if (step.proof) inside.push_back({step.site() + 1, step.site() + step.size});
   }
-  if (!inside.empty()) return witness.no_thread_within(inside);
+  if (!inside.empty()) {
+    if (auto outside = witness.no_thread_within(inside); !outside) return outside;
+  }
 #endif
-  return {};
+  return trap_stay();
 }
 
 // Writes 2 and 3.
@@ -284,7 +287,9 @@ Status Commit::run(Witness& witness) {
   if (any(Step::Way::trap)) {
     if (auto alone = witness.no_thread_blocks_sigtrap(); !alone) return alone;
     if (auto ready = trap_prepare(); !ready) return ready;
-    if (auto armed = arm(); !armed) {
+    Status armed = arm();
+    if (armed && trap_host_may_block()) armed = witness.no_thread_blocks_sigtrap();
+    if (!armed) {
       disarm();
       return armed;
     }

@@ -7,11 +7,11 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
-#include <mutex>
 #include <new>
 
-#include "arch/x86_64/refuse.hpp"
 #include "base/own_memory.hpp"
 
 // The linker's names for the ends of the handler's section.
@@ -38,6 +38,7 @@ struct Table {
 };
 std::atomic<Table*> newest{nullptr};
 std::atomic<std::uint64_t> forwarded{0};
+std::atomic<std::uint32_t> armed{0};  // sites that have a destination
 
 std::size_t place_of(CodeAddress address, std::size_t capacity) {
   return (address * 0x9e3779b97f4a7c15u >> 32) & (capacity - 1);
@@ -58,19 +59,27 @@ Site* find(CodeAddress address) {
 // The count changes before and after, so that a handler that saw the byte of one time and the
 // destination of another knows it.
 void set(Site& site, CodeAddress destination) {
+  const bool was = site.destination.load(std::memory_order_relaxed) != 0, is = destination != 0;
+  if (is && !was) armed.fetch_add(1, std::memory_order_seq_cst);
   site.changes.fetch_add(1, std::memory_order_acq_rel);
   site.destination.store(destination, std::memory_order_release);
   site.changes.fetch_add(1, std::memory_order_acq_rel);
+  if (was && !is) armed.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-// The host's action, as it was when ours was put over it. Two, so that a handler never reads one that
-// is being written: the writer fills the other and switches.
-struct sigaction host_actions[2];
-std::atomic<int> host_now{0};
+// A handler of ours for each that it was put over (S4), and what that was. Two actions, so that a handler
+// never reads one that is being written: the writer fills the other and switches.
+struct Layer {
+  struct sigaction host[2];
+  std::atomic<int> now{0};
+};
+constexpr std::size_t most_layers = 4;
+Layer layers[most_layers];
+std::size_t used_layers = 0;  // the writer's
 
 // What the host would have had, had it been alone.
-void pass_to_host(int signal, siginfo_t* info, void* context) {
-  struct sigaction& kept = host_actions[host_now.load(std::memory_order_acquire)];
+[[maybe_unused]] void pass_to_host(Layer& layer, int signal, siginfo_t* info, void* context) {
+  struct sigaction& kept = layer.host[layer.now.load(std::memory_order_acquire)];
   struct sigaction host = kept;
   if ((host.sa_flags & SA_RESETHAND) != 0) {
     kept.sa_handler = SIG_DFL;
@@ -93,6 +102,14 @@ void pass_to_host(int signal, siginfo_t* info, void* context) {
   sigset_t mask = host.sa_mask, before;
   if ((host.sa_flags & SA_NODEFER) == 0) sigaddset(&mask, SIGTRAP);
   pthread_sigmask(SIG_BLOCK, &mask, &before);
+#ifndef MOLT_MUTATE_HANDLER_BLOCKS
+  if (armed.load(std::memory_order_seq_cst) != 0) {  // S5; partner: the witness's second look
+    sigset_t trap;
+    sigemptyset(&trap);
+    sigaddset(&trap, SIGTRAP);
+    pthread_sigmask(SIG_UNBLOCK, &trap, nullptr);
+  }
+#endif
   if (plain) {
     host.sa_handler(signal);
   } else {
@@ -102,8 +119,9 @@ void pass_to_host(int signal, siginfo_t* info, void* context) {
 }
 
 // In a section of its own, so that trap_handler_range() can name it.
-[[gnu::section("molt_trap_text"), gnu::noinline]] void on_trap(int signal, siginfo_t* info,
-                                                               void* context) {
+[[gnu::section("molt_trap_text"), gnu::noinline]] void on_trap([[maybe_unused]] Layer& layer,
+                                                               [[maybe_unused]] int signal,
+                                                               siginfo_t* info, void* context) {
   int saved = errno;
   auto& rip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
   CodeAddress site = static_cast<CodeAddress>(rip) - 1;
@@ -123,39 +141,95 @@ void pass_to_host(int signal, siginfo_t* info, void* context) {
     std::atomic_thread_fence(std::memory_order_acquire);
     if (known->changes.load(std::memory_order_relaxed) == changes) break;
   }
-  pass_to_host(signal, info, context);
+#ifndef MOLT_MUTATE_NO_CHAIN
+  pass_to_host(layer, signal, info, context);
+#endif
   errno = saved;
 }
 
-Status masks_allow_traps() {
+// A template's section would be ignored.
+#define MOLT_TRAP_LAYER(number)                                                         \
+  [[gnu::section("molt_trap_text")]] void on_trap_##number(int signal, siginfo_t* info, \
+                                                           void* at) {                  \
+    on_trap(layers[number], signal, info, at);                                          \
+  }
+MOLT_TRAP_LAYER(0)
+MOLT_TRAP_LAYER(1)
+MOLT_TRAP_LAYER(2)
+MOLT_TRAP_LAYER(3)
+#undef MOLT_TRAP_LAYER
+constexpr std::array<void (*)(int, siginfo_t*, void*), most_layers> handlers{on_trap_0, on_trap_1,
+                                                                             on_trap_2, on_trap_3};
+
+bool is_ours(const struct sigaction& action) {
+  return (action.sa_flags & SA_SIGINFO) != 0 &&
+         std::ranges::find(handlers, action.sa_sigaction) != handlers.end();
+}
+
+bool are_same(const struct sigaction& one, const struct sigaction& other) {
+  // As the C library tells them: a mask's unused bits are zero.
+  return one.sa_handler == other.sa_handler && one.sa_flags == other.sa_flags &&
+         memcmp(&one.sa_mask, &other.sa_mask, sizeof one.sa_mask) == 0;
+}
+
+// S4. Of more than most_layers different ones the last have to share theirs.
+std::size_t layer_over(const struct sigaction& host) {
+  for (std::size_t i = 0; i < used_layers; ++i) {
+    if (are_same(layers[i].host[layers[i].now.load(std::memory_order_relaxed)], host)) return i;
+  }
+#ifndef MOLT_MUTATE_ONE_LAYER
+  if (used_layers < most_layers) ++used_layers;
+#else
+  used_layers = 1;
+#endif
+  Layer& layer = layers[used_layers - 1];
+  const int other = 1 - layer.now.load(std::memory_order_relaxed);
+  layer.host[other] = host;
+  layer.now.store(other, std::memory_order_release);
+  return used_layers - 1;
+}
+
+[[maybe_unused]] bool is_blocking(const struct sigaction& action) {
+  const bool is_handled = (action.sa_flags & SA_SIGINFO) != 0 ||
+                          (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+  return is_handled && sigismember(&action.sa_mask, SIGTRAP) == 1;
+}
+
+bool g_masks_opened = false;  // by the last trap_prepare()
+
+// S6. What the host puts there meanwhile comes back from sigaction(), and is put there again.
+void open_masks() {
+  g_masks_opened = false;
+#ifndef MOLT_MUTATE_MASKS_STAY
   for (int signal = 1; signal < _NSIG; ++signal) {
     struct sigaction action;
     if (signal == SIGTRAP || sigaction(signal, nullptr, &action) != 0) continue;
-    bool handled = (action.sa_flags & SA_SIGINFO) != 0 ||
-                   (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
-    if (handled && sigismember(&action.sa_mask, SIGTRAP) == 1) {
-      return refuse(Refusal::traps_blocked,
-                    "the handler of SIG%s blocks SIGTRAP: a thread in it could be killed by the "
-                    "breakpoint",
-                    sigabbrev_np(signal) ? sigabbrev_np(signal) : "?");
+    while (is_blocking(action)) {
+      sigdelset(&action.sa_mask, SIGTRAP);
+      struct sigaction opened = action, was;
+      if (sigaction(signal, &opened, &was) != 0) break;
+      g_masks_opened = true;
+      sigdelset(&was.sa_mask, SIGTRAP);
+      if (are_same(was, opened)) break;
+      sigaction(signal, &was, &action);
     }
   }
-  return {};
+#endif
 }
 
 }  // namespace
 
 Status trap_prepare() {
-  if (auto allowed = masks_allow_traps(); !allowed) return allowed;
+  open_masks();
+  return trap_stay();
+}
+
+Status trap_stay() {
   struct sigaction now;
   if (sigaction(SIGTRAP, nullptr, &now) != 0) return fail_errno(errno, "cannot look at SIGTRAP");
-  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_trap) return {};
-
-  int other = 1 - host_now.load(std::memory_order_relaxed);
-  host_actions[other] = now;
-  host_now.store(other, std::memory_order_release);
+  if (is_ours(now)) return {};
   struct sigaction ours = {};
-  ours.sa_sigaction = on_trap;
+  ours.sa_sigaction = handlers[layer_over(now)];
   // NODEFER: a handler of the host that interrupts this one may meet an int3 as well.
   ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | (now.sa_flags & SA_RESTART);
   if (sigaction(SIGTRAP, &ours, nullptr) != 0) return fail_errno(errno, "cannot handle SIGTRAP");
@@ -183,6 +257,7 @@ Status trap_arm(CodeAddress address, CodeAddress destination) {
     i = (i + 1) & (table->capacity - 1);
   }
   ++table->used;
+  if (destination != 0) armed.fetch_add(1, std::memory_order_seq_cst);
   table->sites[i].destination.store(destination, std::memory_order_relaxed);
   table->sites[i].address.store(address, std::memory_order_release);
   return {};
@@ -190,6 +265,20 @@ Status trap_arm(CodeAddress address, CodeAddress destination) {
 
 void trap_disarm(CodeAddress address) {
   if (Site* site = find(address)) set(*site, 0);
+}
+
+bool trap_host_may_block() {
+  if (g_masks_opened) return true;
+  struct sigaction host;
+  if (sigaction(SIGTRAP, nullptr, &host) != 0) return true;
+  if (is_ours(host)) {
+    const auto at = std::ranges::find(handlers, host.sa_sigaction) - handlers.begin();
+    const Layer& layer = layers[static_cast<std::size_t>(at)];
+    host = layer.host[layer.now.load(std::memory_order_relaxed)];
+  }
+  const bool is_handled = (host.sa_flags & SA_SIGINFO) != 0 ||
+                          (host.sa_handler != SIG_DFL && host.sa_handler != SIG_IGN);
+  return is_handled && (host.sa_flags & SA_NODEFER) == 0;
 }
 
 CodeRange trap_handler_range() {

@@ -9,11 +9,21 @@
 //               the next change must not pass for somebody else's.
 //            S3 The handler stays installed once it was: a late trap must never meet the default
 //               action. Whatever is not ours goes to what the host had installed.
+//            S4 What the host put over ours, and may call the one before it (ours), is not what ours calls:
+//               ours over that is another function, which knows what it was put over.
+//            S5 As long as a site has a destination the host's own handler runs with SIGTRAP open, so that the
+//               functions that it calls may have an int3. One that had begun before is seen by whoever
+//               looks for threads that block SIGTRAP after the sites were armed.
+//            S6 No other handler of the host blocks SIGTRAP while it runs (sa_mask) once trap_prepare() was
+//               called: it is taken out of the mask, as from threads' own (attach/masks.hpp). Who had entered before is seen
+//               as in S5.
 // Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
 // Death      Nothing is allocated in the handler; it takes no lock.
-// Refuses    A signal handler of the host that blocks SIGTRAP while it runs (sa_mask): a thread in it
-//            that called the function would be killed. Threads' own masks are the caller's to look at.
-// Checked by tests/arch/trap_test.cpp.
+// Refuses    Nothing. Threads' own masks are the caller's to look at.
+//            A host that puts its own handler over ours while an int3 is there gets our traps until
+//            trap_stay() is called next: on either side of a proof, and at each of its looks, 20 ms apart at most.
+// Checked by tests/arch/pool_test.cpp (Trap), attach.hazards.traps_of_its_own; broken: attach.finds.NO_CHAIN, .ONE_LAYER,
+//            .HANDLER_BLOCKS, .MASKS_STAY.
 #pragma once
 
 #include "arch/x86_64/code.hpp"
@@ -21,9 +31,12 @@
 
 namespace molt::arch {
 
-// Installs the handler, or installs it again where the host has put its own over it. ENOTSUP: a
-// handler's mask, naming the signal.
+// Installs the handler, or installs it again where the host has put its own over it.
 Status trap_prepare();
+// The latter alone, while an int3 is there.
+Status trap_stay();
+// Whether a thread may be in a handler of the host's that blocks SIGTRAP: S5 wants a look after the sites are armed.
+bool trap_host_may_block();
 // ENOMEM: nothing has changed.
 Status trap_arm(CodeAddress site, CodeAddress destination);
 void trap_disarm(CodeAddress site);
