@@ -1,5 +1,6 @@
 #include "builder/flow.hpp"
 
+#include "base/hash.hpp"
 #include "builder/capture.hpp"
 #include "builder/diff_file.hpp"
 #include "builder/leave_out.hpp"
@@ -548,6 +549,12 @@ Status Flow::make_patch() {
 
   PatchOptions options = request_.patch;
   options.diff = hunks_;
+  for (const PatchedFile& file : files_) {
+    if (!is_c_family(file.path)) continue;
+    options.sources.push_back(fmt::format(
+        "{} {}", file.path,
+        file.old_text ? content_hash(std::as_bytes(std::span(*file.old_text))) : "new"));
+  }
   for (const std::string& name : request_.leave_out) {
     options.description +=
         fmt::format("{}left out: {}", options.description.empty() ? "" : "; ", name);

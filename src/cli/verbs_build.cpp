@@ -2,6 +2,7 @@
 
 #include "base/fd.hpp"
 #include "builder/capture.hpp"
+#include "builder/diff_header.hpp"
 #include "builder/flow.hpp"
 #include "cli/agent.hpp"
 #include "cli/print.hpp"
@@ -17,6 +18,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 
 namespace molt::cli {
@@ -34,6 +36,7 @@ struct BuildArguments {
   std::string name;
   std::string description;
   std::vector<std::string> cves;
+  std::vector<std::string> signed_off;
   std::vector<std::string> keep_old;
   std::vector<std::string> accept;
   std::vector<std::string> leave_out;
@@ -240,8 +243,18 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
     request.targets.push_back(std::move(target));
   }
   request.patch.name = arguments.name.empty() ? name_of(arguments.diff) : arguments.name;
-  request.patch.description = arguments.description;
-  request.patch.cves = arguments.cves;
+  std::ifstream diff(request.diff, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(diff), {}};
+  builder::DiffHeader header =
+      builder::read_diff_header(text, fs::path(request.diff).filename().string());
+  request.patch.description =
+      arguments.description.empty() ? header.description : arguments.description;
+  request.patch.cves = arguments.cves.empty() ? header.cves : arguments.cves;
+  request.patch.author = header.author;
+  request.patch.signed_off = std::move(header.signed_off);
+  for (const std::string& name : arguments.signed_off) {
+    request.patch.signed_off.push_back(name);
+  }
   request.patch.keep_old = arguments.keep_old;
   request.patch.accept = arguments.accept;
   request.leave_out = arguments.leave_out;
@@ -359,6 +372,10 @@ Runner declare_build(CLI::App& verb) {
   verb.add_option("--description", arguments->description, "One line about it")
       ->option_text("TEXT");
   several(verb.add_option("--cve", arguments->cves, "What it fixes; may be repeated"), "ID");
+  several(verb.add_option(
+              "--signed-off-by", arguments->signed_off,
+              "Who answers for the patch, beside those whom the diff names; may be repeated"),
+          "NAME <MAIL>");
   several(verb.add_option("--keep-old", arguments->keep_old,
                           "A function that stays as it is although it changed; may be repeated"),
           "NAME");

@@ -221,6 +221,31 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_whose_fix_it_is(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE).replace("x * 7", "x * 8"))
+        diff.write_text(
+            "From: Jane Doe <jane@example.org>\nSubject: [PATCH] answer: more (CVE-2026-1111)\n\n"
+            "Signed-off-by: Jane Doe <jane@example.org>\n---\n" + diff.read_text()
+        )
+        done, said = self.molt_build(diff, "--signed-off-by", "John Roe <john@example.org>", "--keep-old=later", "--keep-old=sooner")
+        self.assert_built(done, said, "answer")
+        info = json.loads(run(MOLT, "info", "--json", self.folder / "fix.molt").stdout)
+        self.assertEqual(info["description"], "answer: more (CVE-2026-1111)")
+        self.assertEqual(info["author"], "Jane Doe <jane@example.org>")
+        self.assertEqual(info["signed-off-by"], ["Jane Doe <jane@example.org>", "John Roe <john@example.org>"])
+        self.assertEqual(info["cve"], ["CVE-2026-1111"])
+        self.assertRegex(info["source"][0], "^answer.c [0-9a-f]{32}$")
+        self.assertEqual(
+            info["note"], ["later stays as it was, as the author says", "--keep-old=sooner: no function of that name changed"]
+        )
+        self.assertRegex(info["functions"][0]["old_hash"] + info["functions"][0]["new_hash"], "^[0-9a-f]{64}$")
+        # What the command line says takes the place of what the diff does.
+        done, said = self.molt_build(diff, "--description", "more", "--cve", "CVE-2026-2222")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        info = json.loads(run(MOLT, "info", "--json", self.folder / "fix.molt").stdout)
+        self.assertEqual((info["description"], info["cve"]), ("more", ["CVE-2026-2222"]))
+
     def test_tools_that_show_code(self):
         """readelf and objdump read the file; gdb and perf name the functions of the running process."""
         self.make_target()
