@@ -89,7 +89,11 @@ class Flow {
     if (auto done = build_three(); !done) return pass(done);
     check_compiled();
     list_units();
-    if (auto done = make_patch(); !done) return pass(done);
+    auto done = make_patch();
+    if (!full_.empty() && (!done || !result_.refusals.empty())) {
+      return fail(ENOSPC, "what was compiled could not all be kept in %s", full_.c_str());
+    }
+    if (!done) return pass(done);
     return std::move(result_);
   }
 
@@ -123,6 +127,7 @@ class Flow {
   std::string hunks_;
   std::string source_;
   std::string additions_;
+  std::string full_;  // where the disc has no room left; "": it has
   Records base_;
   Records new_;
   Records old_;
@@ -251,6 +256,11 @@ Status Flow::build_three() {
   if (auto done = space.build("old", true, false); !done) return done;
   if (auto done = complete_old(space); !done) return done;
   result_.old_s = seconds_since(begin);
+  if (space.is_full()) {
+    // Not clean: the next run compiles again what the diff touches.
+    full_ = space.folder_of("old");
+    return {};
+  }
   return space.mark("clean");
 }
 

@@ -75,12 +75,8 @@ std::string include_folder() {
   fail(ErrorClass::missing, ENOENT, "molt/livepatch.h is not where this program was installed");
 }
 
-// "fixes/CVE-2024-1.patch" -> "CVE-2024-1"; a name may have letters, digits and -._ only.
-std::string name_of(const std::string& diff) {
-  std::string name = fs::path(diff).filename().string();
-  for (const char* ending : {".patch", ".diff"}) {
-    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
-  }
+// A name may have letters, digits and -._ only.
+std::string as_name(std::string name) {
   for (char& c : name) {
     const bool is_plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
                           (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
@@ -88,6 +84,15 @@ std::string name_of(const std::string& diff) {
   }
   constexpr std::size_t bytes_max = 48;
   return name.substr(0, bytes_max);
+}
+
+// "fixes/CVE-2024-1.patch" -> "CVE-2024-1"
+std::string name_of(const std::string& diff) {
+  std::string name = fs::path(diff).filename().string();
+  for (const char* ending : {".patch", ".diff"}) {
+    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
+  }
+  return as_name(std::move(name));
 }
 
 bool is_inside(const std::string& path, const std::string& folder) {
@@ -222,6 +227,11 @@ void check_output(const std::string& path) {
 }
 
 builder::FlowRequest request_of(const BuildArguments& arguments, const Options& options) {
+  if (!arguments.name.empty() && as_name(arguments.name) != arguments.name) {
+    fail(ErrorClass::usage, EINVAL,
+         "build: the name {} has something else than letters, digits and -._, or more than 48",
+         arguments.name);
+  }
   builder::FlowRequest request;
   request.diff = existing(arguments.diff, "the diff");
   std::string source = arguments.source;
@@ -309,8 +319,14 @@ int build(const BuildArguments& arguments, const Options& options) {
   if (!result) {
     const int code = result.error().code;
     const bool is_refused = code == EALREADY || code == EILSEQ;
-    fail(is_refused ? ErrorClass::refused : class_of_errno(code), code, "{}",
-         std::string(result.error().detail));
+    // What the system did not do, it says why.
+    constexpr std::array of_system{ENOSPC, EDQUOT, EACCES, EROFS,
+                                   ENOMEM, EMFILE, ENFILE, ENAMETOOLONG};
+    std::string text(result.error().detail);
+    if (std::ranges::find(of_system, code) != of_system.end()) {
+      text += fmt::format(": {}", std::strerror(code));
+    }
+    fail(is_refused ? ErrorClass::refused : class_of_errno(code), code, "{}", text);
   }
   Json fields = json_of(*result);
   fields["file"] = "";
