@@ -19,8 +19,10 @@
  *
  * Every thread changes over by itself, at a moment when none of the functions concerned is on its
  * stack: within one activation of them it sees only old versions or only new ones. No thread is
- * stopped, woken or sent a signal. Until all have changed over the patch is in *transition*; one that
- * sleeps inside an old function holds it up (`molt blocking` names it), for as long as it sleeps.
+ * stopped or woken. One that keeps running while a function's first bytes are replaced, and that cannot
+ * be sampled, gets a signal that only a running thread can get. Until all have changed over the patch is in
+ * *transition*; one that sleeps inside an old function holds it up (`molt blocking` names it), for as long
+ * as it sleeps.
  * Meanwhile the transition can be reversed, or forced.
  *
  * The semantics are those of the kernel's livepatch: stacking, disabling in any order, atomic

@@ -79,7 +79,7 @@ std::optional<Finding> Judge::judge(std::uintptr_t address) {
   if (is_linkage || is_in_the_loader(finding) ||
       std::any_of(target_.tables.begin(), target_.tables.end(),
                   [&](const Range& r) { return r.contains(value); })) {
-    finding.target += ", which is of use to the dynamic loader only";
+    finding.target += ", which only the dynamic loader and unwinders use";
     finding.bars = false;
   } else if (finding.place == Place::heap && may_be_two_flags(value, finding)) {
     finding.target += ", or two flags beside the rest of an old pointer";

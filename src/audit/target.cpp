@@ -53,8 +53,11 @@ Result<Target> target_of(void* handle, const std::string& file) {
             into->sealed = {(info->dlpi_addr + s->p_vaddr) & ~page,
                             (info->dlpi_addr + s->p_vaddr + s->p_memsz) & ~page};
           }
-          if (s->p_type != PT_LOAD) continue;
           const std::uintptr_t begin = info->dlpi_addr + s->p_vaddr;
+          // Where unwinders look functions up. Lists of objects have its address, which they go by while the
+          // object is there, and which stays in blocks that such a list had once.
+          if (s->p_type == PT_GNU_EH_FRAME) into->tables.push_back({begin, begin + s->p_memsz});
+          if (s->p_type != PT_LOAD) continue;
           const Range range{begin & ~page, (begin + s->p_memsz + page) & ~page};
           into->segments.push_back(range);
           // The rest of its pages is nobody's.

@@ -5,7 +5,6 @@
 #include "elf/visit.hpp"
 
 #include <fcntl.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 
@@ -26,39 +25,6 @@ LoadedObject describe(const dl_phdr_info& info) {
     }
   }
   return object;
-}
-
-// True when a line is `wanted`, and when not all lines could be read.
-template <class F>
-bool any_line(F&& wanted) {
-  MapsReader maps;
-  for (;;) {
-    MapsLine line;
-    switch (maps.next(line)) {
-      case MapsReader::Next::line:
-        if (wanted(line)) return true;
-        break;
-      case MapsReader::Next::end:
-        return false;
-      case MapsReader::Next::failed:
-        return true;
-    }
-  }
-}
-
-// Is `written` the path, or the path with the mark of a deleted file?
-bool same_path(std::string_view written, std::string_view path) {
-  for (char c : path) {
-    constexpr std::string_view newline = "\\012";
-    if (c == '\n' && written.substr(0, newline.size()) == newline) {
-      written.remove_prefix(newline.size());
-    } else if (!written.empty() && written.front() == c) {
-      written.remove_prefix(1);
-    } else {
-      return false;
-    }
-  }
-  return written.empty() || written == " (deleted)";
 }
 
 }  // namespace
@@ -118,24 +84,18 @@ std::optional<MappingAt> mapping_at(const void* address) {
   return std::nullopt;
 }
 
-bool mapped(const MappedFile& file) {
-  return any_line([&](const MapsLine& line) {
-    return line.file.inode == file.inode && line.file.device_major == file.device_major &&
-           line.file.device_minor == file.device_minor;
-  });
-}
-
-bool mapped(dev_t device, ino_t inode) {
-  return mapped(MappedFile{major(device), minor(device), inode});
-}
-
-bool mapped(std::string_view path) {
-  if (path.empty()) return false;  // would match anonymous memory
-  return any_line([&](const MapsLine& line) {
-    if (line.complete) return same_path(line.path, path);
-    // Its end was not kept. Were it the path, the path would be at least this long.
-    return path.size() >= MapsReader::buffer_bytes / 4;
-  });
+bool mapped(const MappedFile& file, const Range& where) {
+  MapsReader maps;
+  for (;;) {
+    MapsLine line;
+    const MapsReader::Next next = maps.next(line);
+    if (next != MapsReader::Next::line) return next == MapsReader::Next::failed;
+    const bool same = line.file.inode == file.inode &&
+                      line.file.device_major == file.device_major &&
+                      line.file.device_minor == file.device_minor;
+    const bool inside = line.range.begin < where.end && where.begin < line.range.end;
+    if (same && (line.executable || inside)) return true;
+  }
 }
 
 }  // namespace molt::elf

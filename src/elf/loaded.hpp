@@ -68,11 +68,10 @@ struct MappingAt {
 // Allocates. Nothing where nothing is mapped, or maps cannot be read.
 [[nodiscard]] std::optional<MappingAt> mapping_at(const void* address);
 
-// Is any page of that file mapped? True as well if /proc/self/maps cannot be read: absence has to
-// be proven, so a failure never counts as absence.
-[[nodiscard]] bool mapped(const MappedFile& file);
-[[nodiscard]] bool mapped(dev_t device, ino_t inode);
-// The same by path, whether or not the file was deleted or replaced since.
-[[nodiscard]] bool mapped(std::string_view path);
+// Is what the dynamic loader mapped of that file still there: any page in `where`, or one anywhere that can be
+// run? Others may have views of the file elsewhere, to read in it: those are none of it (symbolizers keep such).
+// True as well if /proc/self/maps cannot be read: absence has to be proven, so a failure never counts
+// as absence.
+[[nodiscard]] bool mapped(const MappedFile& file, const Range& where);
 
 }  // namespace molt::elf

@@ -127,6 +127,8 @@ std::string debug_link(const Input& file, const Sections& sections) {
 
 }  // namespace
 
+const char* given_debug_directory() { return secure_getenv("MOLT_DEBUG_DIRECTORY"); }
+
 Fd open_to_read(const char* path) {
   return Fd(::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
 }

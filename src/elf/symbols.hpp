@@ -131,12 +131,15 @@ class Symbols {
   std::string object_;
 };
 
+// $MOLT_DEBUG_DIRECTORY, unless the program is set-uid; or null.
+const char* given_debug_directory();
+
 struct SymbolOptions {
   // Where separate debug files are: <directory>/.build-id/xx/yyyy.debug, and what .gnu_debuglink
   // names in the object's folder, its .debug folder and <directory>/<folder of the object>. The
   // extra one is asked first; "" or null: none.
   const char* debug_directory = "/usr/lib/debug";
-  const char* extra_debug_directory = nullptr;
+  const char* extra_debug_directory = given_debug_directory();
 };
 
 // The symbols of an open ELF file (shared object, program or debug file), by its own addresses.

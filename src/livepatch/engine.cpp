@@ -69,10 +69,12 @@ Token::Token(const void* own_frame) {
       status_ = fail(EDEADLK, "an operation on patches cannot be started from a patch's callback");
       return;
     }
+    ++e.waiting;
     const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
     lock.unlock();
     futex_wait(e.changes, seen);
     lock.lock();
+    if (e.waiting > 0) --e.waiting;  // none in the child of a fork from a signal handler
   }
   if (!e.cut_off.empty()) {
     status_ = fail(EBUSY, "%s", e.cut_off.c_str());
@@ -108,17 +110,19 @@ Token::~Token() {
 }
 
 Guest::Guest(const void* own_frame) {
+  // A thread that does nothing but load and unload is hardly ever seen asleep, or in user mode.
+  change_over_self();
   Engine& e = engine();
   const int self = gettid();
   Lock lock(e.mutex);
   for (;;) {
     if (!e.cut_off.empty()) return;
-    if (e.token == 0) {
+    if (e.token == 0 && e.waiting == 0) {
       e.token = self;
       has_token_ = true;
       break;
     }
-    const bool may_work_beside = e.in_callback && (e.guest == 0 || e.guest == self);
+    const bool may_work_beside = e.in_callback && !e.callback_over && e.guest == 0;
     if (may_work_beside || e.guest == self) break;
     if (e.token == self) return;  // L5 is broken: rather nothing than a deadlock
     const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
@@ -176,13 +180,14 @@ class CallbackScope {
     if (is_guests_) {
       --e.guest_callbacks;
     } else {
+      e.callback_over = true;
       while (e.guest != 0) {
         const std::uint32_t seen = e.changes.load(std::memory_order_acquire);
         lock.unlock();
         futex_wait(e.changes, seen);
         lock.lock();
       }
-      e.in_callback = false;
+      e.in_callback = e.callback_over = false;
     }
     lock.unlock();
     e.step.lock();
@@ -383,7 +388,7 @@ thread_local bool t_is_guest = false;
 void forget_other_threads(Engine& e) {
   bool cut = e.token != 0 && !t_has_token && e.in_callback;
   if (e.token != 0) e.token = t_has_token ? gettid() : 0;
-  if (!t_has_token) e.in_callback = false;
+  if (!t_has_token) e.in_callback = e.callback_over = false;
   if (e.guest != 0 && t_is_guest) {
     e.guest = gettid();
   } else if (e.guest != 0) {
@@ -420,6 +425,7 @@ void after_fork(bool child) {
     gate::after_fork_child();
     e.worker = false;
     e.worker_tid = 0;
+    e.waiting = 0;
     forget_other_threads(e);
   }
   e.mutex.unlock();

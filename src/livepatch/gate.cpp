@@ -232,7 +232,9 @@ void leave_self(std::uint32_t generation, Side target) {
   std::uint32_t* word = own_word();
   const std::uint32_t value = load(word);
   if (value & switching_bit) return;  // the agent is looking; its answer counts
-  if (is_held_self(generation, target)) swap(word, value, decided(generation, target));
+  if (is_held_self(generation, target) && swap(word, value, decided(generation, target))) {
+    changed_over();
+  }
 }
 
 Turned force(int tid, std::uint32_t generation, Side target) {

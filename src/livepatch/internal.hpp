@@ -57,8 +57,10 @@ struct Engine {
   std::mutex mutex;
   std::atomic<std::uint32_t> changes{0};
   int token = 0;                    // thread that has it; 0: free
+  unsigned waiting = 0;             // for the token; guests let them go first
   const void* own_frame = nullptr;  // of the token's holder: where the runtime was entered
   bool in_callback = false;         // of the token's holder
+  bool callback_over = false;       // it waits for the guest that is there; no further one comes
   int guest = 0;                    // thread that works beside the token's holder; 0: none
   unsigned guest_callbacks = 0;     // of its own that it is in
   std::list<PatchPtr> patches;      // in the order of enabling
@@ -105,7 +107,8 @@ class Token {
   Status status_;
 };
 
-// The same right for a thread that the dynamic loader has called, with the loader's lock held. The token's
+// The same right for a thread that the dynamic loader has called, with the loader's lock held. Whoever waits
+// for the token comes first: threads that load and unload without a pause would leave it to nobody. The token's
 // holder may be in a callback that waits for that lock, so the token is not waited for there (L5): while a
 // callback is under way a guest works beside its holder, who goes on when the guest has left.
 class Guest {

@@ -23,9 +23,11 @@
 //            before it unmaps: watch_begins() waits, or on_change() does.
 //            At on_change() while it loads, the loader has a second lock, which pthread_create()
 //            needs: nothing is waited for there but the short locks of the names and slots.
-// Progress   The loader waits for the step under way (milliseconds; seconds if a thread has to leave a
-//            function's first bytes), never for callbacks of an operation. A library with nothing to do
-//            with patches waits as well, if it comes or goes at that moment.
+// Progress   A thread that is held up in a transition, and that the loader calls from, looks at its own frames
+//            there, and changes over. The loader waits for the step under way (milliseconds; seconds if a
+//            thread has to leave a function's first bytes), and for who wants to begin one, never for
+//            callbacks of an operation. A library with nothing to do with patches waits as well, if it
+//            comes or goes at that moment.
 // Death      exit() runs destructors too: there nothing is taken back. fork: the child has slots and
 //            jump as they are. dlopen() that fails behind on_change() unmaps without destructors: what
 //            was patched is forgotten then, and only post_unpatch called.

@@ -816,8 +816,8 @@ void* work(void*) {
       futex_wait(e.changes, seen, until);
     }
     {
+      Token token(__builtin_frame_address(0));
       const DescriptorRoom room;
-      Token token(std::try_to_lock, __builtin_frame_address(0));
       if (token && e.transition.active()) {
         try_complete(e.transition.tries >= tries_before_sampling);
       } else if (token) {

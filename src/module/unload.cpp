@@ -35,7 +35,8 @@ std::string still_there(const Module& module) {
     if (i == 1) return "the dynamic loader keeps it (dlclose answered 0)";
   }
   if (elf::in_link_map(module.stored.path)) return "it is still in the list of loaded objects";
-  if (!module.mapping || elf::mapped(*module.mapping))
+  const elf::Range extent{module.address, module.address + module.size};
+  if (!module.mapping || elf::mapped(*module.mapping, extent))
     return "it is still in /proc/self/maps, or that cannot be read";
   return "";
 }

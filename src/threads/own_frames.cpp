@@ -78,11 +78,12 @@ std::uintptr_t first_frame_distance() {
 }  // namespace
 
 bool own_frames_are_out(const RangeSet& ranges) {
+  // First, and whatever is found: who asks later may hold the loader's lock, and is to start no thread.
+  const std::uintptr_t distance = first_frame_distance();
   Walk walk{ranges};
   if (_Unwind_Backtrace(step, &walk) != _URC_END_OF_STACK || !walk.is_out) return false;
   // It may have ended because nothing is known of a frame: only at the stack's very top is it over.
   const auto descriptor = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
-  const std::uintptr_t distance = first_frame_distance();
   if (distance != 0 && descriptor - walk.outermost == distance) return true;
   constexpr std::uintptr_t slack = 512;
   const std::uintptr_t first = first_stack_pointer();

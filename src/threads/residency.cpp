@@ -188,20 +188,26 @@ void Prover::sample_running(Census& census) {
 
 void Prover::signal_running(Census& census) {
   if (options_.last_means != LastMeans::signal || !options_.last_means_after.passed()) return;
-  const auto is_due = [](const Finding& f) {
-    return f.activity == Activity::running && f.verdict == Verdict::unknown;
-  };
+  // Of one that a sample has found inside, too: the word may be a stale one, or of a trap on its way.
+  std::vector<Thread*> due;
+  for (const Finding& f : proof.holders) {
+    if (f.activity != Activity::running || f.certain) continue;
+    if (Thread* thread = census.find(f.tid)) due.push_back(thread);
+  }
+  if (due.empty()) return;
   // Half of the time that is left, for all of them: so there is another round.
-  const auto due = std::count_if(proof.holders.begin(), proof.holders.end(), is_due);
-  for (Finding& f : proof.holders) {
-    if (!is_due(f)) continue;
-    Thread* thread = census.find(f.tid);
-    if (thread == nullptr) continue;
-    const std::int64_t share = (options_.deadline.at_ns - now_ns()) / (2 * due);
-    const Finding signalled = signal_and_look(
-        census, *thread, ranges_, std::clamp(share, least_signal_wait_ns, most_signal_wait_ns));
-    if (signalled.verdict == Verdict::out) ++proof.signalled;
-    if (signalled.verdict != Verdict::unknown || *signalled.reason != '\0') f = signalled;
+  const std::int64_t share = (options_.deadline.at_ns - now_ns()) / 2;
+  std::vector<Finding> signalled(due.size());
+  signal_and_look(census, due, ranges_,
+                  std::clamp(share, least_signal_wait_ns, most_signal_wait_ns), signalled.data());
+  for (const Finding& told : signalled) {
+    if (told.verdict == Verdict::out) ++proof.signalled;
+    for (Finding& f : proof.holders) {
+      if (f.tid == told.tid &&
+          (told.verdict != Verdict::unknown || f.verdict == Verdict::unknown)) {
+        f = told;
+      }
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -23,6 +24,7 @@ enum State : std::uint32_t { idle, armed, taken, done };
 struct Request {
   std::atomic<std::uint32_t> state{idle};
   std::atomic<int> tid{0};  // a late handler compares its own with the next request's
+  std::atomic<unsigned> looks{0};
   const RangeSet* ranges = nullptr;
   Extent stack;
   // The answer.
@@ -34,7 +36,11 @@ struct Request {
   bool in_code = false;
   bool on_own_stack = false;
 };
-Request g_request;
+constexpr std::size_t most_at_once = 64;
+Request g_requests[most_at_once];
+std::atomic<std::uint32_t> g_answers{0};
+// At one tick of its clock each.
+constexpr unsigned most_own_looks = 16;
 int g_signal = 0;
 bool g_rewinds = false;
 
@@ -86,13 +92,23 @@ void on_signal(int, siginfo_t*, void* given) {
   const int error = errno;
   auto& context = *static_cast<ucontext_t*>(given);
   if (g_rewinds) rewind_interrupted(context);
-  std::uint32_t expected = armed;
-  if (g_request.tid.load(std::memory_order_relaxed) == gettid() &&
-      g_request.state.compare_exchange_strong(expected, taken, std::memory_order_acquire,
-                                              std::memory_order_relaxed)) {
-    answer(g_request, context);
-    g_request.state.store(done, std::memory_order_release);
-    futex_wake_all(g_request.state);
+  const int self = gettid();
+  for (Request& request : g_requests) {
+    std::uint32_t expected = armed;
+    if (request.tid.load(std::memory_order_relaxed) != self ||
+        !request.state.compare_exchange_strong(expected, taken, std::memory_order_acquire,
+                                               std::memory_order_relaxed)) {
+      continue;
+    }
+    answer(request, context);
+    const unsigned looks = request.looks.load(std::memory_order_relaxed) + 1;
+    request.looks.store(looks, std::memory_order_relaxed);
+    const bool is_out = request.hits == 0 && request.on_own_stack;
+    request.state.store(is_out || looks == most_own_looks ? done : armed,
+                        std::memory_order_release);
+    g_answers.fetch_add(1, std::memory_order_release);
+    futex_wake_all(g_answers);
+    break;
   }
   errno = error;
 }
@@ -172,73 +188,111 @@ bool rewind_interrupted(ucontext_t& context) {
   return true;
 }
 
-Finding signal_and_look(Census& census, Thread& thread, const RangeSet& ranges,
-                        std::int64_t wait_ns) {
-  Finding f;
-  f.tid = thread.tid;
-  f.activity = Activity::running;
-  const int signal = take_signal();
-  if (signal == 0) {
-    f.reason = "it runs, and no real-time signal is free";
-    return f;
-  }
-  if (blocks(thread.tid, signal)) {
-    f.reason = "it runs, and blocks the signal that would make it look";
-    return f;
-  }
-  census.find_stack(thread);
+namespace {
 
-  g_request.tid.store(thread.tid, std::memory_order_relaxed);
-  g_request.ranges = &ranges;
-  g_request.stack = thread.stack;
-  g_request.state.store(armed, std::memory_order_release);
+// Null: it is asked.
+const char* ask(Request& request, Census& census, Thread& thread, const RangeSet& ranges,
+                int& timer) {
+  const int signal = take_signal();
+  if (signal == 0) return "it runs, and no real-time signal is free";
+  if (blocks(thread.tid, signal)) return "it runs, and blocks the signal that would make it look";
+  census.find_stack(thread);
+  request.tid.store(thread.tid, std::memory_order_relaxed);
+  request.looks.store(0, std::memory_order_relaxed);
+  request.ranges = &ranges;
+  request.stack = thread.stack;
+  request.state.store(armed, std::memory_order_release);
 
   sigevent event{};
   event.sigev_notify = SIGEV_THREAD_ID;
   event.sigev_signo = signal;
   event._sigev_un._tid = thread.tid;
-  int timer = 0;
   if (::syscall(SYS_timer_create, cpu_clock_of(thread.tid), &event, &timer) != 0) {
-    g_request.state.store(idle, std::memory_order_relaxed);
-    f.reason = "it runs, and the system does not let us time it";
-    return f;
+    request.state.store(idle, std::memory_order_relaxed);
+    return "it runs, and the system does not let us time it";
   }
   itimerspec when{};
-  when.it_value.tv_nsec = 1;
+  when.it_value.tv_nsec = when.it_interval.tv_nsec = 1;
   ::syscall(SYS_timer_settime, timer, 0, &when, nullptr);
-  const Deadline deadline{now_ns() + wait_ns};
-  while (g_request.state.load(std::memory_order_acquire) == armed && !deadline.passed()) {
-    futex_wait(g_request.state, armed, deadline);
-  }
-  ::syscall(SYS_timer_delete, timer);
-  std::uint32_t expected = armed;
-  if (g_request.state.compare_exchange_strong(expected, idle, std::memory_order_relaxed)) {
-    f.reason = "it runs, and did not take the signal in time";
-    return f;
-  }
-  // The handler has it: a stack's length, and it is done.
-  for (std::uint32_t state; (state = g_request.state.load(std::memory_order_acquire)) != done;) {
-    futex_wait(g_request.state, state);
-  }
-  f.sp = g_request.sp;
-  f.pc = g_request.pc;
-  f.hits = g_request.hits;
+  return nullptr;
+}
+
+// With the request withdrawn, or done.
+void read_answer(const Request& request, Finding& f) {
+  f.sp = request.sp;
+  f.pc = request.pc;
+  f.hits = request.hits;
   if (f.hits > 0) {
     f.verdict = Verdict::inside;
-    f.certain = g_request.in_code;
-    f.word = g_request.word;
-    f.at = g_request.at;
+    f.certain = request.in_code;
+    f.word = request.word;
+    f.at = request.at;
     f.depth = f.at ? f.at - f.sp : 0;
     f.reason = f.certain ? "it is in the code"
                : f.at    ? "an address on its stack"
                          : "an address in a register";
-  } else if (g_request.on_own_stack) {
+  } else if (request.on_own_stack) {
     f.verdict = Verdict::out;
   } else {
     f.reason = "it runs on a stack that is not its own";
   }
-  g_request.state.store(idle, std::memory_order_relaxed);
-  return f;
+}
+
+void signal_some(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
+                 const Deadline& deadline, Finding* findings) {
+  int timers[most_at_once];
+  const auto is_asked = [&](std::size_t i) { return *findings[i].reason == '\0'; };
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    Finding& f = findings[i];
+    f = Finding{};
+    f.tid = threads[i]->tid;
+    f.activity = Activity::running;
+    if (const char* why = ask(g_requests[i], census, *threads[i], ranges, timers[i]))
+      f.reason = why;
+  }
+  const auto answers_missing = [&] {
+    for (std::size_t i = 0; i < threads.size(); ++i) {
+      if (is_asked(i) && g_requests[i].state.load(std::memory_order_acquire) != done) return true;
+    }
+    return false;
+  };
+  for (;;) {
+    const std::uint32_t seen = g_answers.load(std::memory_order_acquire);
+    if (!answers_missing() || deadline.passed()) break;
+    futex_wait(g_answers, seen, deadline);
+  }
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    if (!is_asked(i)) continue;
+    Request& request = g_requests[i];
+    ::syscall(SYS_timer_delete, timers[i]);
+    for (;;) {
+      const std::uint32_t seen = g_answers.load(std::memory_order_acquire);
+      std::uint32_t expected = armed;
+      if (request.state.compare_exchange_strong(expected, idle, std::memory_order_acquire,
+                                                std::memory_order_acquire) ||
+          expected == done) {
+        break;
+      }
+      futex_wait(g_answers, seen);  // the handler has it: a stack's length, and it answers
+    }
+    if (request.looks.load(std::memory_order_relaxed) == 0) {
+      findings[i].reason = "it runs, and did not take the signal in time";
+    } else {
+      read_answer(request, findings[i]);
+    }
+    request.state.store(idle, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace
+
+void signal_and_look(Census& census, std::span<Thread* const> threads, const RangeSet& ranges,
+                     std::int64_t wait_ns, Finding* findings) {
+  const Deadline deadline{now_ns() + wait_ns};
+  for (std::size_t from = 0; from < threads.size(); from += most_at_once) {
+    const std::size_t n = std::min(most_at_once, threads.size() - from);
+    signal_some(census, threads.subspan(from, n), ranges, deadline, findings + from);
+  }
 }
 
 }  // namespace molt::threads

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <link.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -21,6 +22,7 @@
 #include <functional>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -528,6 +530,30 @@ TEST_P(Search, TwoFlagsBesideAnOldPointerDoNotCount) {
   block[5] = reinterpret_cast<void*>(table);
   expect_one(search(victim), Place::heap, Looks::data, block + 5, {"wide_table+0x0"});
   free(block);
+}
+
+// Lists of objects have it, and memory that such a list had once.
+TEST_P(Search, AnOldWordOfTheUnwindTableDoesNotCount) {
+  Victim victim;
+  audit::Range table;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        if (std::string_view(info->dlpi_name) != VICTIM) return 0;
+        for (const auto* s = info->dlpi_phdr; s != info->dlpi_phdr + info->dlpi_phnum; ++s) {
+          if (s->p_type != PT_GNU_EH_FRAME) continue;
+          const std::uintptr_t begin = info->dlpi_addr + s->p_vaddr;
+          *static_cast<audit::Range*>(data) = {begin, begin + s->p_memsz};
+        }
+        return 1;
+      },
+      &table);
+  ASSERT_NE(table.size(), 0u);
+  auto* memory = static_cast<std::uintptr_t*>(pages(4096, MAP_PRIVATE));
+  memory[20] = table.begin;
+  EXPECT_EQ(texts(search(victim)), "");
+  memory[20] = table.end;
+  EXPECT_NE(texts(search(victim)), "");
+  munmap(memory, 4096);
 }
 
 // In memory of another malloc than glibc's nobody can tell that a block is free.

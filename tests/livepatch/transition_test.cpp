@@ -449,7 +449,9 @@ TEST(Transition, NoReturnAddressIsReplaced) {
   for (int i = 0; i < 2; ++i) {
     ASSERT_EQ(load_patch("lp_two", "keeps=1"), 0) << molt_last_error();
     EXPECT_EQ(molt_patch_wait(20), -ETIMEDOUT);
-    if (i == 0) EXPECT_EQ(revert("lp_two"), "");
+    if (i == 0) {
+      EXPECT_EQ(revert("lp_two"), "");
+    }
   }
   std::atomic<int> result_of_new{0};
   std::thread new_one([&] { result_of_new = lp_keeps(); });

@@ -1,6 +1,9 @@
 // What becomes of a module's memory: freed and proven so, resident until gc, or pinned with a reason;
 // and files that are overwritten while they are loaded.
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -38,6 +41,23 @@ TEST_F(Memory, UnmappedMeansUnmapped) {
   EXPECT_EQ(answer.reason, "");
   EXPECT_FALSE(is_mapped(address));
   EXPECT_EQ(before.since(), "");
+}
+
+// Symbolizers map the file of what they name, to read in it, and keep it so.
+TEST_F(Memory, AViewOfTheFileIsNotTheModule) {
+  ASSERT_TRUE(is(load("probe"), 0));
+  const void* address = descriptor("probe");
+  Dl_info object{};
+  ASSERT_NE(dladdr(address, &object), 0);
+  const int file = open(object.dli_fname, O_RDONLY | O_CLOEXEC);
+  void* view = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, file, 0);
+  ASSERT_NE(view, MAP_FAILED);
+  close(file);
+  Answer answer = unload("probe");
+  EXPECT_TRUE(is(answer, 0));
+  EXPECT_EQ(answer.reason, "");
+  EXPECT_FALSE(is_mapped(address));
+  munmap(view, 4096);
 }
 
 // ---- Files

@@ -4,6 +4,8 @@
 #include <sys/epoll.h>
 #include <ucontext.h>
 
+#include <memory>
+
 #include "threads/sample.hpp"
 #include "threads/signalled.hpp"
 #include "victims.hpp"
@@ -154,7 +156,7 @@ Finding signal_of(int tid, const RangeSet& ranges) {
     ASSERT_TRUE(census.refresh());
     Thread* thread = census.find(tid);
     ASSERT_NE(thread, nullptr);
-    f = signal_and_look(census, *thread, ranges, 10 * second_ns);
+    signal_and_look(census, {&thread, 1}, ranges, 10 * second_ns, &f);
   }));
   return f;
 }
@@ -169,6 +171,27 @@ TEST(Signalled, Inside) {
 TEST(Signalled, Outside) {
   Runner runner(false);
   EXPECT_EQ(signal_of(runner.tid(), runner.code.range()).verdict, Verdict::out);
+}
+
+// One after the other they would take a turn of the processor each, of all that want it.
+TEST(Signalled, ManyAreAskedAtOnce) {
+  constexpr std::size_t count = 6;
+  Runner inside(true);
+  std::vector<std::unique_ptr<Runner>> outside;
+  for (std::size_t i = 0; i < count; ++i) outside.push_back(std::make_unique<Runner>(false));
+  Finding findings[count + 1];
+  ASSERT_TRUE(inspect([&](Census& census) {
+    ASSERT_TRUE(census.refresh());
+    std::vector<Thread*> all;
+    for (const auto& runner : outside) all.push_back(census.find(runner->tid()));
+    all.push_back(census.find(inside.tid()));
+    signal_and_look(census, all, inside.code.range(), 20 * second_ns, findings);
+  }));
+  for (std::size_t i = 0; i < count; ++i) {
+    EXPECT_EQ(findings[i].tid, outside[i]->tid());
+    EXPECT_EQ(findings[i].verdict, Verdict::out) << findings[i].reason;
+  }
+  EXPECT_EQ(findings[count].verdict, Verdict::inside) << findings[count].reason;
 }
 
 TEST(Signalled, ThreadThatBlocksSignalsIsLeftAlone) {
@@ -193,7 +216,8 @@ TEST(Signalled, SleeperIsNotWoken) {
     Finding f;
     ASSERT_TRUE(inspect([&](Census& census) {
       ASSERT_TRUE(census.refresh());
-      f = signal_and_look(census, *census.find(victim.tid()), code.range(), second_ns / 4);
+      Thread* thread = census.find(victim.tid());
+      signal_and_look(census, {&thread, 1}, code.range(), second_ns / 4, &f);
     }));
     EXPECT_EQ(f.verdict, Verdict::unknown);
     EXPECT_TRUE(sleeps_in(victim.tid(), SYS_epoll_wait));
