@@ -102,7 +102,10 @@ namespace info {
 inline constexpr std::string_view name = "name";  // of the patch, unless `molt apply --name`
 inline constexpr std::string_view description = "description";
 inline constexpr std::string_view cve = "cve";
-inline constexpr std::string_view source = "source";      // "FILE:HASH" of each changed source
+inline constexpr std::string_view author = "author";  // of the diff
+inline constexpr std::string_view signed_off =
+    "signed-off-by";                                      // as the diff and --signed-off-by have it
+inline constexpr std::string_view source = "source";      // "FILE HASH": of the diff, before it
 inline constexpr std::string_view compiler = "compiler";  // what made the code
 inline constexpr std::string_view builder = "builder";
 inline constexpr std::string_view license = "license";

@@ -138,7 +138,7 @@ bool is_probe(const std::string& source, const std::string& output) {
          has("meson-private");
 }
 
-void write_record(const std::string& path, const Record& record) {
+bool write_record(const std::string& path, const Record& record) {
   const Json json = {{"source", record.source},
                      {"directory", record.directory},
                      {"command", record.command},
@@ -151,9 +151,15 @@ void write_record(const std::string& path, const Record& record) {
   {
     std::ofstream file(temporary);
     file << json.dump(1, ' ', false, Json::error_handler_t::replace) << '\n';
+    file.flush();
+    if (!file) {
+      ::unlink(temporary.c_str());
+      return false;
+    }
   }
-  std::error_code ignored;
-  fs::rename(temporary, path, ignored);
+  std::error_code error;
+  fs::rename(temporary, path, error);
+  return !error;
 }
 
 std::string stem_of(const std::string& store, const std::string& output) {
@@ -231,7 +237,13 @@ int refuse_tree(const std::string& path) {
   return 1;
 }
 
-// False: it includes a file that is the tree's own.
+// An object without a record would be one that the build does not make: its note stays, and the build ends.
+bool cannot_keep(const std::string& output, const char* why) {
+  fmt::print(stderr, "molt: error: what was compiled cannot be kept: {}: {}\n", output, why);
+  return false;
+}
+
+// False: it includes a file that is the tree's own, or it cannot be kept.
 bool record_one(const CompilerCommand& command, const std::vector<std::string>& user_words,
                 const Map& map, const std::string& source, const std::string& directory,
                 const std::string& store, bool with_shadow, const std::string& noted_dependencies) {
@@ -251,8 +263,11 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
     if (run(recompile(command, source, own, {}), own + ".log") != 0) return true;
     fs::remove(own + ".log", error);
   } else {
-    fs::copy_file(absolute(directory, object), own, fs::copy_options::overwrite_existing, error);
-    if (error) return true;
+    const std::string made = absolute(directory, object);
+    std::error_code ignored;
+    fs::copy_file(made, own, fs::copy_options::overwrite_existing, error);
+    if (error && !fs::is_regular_file(made, ignored)) return true;
+    if (error) return cannot_keep(record.output, error.message().c_str());
   }
   fs::rename(own, record.plain, error);
 
@@ -284,7 +299,9 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
     if (map.is_of_tree(path)) return refuse_tree(path) == 0;
     path = map.to_tree(path);
   }
-  write_record(stem + ".json", record);
+  if (!write_record(stem + ".json", record)) {
+    return cannot_keep(record.output, std::strerror(errno));
+  }
   return true;
 }
 

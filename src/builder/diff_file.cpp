@@ -101,6 +101,10 @@ std::set<std::string> names_in(const std::string& text, unsigned strip) {
     previous = line;
   }
   names.erase("");
+  // patch(1) does not touch what is outside of the tree; neither does what is put back.
+  std::erase_if(names, [](const std::string& name) {
+    return name.starts_with('/') || ("/" + name + "/").find("/../") != name.npos;
+  });
   return names;
 }
 
@@ -141,10 +145,11 @@ Status write_text(const std::string& path, const std::optional<std::string>& tex
     return {};
   }
   fs::create_directories(fs::path(path).parent_path(), error);
+  errno = 0;
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << *text;
   file.flush();
-  if (!file) return fail(EIO, "cannot write %s", path.c_str());
+  if (!file) return fail(errno != 0 ? errno : EIO, "cannot write %s", path.c_str());
   return {};
 }
 
@@ -204,13 +209,14 @@ Result<std::vector<PatchedFile>> apply_diff(
 Status save_old(const std::vector<PatchedFile>& files, const std::string& path) {
   const std::string temporary = path + ".new";
   {
+    errno = 0;
     std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
     for (const PatchedFile& file : files) {
       const std::string text = file.old_text.value_or("");
       out << file.path << '\0' << (file.old_text ? 1 : 0) << ' ' << text.size() << '\n' << text;
     }
     out.flush();
-    if (!out) return fail(EIO, "cannot write %s", temporary.c_str());
+    if (!out) return fail(errno != 0 ? errno : EIO, "cannot write %s", temporary.c_str());
   }
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     return fail_errno(errno, "cannot write %s", path.c_str());

@@ -1,5 +1,6 @@
 #include "builder/flow.hpp"
 
+#include "base/hash.hpp"
 #include "builder/capture.hpp"
 #include "builder/diff_file.hpp"
 #include "builder/leave_out.hpp"
@@ -88,7 +89,11 @@ class Flow {
     if (auto done = build_three(); !done) return pass(done);
     check_compiled();
     list_units();
-    if (auto done = make_patch(); !done) return pass(done);
+    auto done = make_patch();
+    if (!full_.empty() && (!done || !result_.refusals.empty())) {
+      return fail(ENOSPC, "what was compiled could not all be kept in %s", full_.c_str());
+    }
+    if (!done) return pass(done);
     return std::move(result_);
   }
 
@@ -122,6 +127,7 @@ class Flow {
   std::string hunks_;
   std::string source_;
   std::string additions_;
+  std::string full_;  // where the disc has no room left; "": it has
   Records base_;
   Records new_;
   Records old_;
@@ -250,6 +256,11 @@ Status Flow::build_three() {
   if (auto done = space.build("old", true, false); !done) return done;
   if (auto done = complete_old(space); !done) return done;
   result_.old_s = seconds_since(begin);
+  if (space.is_full()) {
+    // Not clean: the next run compiles again what the diff touches.
+    full_ = space.folder_of("old");
+    return {};
+  }
   return space.mark("clean");
 }
 
@@ -548,6 +559,12 @@ Status Flow::make_patch() {
 
   PatchOptions options = request_.patch;
   options.diff = hunks_;
+  for (const PatchedFile& file : files_) {
+    if (!is_c_family(file.path)) continue;
+    options.sources.push_back(fmt::format(
+        "{} {}", file.path,
+        file.old_text ? content_hash(std::as_bytes(std::span(*file.old_text))) : "new"));
+  }
   for (const std::string& name : request_.leave_out) {
     options.description +=
         fmt::format("{}left out: {}", options.description.empty() ? "" : "; ", name);

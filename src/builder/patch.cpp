@@ -144,13 +144,18 @@ struct Builder {
     return users;
   }
 
+  std::set<std::string> kept{};  // of options.keep_old
+
   void keep_old(Studied& s) {
     auto& changed = s.comparison->changed;
     const auto drop = [&](const std::string& name) {
       for (const std::uint32_t i : std::vector(changed.begin(), changed.end())) {
         const std::string_view other = s.new_view->name(i);
-        const bool is_part = other.starts_with(name) && is_cold(other.substr(name.size()));
-        if (other == name || is_part) changed.erase(i);
+        const std::string_view whole =
+            is_cold(other) ? other.substr(0, other.find(".cold")) : other;
+        if (!is_called(whole, name)) continue;
+        changed.erase(i);
+        kept.insert(name);
       }
     };
     for (const std::string& name : options.keep_old) drop(name);
@@ -473,15 +478,18 @@ struct Builder {
     if (!options.version.empty()) writer.add_info(info::patch_version, options.version);
     if (!options.description.empty()) writer.add_info(info::description, options.description);
     for (const std::string& cve : options.cves) writer.add_info(info::cve, cve);
+    if (!options.author.empty()) writer.add_info(info::author, options.author);
+    for (const std::string& name : options.signed_off) writer.add_info(info::signed_off, name);
     if (!options.license.empty()) writer.add_info(info::license, options.license);
     if (options.replace) writer.add_info(info::flag, patch_file::flag_replace);
     writer.add_info(info::builder, "molt " MOLT_VERSION);
     std::set<std::string> compilers;
     for (const auto& s : studied) {
       const bool counts = s->unit->is_new() || !s->replaced.empty();
-      if (counts) writer.add_info(info::source, s->unit->source);
+      if (counts && options.sources.empty()) writer.add_info(info::source, s->unit->source);
       compilers.insert(std::string(s->new_object->compiler()));
     }
+    for (const std::string& source : options.sources) writer.add_info(info::source, source);
     for (const std::string& compiler : compilers) {
       if (!compiler.empty()) writer.add_info(info::compiler, compiler);
     }
@@ -519,6 +527,15 @@ struct Builder {
     read_additions();
     read_runtime();
     for (const auto& s : studied) decide(*s);
+    for (const std::string& name : options.keep_old) {
+      report.notes.push_back(
+          kept.contains(name)
+              ? fmt::format("{} stays as it was, as the author says", name)
+              : fmt::format("--keep-old={}: no function of that name changed", name));
+    }
+    for (const std::string& name : options.accept) {
+      report.notes.push_back(fmt::format("a change of {} is harmless, says the author", name));
+    }
     refuse_unsafe();
     for (const auto& s : studied) refuse_shared_constants(*s);
     if (!refusals.empty()) return refused();

@@ -33,7 +33,11 @@ struct PatchOptions {
   std::string name;  // of the patch: [A-Za-z0-9_.-]
   std::string version, description, license;
   std::vector<std::string> cves;
-  std::string diff;                    // unified; tells edited lines from what moved with them
+  std::string author;                   // of the diff
+  std::vector<std::string> signed_off;  // who answers for it
+  std::vector<std::string>
+      sources;       // "FILE HASH" of what the diff changes, before it; none: units'
+  std::string diff;  // unified; tells edited lines from what moved with them
   std::vector<std::string> keep_old;   // functions that stay as they are although they changed
   std::vector<std::string> accept;     // types whose layout may change, data whose value may
   std::vector<std::string> additions;  // objects of --callbacks FILE.cpp

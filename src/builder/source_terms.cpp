@@ -31,6 +31,12 @@ std::string readable(std::string_view name) {
   return text ? text.get() : mangled;
 }
 
+bool is_called(std::string_view name, std::string_view given) {
+  if (name == given) return true;
+  const std::string text = readable(name);
+  return text == given || text.substr(0, text.find('(')) == given;
+}
+
 // --- where ------------------------------------------------------------------------------------------------
 
 std::string coroutine_of(std::string_view body) {

@@ -31,6 +31,8 @@ std::string place_in_diff(const Edits& edits, std::string_view source);
 // As a person writes it; what is not mangled stays.
 std::string readable(std::string_view name);
 
+// Whether a person may call it that: mangled or not, with its parameters or without.
+bool is_called(std::string_view name, std::string_view given);
 // What a person calls the variable: without the compiler's number, or clang's function.
 std::string plain_name(const DebugInfo& info, const View& view, std::uint32_t symbol);
 

@@ -18,7 +18,8 @@ std::string at(const std::string& file, int line) {
 }
 
 bool is_accepted(const PatchOptions& options, const std::string& name) {
-  return std::find(options.accept.begin(), options.accept.end(), name) != options.accept.end();
+  return std::ranges::any_of(options.accept,
+                             [&](const std::string& given) { return is_called(name, given); });
 }
 
 // The first member that differs, in words.

@@ -83,10 +83,11 @@ Manifest read_manifest(const std::string& path) {
 Status write_whole(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".new";
   {
+    errno = 0;
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
     file << text;
     file.flush();
-    if (!file) return fail(EIO, "cannot write %s", temporary.c_str());
+    if (!file) return fail(errno != 0 ? errno : EIO, "cannot write %s", temporary.c_str());
   }
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     return fail_errno(errno, "cannot write %s", path.c_str());
@@ -485,6 +486,13 @@ Status Workspace::begin_anew() {
   return copy_all();
 }
 
+bool Workspace::is_full() const {
+  constexpr std::uintmax_t no_room = 64 << 10;
+  std::error_code error;
+  const auto room = fs::space(folder_, error);
+  return !error && room.available < no_room;
+}
+
 Status Workspace::mark(std::string_view state) {
   std::error_code error;
   if (state == "clean") {
@@ -638,6 +646,10 @@ Status Workspace::run(const Job& job, std::string_view phase, bool with_shadows)
   const ssize_t bytes = ::read(read_end.get(), text, sizeof text - 1);
   if (bytes > 0) return fail(EPERM, "%s", text);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  // The log may lack the line that says so.
+  if (is_full()) {
+    return fail(ENOSPC, "the build command failed: %s", folder_.c_str());
+  }
   return fail(EIO, "%s failed (%s): %.140s; all of it is in %s",
               job.program == "env" ? "the build command" : job.program.c_str(),
               WIFEXITED(status) ? fmt::format("exit {}", WEXITSTATUS(status)).c_str() : "killed",

@@ -69,6 +69,8 @@ class Workspace {
   std::string log(std::string_view phase) const { return folder_of(phase) + ".log"; }
   // Is the path in what was copied?
   bool is_in_copy(const std::string& path) const;
+  // The disc has no room: what was compiled may not have been kept.
+  bool is_full() const;
   // Was this copy built before, with the same command?
   bool is_warm() const { return is_warm_; }
   // Is it built in the tree's place? W4

@@ -10,8 +10,9 @@ std::string hexadecimal(std::span<const unsigned char> bytes) {
 }
 
 // Those of which there is one, and those of which there may be many.
-constexpr const char* single[] = {"name", "version", "description", "license", "builder", "diff"};
-constexpr const char* many[] = {"cve", "source", "compiler", "flag", "note"};
+constexpr const char* single[] = {"name",   "version", "description", "license",
+                                  "author", "builder", "diff"};
+constexpr const char* many[] = {"cve", "signed-off-by", "source", "compiler", "flag", "note"};
 
 }  // namespace
 

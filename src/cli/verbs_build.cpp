@@ -2,6 +2,7 @@
 
 #include "base/fd.hpp"
 #include "builder/capture.hpp"
+#include "builder/diff_header.hpp"
 #include "builder/flow.hpp"
 #include "cli/agent.hpp"
 #include "cli/print.hpp"
@@ -17,6 +18,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 
 namespace molt::cli {
@@ -34,6 +36,7 @@ struct BuildArguments {
   std::string name;
   std::string description;
   std::vector<std::string> cves;
+  std::vector<std::string> signed_off;
   std::vector<std::string> keep_old;
   std::vector<std::string> accept;
   std::vector<std::string> leave_out;
@@ -72,12 +75,8 @@ std::string include_folder() {
   fail(ErrorClass::missing, ENOENT, "molt/livepatch.h is not where this program was installed");
 }
 
-// "fixes/CVE-2024-1.patch" -> "CVE-2024-1"; a name may have letters, digits and -._ only.
-std::string name_of(const std::string& diff) {
-  std::string name = fs::path(diff).filename().string();
-  for (const char* ending : {".patch", ".diff"}) {
-    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
-  }
+// A name may have letters, digits and -._ only.
+std::string as_name(std::string name) {
   for (char& c : name) {
     const bool is_plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
                           (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
@@ -85,6 +84,15 @@ std::string name_of(const std::string& diff) {
   }
   constexpr std::size_t bytes_max = 48;
   return name.substr(0, bytes_max);
+}
+
+// "fixes/CVE-2024-1.patch" -> "CVE-2024-1"
+std::string name_of(const std::string& diff) {
+  std::string name = fs::path(diff).filename().string();
+  for (const char* ending : {".patch", ".diff"}) {
+    if (name.ends_with(ending)) name.resize(name.size() - std::string_view(ending).size());
+  }
+  return as_name(std::move(name));
 }
 
 bool is_inside(const std::string& path, const std::string& folder) {
@@ -219,6 +227,11 @@ void check_output(const std::string& path) {
 }
 
 builder::FlowRequest request_of(const BuildArguments& arguments, const Options& options) {
+  if (!arguments.name.empty() && as_name(arguments.name) != arguments.name) {
+    fail(ErrorClass::usage, EINVAL,
+         "build: the name {} has something else than letters, digits and -._, or more than 48",
+         arguments.name);
+  }
   builder::FlowRequest request;
   request.diff = existing(arguments.diff, "the diff");
   std::string source = arguments.source;
@@ -240,8 +253,18 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
     request.targets.push_back(std::move(target));
   }
   request.patch.name = arguments.name.empty() ? name_of(arguments.diff) : arguments.name;
-  request.patch.description = arguments.description;
-  request.patch.cves = arguments.cves;
+  std::ifstream diff(request.diff, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(diff), {}};
+  builder::DiffHeader header =
+      builder::read_diff_header(text, fs::path(request.diff).filename().string());
+  request.patch.description =
+      arguments.description.empty() ? header.description : arguments.description;
+  request.patch.cves = arguments.cves.empty() ? header.cves : arguments.cves;
+  request.patch.author = header.author;
+  request.patch.signed_off = std::move(header.signed_off);
+  for (const std::string& name : arguments.signed_off) {
+    request.patch.signed_off.push_back(name);
+  }
   request.patch.keep_old = arguments.keep_old;
   request.patch.accept = arguments.accept;
   request.leave_out = arguments.leave_out;
@@ -296,8 +319,14 @@ int build(const BuildArguments& arguments, const Options& options) {
   if (!result) {
     const int code = result.error().code;
     const bool is_refused = code == EALREADY || code == EILSEQ;
-    fail(is_refused ? ErrorClass::refused : class_of_errno(code), code, "{}",
-         std::string(result.error().detail));
+    // What the system did not do, it says why.
+    constexpr std::array of_system{ENOSPC, EDQUOT, EACCES, EROFS,
+                                   ENOMEM, EMFILE, ENFILE, ENAMETOOLONG};
+    std::string text(result.error().detail);
+    if (std::ranges::find(of_system, code) != of_system.end()) {
+      text += fmt::format(": {}", std::strerror(code));
+    }
+    fail(is_refused ? ErrorClass::refused : class_of_errno(code), code, "{}", text);
   }
   Json fields = json_of(*result);
   fields["file"] = "";
@@ -359,6 +388,10 @@ Runner declare_build(CLI::App& verb) {
   verb.add_option("--description", arguments->description, "One line about it")
       ->option_text("TEXT");
   several(verb.add_option("--cve", arguments->cves, "What it fixes; may be repeated"), "ID");
+  several(verb.add_option(
+              "--signed-off-by", arguments->signed_off,
+              "Who answers for the patch, beside those whom the diff names; may be repeated"),
+          "NAME <MAIL>");
   several(verb.add_option("--keep-old", arguments->keep_old,
                           "A function that stays as it is although it changed; may be repeated"),
           "NAME");

@@ -112,7 +112,7 @@ std::string functions_of(const Json& patch) {
       text += function.at("name").get<std::string>();
     }
   }
-  return text.empty() ? "-" : text;
+  return text.empty() ? "-" : demangled(text);
 }
 
 std::string progress_of(const Json& transition) {

@@ -221,6 +221,31 @@ class Building(Tree):
         self.assertEqual(reverted.returncode, 0, reverted.stderr)
         self.assertEqual(ask(), ["30", "3"])
 
+    def test_whose_fix_it_is(self):
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE).replace("x * 7", "x * 8"))
+        diff.write_text(
+            "From: Jane Doe <jane@example.org>\nSubject: [PATCH] answer: more (CVE-2026-1111)\n\n"
+            "Signed-off-by: Jane Doe <jane@example.org>\n---\n" + diff.read_text()
+        )
+        done, said = self.molt_build(diff, "--signed-off-by", "John Roe <john@example.org>", "--keep-old=later", "--keep-old=sooner")
+        self.assert_built(done, said, "answer")
+        info = json.loads(run(MOLT, "info", "--json", self.folder / "fix.molt").stdout)
+        self.assertEqual(info["description"], "answer: more (CVE-2026-1111)")
+        self.assertEqual(info["author"], "Jane Doe <jane@example.org>")
+        self.assertEqual(info["signed-off-by"], ["Jane Doe <jane@example.org>", "John Roe <john@example.org>"])
+        self.assertEqual(info["cve"], ["CVE-2026-1111"])
+        self.assertRegex(info["source"][0], "^answer.c [0-9a-f]{32}$")
+        self.assertEqual(
+            info["note"], ["later stays as it was, as the author says", "--keep-old=sooner: no function of that name changed"]
+        )
+        self.assertRegex(info["functions"][0]["old_hash"] + info["functions"][0]["new_hash"], "^[0-9a-f]{64}$")
+        # What the command line says takes the place of what the diff does.
+        done, said = self.molt_build(diff, "--description", "more", "--cve", "CVE-2026-2222")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        info = json.loads(run(MOLT, "info", "--json", self.folder / "fix.molt").stdout)
+        self.assertEqual((info["description"], info["cve"]), ("more", ["CVE-2026-2222"]))
+
     def test_tools_that_show_code(self):
         """readelf and objdump read the file; gdb and perf name the functions of the running process."""
         self.make_target()
@@ -836,6 +861,51 @@ class Refusing(Tree):
         self.assert_built(done, said, "answer")
         self.assertTrue(os.read(reader, 100000).startswith(b"\x7fELF"))
         self.assertTrue(pipe.is_fifo())
+
+    def test_full_disc(self):
+        """At any moment: one line says so, and the next run goes on when there is room."""
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace(*DOUBLE))
+        small = self.folder / "small"
+        small.mkdir()
+        script = (
+            'mount -t tmpfs -o size="$1" none "$2" && cd "$3" && shift 3 && '
+            'export XDG_CACHE_HOME="$0" && { "$@"; echo "first $?"; mount -o remount,size=64m "$0"; "$@"; echo "then $?"; }'
+        )
+        full = 0
+        for size in ("40k", "100k", "140k", "180k", "260k"):
+            done = run(
+                "unshare", *([] if os.getuid() == 0 else ["--user", "--map-root-user"]), "--mount",
+                "sh", "-c", script, small, size, small, self.tree,
+                MOLT, "build", "-q", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", "--", "make", "-s",
+                env=self.environment,
+            )  # fmt: skip
+            if "unshare failed" in done.stderr:
+                self.skipTest("no mount namespace is permitted here")
+            self.assertIn("then 0", done.stdout, (size, done.stderr))
+            if "first 0" not in done.stdout:
+                full += 1
+                self.assertIn("o space left on d", done.stderr, size)
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertGreaterEqual(full, 2)
+
+    def test_a_diff_that_names_what_is_outside(self):
+        self.make_target()
+        outside = self.folder / "outside.c"
+        outside.write_text("int a;\n")
+        before = outside.stat().st_mtime_ns
+        diff = self.folder / "out.patch"
+        for name in ("a/../outside.c", str(outside)):
+            diff.write_text(f"--- {name}\n+++ {name}\n@@ -1 +1 @@\n-int a;\n+int b;\n")
+            done, _ = self.molt_build(diff)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("does not apply", done.stderr)
+        self.assertEqual((outside.read_text(), outside.stat().st_mtime_ns), ("int a;\n", before))
+
+    def test_a_name_that_is_none(self):
+        self.make_target()
+        done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--patch-name", "a b")
+        self.assertEqual(done.returncode, 2, done.stderr)
 
     def test_source_that_is_not_built(self):
         self.make_target()
