@@ -275,8 +275,8 @@ struct Change {
           end = std::min(end, offset);
         }
       }
-      const auto is_bits = [](const std::string& type) {
-        return type.find_last_not_of("0123456789") == type.rfind(':') && type.back() != ':';
+      const auto is_bits = [](const std::string& word) {
+        return word.find_last_not_of("0123456789") == word.rfind(':') && word.back() != ':';
       };
       if (member != nullptr && !member->type.empty() && !is_bits(member->type)) {
         const auto offset = static_cast<std::uint64_t>(member->offset) / 8;
