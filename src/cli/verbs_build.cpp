@@ -254,9 +254,9 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   }
   request.patch.name = arguments.name.empty() ? name_of(arguments.diff) : arguments.name;
   std::ifstream diff(request.diff, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(diff), {}};
+  const std::string diff_text{std::istreambuf_iterator<char>(diff), {}};
   builder::DiffHeader header =
-      builder::read_diff_header(text, fs::path(request.diff).filename().string());
+      builder::read_diff_header(diff_text, fs::path(request.diff).filename().string());
   request.patch.description =
       arguments.description.empty() ? header.description : arguments.description;
   request.patch.cves = arguments.cves.empty() ? header.cves : arguments.cves;
