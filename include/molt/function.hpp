@@ -24,6 +24,8 @@
 // molt/call.h says what is called when.
 #pragma once
 
+#include <molt/cxx20.hpp>
+
 #include <molt/call.h>
 #include <molt/module.hpp>
 

@@ -11,6 +11,8 @@
 // both sides include. Everything here is evaluated at compile time.
 #pragma once
 
+#include <molt/cxx20.hpp>
+
 #include <molt/molt.h>
 
 #include <array>

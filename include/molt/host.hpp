@@ -12,6 +12,8 @@
 // A callback that leaves by longjmp keeps its module pinned until the thread ends.
 #pragma once
 
+#include <molt/cxx20.hpp>
+
 #include <molt/hook_point.hpp>
 
 #include <cerrno>

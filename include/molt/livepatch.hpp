@@ -11,6 +11,8 @@
 // patch there, as livepatch.h shows, and writes MOLT_LIVEPATCH_MODULE.
 #pragma once
 
+#include <molt/cxx20.hpp>
+
 #include <molt/livepatch.h>
 #include <molt/module.hpp>
 

@@ -20,6 +20,8 @@
 // a parameter's setter is stopped here and logged.
 #pragma once
 
+#include <molt/cxx20.hpp>
+
 #include <molt/module.h>
 #include <molt/hook_point.hpp>
 

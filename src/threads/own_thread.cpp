@@ -34,6 +34,10 @@ void* begin(void* given) {
   void* argument = start->argument;
   start.reset();
   note_own_thread(true);
+#ifndef MOLT_MUTATE_OLD_STACK
+  // A thread of the host may have had this stack, and was in anything.
+  clean_stack_below();
+#endif
   void* result = run(argument);
   note_own_thread(false);
   return result;

@@ -4,9 +4,12 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "threads/own_thread.hpp"
 #include "victims.hpp"
 
 namespace {
@@ -416,6 +419,50 @@ TEST(Sharers, ForkedChildIsNone) {
   waitpid(child, nullptr, 0);
   close(gate[0]);
   close(gate[1]);
+}
+
+struct OldStack {
+  const Code& code;
+  Gate gate{};
+  std::uintptr_t begin = 0, end = 0;  // what of it has addresses in the code
+  std::uintptr_t frame = 0;           // of who has it then
+};
+
+[[gnu::noinline, gnu::no_sanitize("address")]] void fill_stack(OldStack& old) {
+  volatile std::uintptr_t words[1024];
+  for (volatile std::uintptr_t& word : words) word = old.code.begin() + 0x10;
+  old.begin = reinterpret_cast<std::uintptr_t>(&words[0]);
+  old.end = reinterpret_cast<std::uintptr_t>(std::end(words));
+}
+
+[[gnu::noinline, gnu::no_sanitize("address")]] void wait_over_old_words(OldStack& old) {
+  std::uintptr_t unwritten[256];
+  asm volatile("" : : "r"(unwritten) : "memory");
+  old.frame = reinterpret_cast<std::uintptr_t>(unwritten);
+  old.gate.wait();
+  asm volatile("" : : "r"(unwritten) : "memory");
+}
+
+// libc gives the stack of a thread that has ended to the next one.
+TEST(Proof, AnOwnThreadHasNothingOfWhoHadItsStack) {
+  Code code;
+  OldStack old{code};
+  std::thread([&] { fill_stack(old); }).join();
+  const auto thread = start_thread(
+      "molt-test", default_stack,
+      [](void* given) -> void* {
+        wait_over_old_words(*static_cast<OldStack*>(given));
+        return nullptr;
+      },
+      &old);
+  ASSERT_TRUE(thread);
+  until([&] { return old.gate.waiting() == 1; });
+  const bool is_the_same = old.frame >= old.begin && old.frame < old.end;
+  const Proof proof = prove(code.range(), 2000);
+  old.gate.open();
+  pthread_join(*thread, nullptr);
+  ASSERT_TRUE(is_the_same) << "the test needs a stack that was used";
+  EXPECT_TRUE(proof.out()) << texts(proof);
 }
 
 }  // namespace
