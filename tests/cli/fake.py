@@ -7,6 +7,7 @@ A script maps a method to what the process does when asked: one of
 is kept: Fake.requests().
 """
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -46,7 +47,7 @@ def answer(connection, behaviour):
         os._exit(1)
 
 
-def converse(connection, script, log):
+def converse(connection, number, script, log):
     received = b""
     while True:
         data, descriptors, _, _ = socket.recv_fds(connection, 65536, 4)
@@ -56,13 +57,13 @@ def converse(connection, script, log):
         if not received.endswith(b"\0"):
             continue
         request = json.loads(received[:-1])
-        request["connection"] = connection.fileno()
+        request["connection"] = number
         received = b""
         if descriptors:
             request["file"] = os.pread(descriptors[0], 4096, 0).decode("latin-1")
         log(request)
-        # A list holds one behaviour for each request of that method.
-        behaviour = script[request["method"]]
+        # A list holds one behaviour for each request of that method. Others ask as well: whoever runs `molt ps`.
+        behaviour = script.get(request["method"], {"hang": True})
         answer(connection, behaviour.pop(0) if isinstance(behaviour, list) else behaviour)
 
 
@@ -84,14 +85,14 @@ def serve(script):
             print(json.dumps(line), flush=True)
 
     log({"ready": True})
-    while True:
+    for number in itertools.count():
         connection, _ = listener.accept()
-        threading.Thread(target=serve_one, args=(connection, script, log), daemon=True).start()
+        threading.Thread(target=serve_one, args=(connection, number, script, log), daemon=True).start()
 
 
-def serve_one(connection, script, log):
+def serve_one(connection, number, script, log):
     with contextlib.suppress(OSError):  # molt may have given up on it
-        converse(connection, script, log)
+        converse(connection, number, script, log)
 
 
 # ---- The test's side ----------------------------------------------------------------------------

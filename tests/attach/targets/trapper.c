@@ -1,7 +1,8 @@
 /* trapper: a program that lives by SIGTRAP. One thread has breakpoints of its own, one sends itself the signal,
    all open files, in the handler too; each trap must reach the handler once, and nobody else's may. Says "ready"; for
    each line of its input: whose handler is there ("mine", "another"), puts one over it that calls the one
-   before ("over"), takes that back ("back"). "ok" at its end. */
+   before ("over"), takes that back ("back"). "ok" at its end; 7 if handlers call each other in a circle, 8 if a trap
+   came not once, 9 if one came that is nobody's here. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -48,8 +49,11 @@ static void on_any(int signal) {
 }
 
 static void on_trap_over(int signal, siginfo_t* info, void* context) {
+  static _Thread_local volatile int depth;
+  if (++depth > 8) _exit(7); /* long before the stack is full, which takes its time */
   ++seen_over;
   before.sa_sigaction(signal, info, context);
+  --depth;
 }
 
 static void* work(void* given) {
@@ -94,7 +98,11 @@ int main(void) {
   char line[16];
   while (fgets(line, sizeof line, stdin) != NULL && line[0] != 'x') {
     action.sa_sigaction = on_trap_over;
-    if (strcmp(line, "over\n") == 0) sigaction(SIGTRAP, &action, &before);
+    if (strcmp(line, "over\n") == 0) {
+      /* Asked for first: what one call gives back comes after its handler is in use. */
+      sigaction(SIGTRAP, NULL, &before);
+      sigaction(SIGTRAP, &action, NULL);
+    }
     if (strcmp(line, "back\n") == 0) sigaction(SIGTRAP, &before, NULL);
     const long then = seen, then_over = seen_over;
     raise(SIGTRAP);
