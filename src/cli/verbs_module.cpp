@@ -1,6 +1,7 @@
 // Verbs that change which modules a process has.
 
 #include "cli/agent.hpp"
+#include "cli/kept.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
 #include "cli/targets.hpp"
@@ -54,19 +55,6 @@ Json call_with_file(Session& session, std::string_view method, const std::string
                     Json parameters) {
   const Fd fd = open_module_file(file);
   return session.call_waiting(method, std::move(parameters), load_ms, fd.get());
-}
-
-// `asked`: it was the wish to leave its memory where it is.
-void note_kept(Session& session, const std::string& name, const Json& reply, const char* field,
-               bool asked = false) {
-  const Json& result = reply.at(field);
-  if (session.options().dry_run || asked || result == wire::result::unmapped ||
-      result == wire::result::quarantined) {
-    return;
-  }
-  session.note(
-      demangled(fmt::format("{}: unloaded, but its memory stays: {}; `molt gc` frees it after that",
-                            name, reply.value("reason", "no reason given"))));
 }
 
 void note_warnings(Session& session, const Json& reply) {
@@ -224,7 +212,7 @@ Json unload_one(Session& session, const std::string& name, const UnloadHow& how)
   open_traps_for(session, name);
   const Witness witness(session, name);
   Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
-  note_kept(session, name, reply, "result", how.resident || how.lazy);
+  if (!how.resident && !how.lazy) note_kept(session, name, reply, "result");
   return reply;
 }
 

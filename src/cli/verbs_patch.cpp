@@ -1,6 +1,7 @@
 // Verbs for livepatches: modules that replace functions.
 
 #include "cli/agent.hpp"
+#include "cli/kept.hpp"
 #include "cli/module_file.hpp"
 #include "cli/print.hpp"
 #include "cli/svg.hpp"
@@ -35,9 +36,11 @@ Json wait_for(Session& session, const std::string& name, const char* event) {
   return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
 }
 
-void unload_module(Session& session, const std::string& name) {
+Json unload_module(Session& session, const std::string& name) {
   const Witness witness(session, name);
-  session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
+  Json reply = session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
+  note_kept(session, name, reply, "result", "reverted");
+  return reply;
 }
 
 // `molt apply`: load, wait; if threads hold it up for too long, take it back.
@@ -94,7 +97,9 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
     set_attribute(session, "patches/" + name + "/enabled", "1");
     throw with_outcome(failure, "it is in force again; `molt blocking` shows who is in the way");
   }
-  if (!keep) unload_module(session, name);
+  if (keep) return reply;
+  const Json unloaded = unload_module(session, name);
+  for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
   return reply;
 }
 

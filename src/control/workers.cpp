@@ -100,6 +100,8 @@ void Workers::work() {
     lock.unlock();
     run_far_below(task);
     task = nullptr;
+    // What the task held has ended right here, where an idle worker stands.
+    threads::clean_stack_below();
     if (getpid() != pid_) return;  // forked meanwhile: the lock may be one that nobody unlocks
     lock.lock();
     ++idle_;

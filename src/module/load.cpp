@@ -268,8 +268,11 @@ Status map(Module& module, const Prepared& prepared, bool force) {
     }
     if (std::string symbol = undefined_in(text); !symbol.empty()) {
       log::line(module.name, "Unknown symbol %s (err -%d)", symbol.c_str(), ENOENT);
-      return fail(ENOENT, "%s: Unknown symbol %s (err -2); neither host nor libraries have it",
-                  module.name.c_str(), symbol.c_str());
+      return fail(ENOENT, "%s: Unknown symbol %s (err -2); %s", module.name.c_str(), symbol.c_str(),
+                  symbol.starts_with("molt_")
+                      ? "link the module with -lmolt, as molt_add_module() does; if it is, this "
+                        "process has an older Molt"
+                      : "neither host nor libraries have it");
     }
     const int code = cause_of(text, loader_errno);
     if (code == EBADF) {

@@ -83,8 +83,29 @@ class Unload(MoltTest):
         out, err = self.molt("unload", "limiter", "-p", process.pid)
         self.assertEqual(out, "")
         self.assertEqual(err, "molt: limiter: unloaded, but its memory stays: a timer points to "
-                              "limiter_tick; `molt gc` frees it after that\n")
+                              f"limiter_tick; `molt gc -p {process.pid}` frees it after that\n")
         self.quiet("unload", "limiter", "-q", "-p", process.pid)
+
+    def test_revert_tells_that_memory_stays(self):
+        patch = {"name": "fix", "enabled": True, "transition": False, "stack_order": 1, "objects": []}
+        reply = {"schema": 1, "name": "fix", "result": "resident", "drain_us": 42,
+                 "reason": "thread 7 (worker) may return into parse"}
+        script = {"molt.Patches": {"reply": {"schema": 1, "patches": [patch], "pinned": []}},
+                  "molt.Set": {"reply": {"schema": 1}},
+                  "molt.Wait": {"reply": {"schema": 1, "waited_ms": 3}},
+                  "molt.Blocking": {"error": {"class": "missing", "errno": "ENOENT", "code": 2,
+                                              "message": "no module fix"}},
+                  "molt.Unload": {"reply": reply}}
+        process = self.fake(script)
+        out, err = self.molt("revert", "fix", "-p", process.pid)
+        self.assertEqual(out, "")
+        self.assertEqual(err, "molt: fix: reverted, but its memory stays: thread 7 (worker) may return "
+                              f"into parse; `molt gc -p {process.pid}` frees it after that\n")
+        answer = self.json("revert", "fix", "-p", process.pid)
+        self.assertEqual((answer["result"], answer["reason"]), ("resident", reply["reason"]))
+        self.quiet("revert", "--keep", "fix", "-p", process.pid)
+        reply.update(result="unmapped", reason="")
+        self.quiet("revert", "fix", "-p", self.fake(script).pid)
 
     def test_unload_resident(self):
         reply = {"schema": 1, "name": "limiter", "result": "resident", "reason": "", "drain_us": 0}

@@ -121,7 +121,14 @@ TEST_F(Errors, UnresolvedFunction) {
   Answer answer = load("unresolved");
   EXPECT_TRUE(answer.result == -ENOENT || answer.result == -ENOEXEC) << answer;
   EXPECT_NE(answer.reason.find("there_is_no_such_function"), std::string::npos) << answer;
+  EXPECT_EQ(answer.reason.find("-lmolt"), std::string::npos) << answer;
   EXPECT_EQ(before.since(), "");
+}
+
+// What a module of a build of its own lacks that was not linked with libmolt.
+TEST_F(Errors, UnresolvedFunctionOfMolt) {
+  EXPECT_TRUE(is(load("unresolved_of_molt"), -ENOENT,
+                 {"molt_there_is_no_such_function", "-lmolt", "molt_add_module()"}));
 }
 
 TEST_F(Errors, UnknownFlags) {

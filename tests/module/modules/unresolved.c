@@ -1,8 +1,8 @@
-/* Uses a function that no library has. */
+/* Uses a function that no library has; the build says which. */
 #include <molt/module.h>
 
-int there_is_no_such_function(void);
-static int start(void) { return there_is_no_such_function(); }
+int MISSING(void);
+static int start(void) { return MISSING(); }
 
 MOLT_MODULE("unresolved", "1", "Apache-2.0", "cannot be linked")
 MOLT_INIT(start)
