@@ -120,6 +120,20 @@ class Attach(unittest.TestCase):
         self.does("unload", "-p", target.pid, "plain")
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_left_behind(self):
+        """Before it executed another program it had Molt. Its socket is still there, and does not stand in the way."""
+        target = Target(self, ["sh", "-c", f"echo ready; read line; exec {TARGETS}/sleeper"])
+        self.does("attach", "-p", target.pid)
+        self.assertIn("Molt is there", self.does("doctor", target.pid))
+        target.tell("\n")
+        self.assertEqual(target.line()[0], "ready")
+        self.refuses(3, f"does not listen any more: it has executed another program, or what is there is from an earlier "
+                     f"process of its number; `molt attach -p {target.pid}`", "list", "-p", target.pid)
+        self.assertIn("attach: yes", self.does("doctor", target.pid))
+        self.does("load", "-p", target.pid, MODULE)
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_attach(self):
         target = self.start("sleeper")
         first, second = (json.loads(self.does("attach", "-p", target.pid, "--json")) for _ in "12")
