@@ -84,15 +84,15 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
   for (;; nap(between_tries)) {
     // At the last look they may happen to run: who was in a signal handler before is the reason.
     if (!why_not.empty() &&
-        (last_why_not.empty() || why_not.find(" 0 are in signal handlers") == why_not.npos)) {
+        (last_why_not.empty() || why_not.find(" 0 in signal handlers") == why_not.npos)) {
       last_why_not = why_not;
     }
     if (Clock::now() > deadline) {
       why_not = last_why_not;
       if (!why_not.empty()) {
         return fail(EAGAIN,
-                    "no thread of process %d sleeps in a plain system call: %s; %zu times one was "
-                    "followed that runs, and made none in time",
+                    "no thread of process %d sleeps in a plain system call: %s; what runs was "
+                    "followed, and made none in time (tries: %zu)",
                     target.pid(), why_not.c_str(), followed.count());
       }
       return tl::unexpected<Error>(last);

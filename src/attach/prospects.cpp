@@ -64,7 +64,7 @@ Prospect own_functions(const Target& target, const std::string& program) {
   if (!symbols) return {prospect.what, false, symbols.error().detail};
   if (symbols->complete()) return prospect;
   prospect.text = "only those that it exports (" + symbols->shortcomings() +
-                  "); the package of its debug symbols has the others";
+                  "); for the others, install its debug symbols";
   return prospect;
 }
 
@@ -133,7 +133,7 @@ Prospect attaching(const Target& target) {
                 ", which sleeps in a plain system call and is borrowed for some 100 us"};
   }
   return {"attach", true,
-          "once a thread makes a plain system call (now " + why_not +
+          "once a thread makes a plain system call (threads now: " + why_not +
               "); it is borrowed for some 100 us"};
 }
 

@@ -183,9 +183,9 @@ std::vector<Victim> find_victims(const Target& target, std::size_t needed, std::
     }
   }
   if (why_not != nullptr && good.empty()) {
-    *why_not = std::to_string(running) + " threads run, " + std::to_string(busy) +
-               " wait for locks or in other calls, " + std::to_string(in_handler) +
-               " are in signal handlers, " + std::to_string(small) + " have little stack left";
+    *why_not = std::to_string(running) + " running, " + std::to_string(busy) +
+               " waiting for locks or in other calls, " + std::to_string(in_handler) +
+               " in signal handlers, " + std::to_string(small) + " with little stack left";
   }
   return good;
 }

@@ -76,7 +76,8 @@ attach::Report attach_to(const Process& process, const Options& options) {
 void attach_if_absent(Session& session) {
   const Process& process = session.process();
   if (process.inner_pid == 0 || session.options().dry_run) return;
-  if (SocketFinder().find(process).state != ControlSocket::absent) return;
+  const ControlSocket socket = SocketFinder().find(process);
+  if (socket.state != ControlSocket::absent && !is_left_behind(socket)) return;
   const attach::Report report = attach_to(process, session.options());
   if (session.options().verbose) {
     session.note(fmt::format("attached: {}, one thread stopped for {:.0f} us",

@@ -146,8 +146,10 @@ bool Connection::connect_to(const sockaddr_un& address, socklen_t bytes, Deadlin
     }
     if (code == ECONNREFUSED || code == ENOENT) {
       fail(ErrorClass::missing, code,
-           "{} does not listen any more: it called molt_stop(), or has executed another program",
-           describe(process_));
+           "{} does not listen any more: it has executed another program, or what is there is from "
+           "an "
+           "earlier process of its number; `molt attach -p {}` puts Molt in",
+           describe(process_), process_.pid);
     }
     fail(class_of_errno(code), code, "cannot connect to {}: {}", describe(process_),
          errno_text(code));

@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 #include <linux/openat2.h>
 #include <pwd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -153,6 +155,18 @@ std::string user_name(uid_t uid) {
   char buffer[4096];
   if (::getpwuid_r(uid, &entry, buffer, sizeof buffer, &found) == 0 && found) return found->pw_name;
   return std::to_string(uid);
+}
+
+bool is_left_behind(const ControlSocket& socket) {
+  if (!socket.node) return false;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}",
+                   socket.node.get());
+  const Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return probe &&
+         ::connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 &&
+         errno == ECONNREFUSED;
 }
 
 bool has_inherited(const Process& process) {

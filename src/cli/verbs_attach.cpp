@@ -94,7 +94,8 @@ Runner declare_doctor(CLI::App& verb) {
     Tally tally;
     for (const int pid : all) {
       const std::optional<Process> process = find_process(pid);
-      const bool there = process && SocketFinder().find(*process).state == ControlSocket::found;
+      const ControlSocket socket = process ? SocketFinder().find(*process) : ControlSocket();
+      const bool there = socket.state == ControlSocket::found && !is_left_behind(socket);
       Json obstacles = Json::array();
       const std::string name = process ? describe(*process) : fmt::format("process {}", pid);
       if (there) text += fmt::format("{}: Molt is there\n", name);

@@ -120,6 +120,20 @@ class Attach(unittest.TestCase):
         self.does("unload", "-p", target.pid, "plain")
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_left_behind(self):
+        """Before it executed another program it had Molt. Its socket is still there, and does not stand in the way."""
+        target = Target(self, ["sh", "-c", f"echo ready; read line; exec {TARGETS}/sleeper"])
+        self.does("attach", "-p", target.pid)
+        self.assertIn("Molt is there", self.does("doctor", target.pid))
+        target.tell("\n")
+        self.assertEqual(target.line()[0], "ready")
+        self.refuses(3, f"does not listen any more: it has executed another program, or what is there is from an earlier "
+                     f"process of its number; `molt attach -p {target.pid}`", "list", "-p", target.pid)
+        self.assertIn("attach: yes", self.does("doctor", target.pid))
+        self.does("load", "-p", target.pid, MODULE)
+        self.does("unload", "-p", target.pid, "plain")
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_attach(self):
         target = self.start("sleeper")
         first, second = (json.loads(self.does("attach", "-p", target.pid, "--json")) for _ in "12")
@@ -461,12 +475,17 @@ class Attach(unittest.TestCase):
                     end = time.monotonic() + 20
                     while not Path(folder, "socket").exists() and time.monotonic() < end:
                         time.sleep(0.005)  # tidy: sleep-ok until it has begun, bounded
-                    self.assertIn("only those that it exports (stripped", self.does("doctor", other.pid))
+                    self.assertRegex(self.does("doctor", other.pid), r"program: yes, only those that it exports "
+                                     r"\(stripped; .*\); for the others, install its debug symbols[;\n]")
                 finally:
                     other.terminate()
                     other.wait()
         self.does("attach", "-p", target.pid)
         self.assertIn("Molt is there", self.does("doctor", target.pid))
+        busy = Target(self, ["sh", "-c", "echo ready; while :; do :; done"])
+        self.assertIn("attach: yes, once a thread makes a plain system call (threads now: 1 running, 0 waiting for "
+                      "locks or in other calls, 0 in signal handlers, 0 with little stack left); it is",
+                      self.does("doctor", busy.pid))
         self.refuses(5, "no such process", "doctor", 1 << 22)
         self.refuses(5, "thread of the kernel", "doctor", 2)
         self.refuses(2, "which process", "doctor")
