@@ -226,11 +226,13 @@ std::string Target::text(std::uint64_t address, std::size_t most) const {
 }
 
 Status Target::write_code(std::uint64_t address, std::span<const std::byte> code) const {
-  if (pwrite(memory_.get(), code.data(), code.size(), static_cast<off_t>(address)) !=
-      static_cast<ssize_t>(code.size())) {
-    return fail_errno(errno, "code cannot be written into process %d", pid_);
-  }
-  return {};
+  const ssize_t written =
+      pwrite(memory_.get(), code.data(), code.size(), static_cast<off_t>(address));
+  if (written == static_cast<ssize_t>(code.size())) return {};
+  // Of memory that is gone nothing is written, and no error told.
+  const int error = written < 0 ? errno : EIO;
+  if (has_ended()) return fail(ESRCH, "process %d has ended", pid_);
+  return fail_errno(error, "code cannot be written into process %d", pid_);
 }
 
 std::vector<pid_t> Target::threads() const {
