@@ -72,7 +72,7 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
 
 // Pages that were never used are read only, which takes no memory: hundreds of threads may come here. Up to
 // the caller's frame: a sanitizer would put something between.
-[[gnu::noinline, gnu::no_sanitize("address")]] void clean_stack_below() {
+[[gnu::noinline]] __attribute__((no_sanitize("address"))) void clean_stack_below() {
   std::uintptr_t below[16 * 1024 / sizeof(std::uintptr_t)];
   asm volatile("" : "=m"(below));  // whatever is there
   volatile std::uintptr_t* const words = below;
