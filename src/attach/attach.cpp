@@ -57,6 +57,7 @@ Result<Place> look(const Target& target) {
     if (auto object = target.object(name)) objects.push_back(std::move(*object));
   }
   if (objects.empty()) {
+    if (target.has_ended()) return fail(ESRCH, "process %d has ended", target.pid());
     return fail(ENOEXEC, "the C library of process %d cannot be read, or is not glibc",
                 target.pid());
   }

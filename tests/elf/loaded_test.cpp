@@ -82,51 +82,53 @@ TEST(loaded, text_holds_functions_and_no_data) {
   dlclose(handle);
 }
 
-TEST(loaded, unloading_is_seen_by_all_means) {
+// A copy of the sample, loaded.
+struct Loaded {
   Folder folder;
-  const std::string path = folder.path("plain.so");
-  std::filesystem::copy_file(sample_path("plain.so"), path);
-  EXPECT_FALSE(in_link_map(path));
+  std::string path = folder.path("plain.so");
+  void* handle = nullptr;
+  void* data = nullptr;
+  MappedFile file;
+  Range extent;
 
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  ASSERT_NE(handle, nullptr) << dlerror();
-  void* data = dlsym(handle, "answer");
-  const auto file = mapped_file_at(data);
-  const auto object = object_at(data);
-  ASSERT_TRUE(file);
-  ASSERT_TRUE(object);
-  EXPECT_TRUE(in_link_map(path));
-  EXPECT_TRUE(mapped(*file, object->extent));
-  EXPECT_TRUE(mapped(*file, {}));  // its text
+  Loaded() {
+    std::filesystem::copy_file(sample_path("plain.so"), path);
+    EXPECT_FALSE(in_link_map(path));
+    handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    EXPECT_NE(handle, nullptr) << dlerror();
+    data = dlsym(handle, "answer");
+    const auto mapping = mapped_file_at(data);
+    const auto object = object_at(data);
+    EXPECT_TRUE(mapping && object);
+    file = mapping.value_or(MappedFile{});
+    if (object) extent = object->extent;
+  }
+};
 
-  dlclose(handle);
-  EXPECT_FALSE(in_link_map(path));
-  EXPECT_FALSE(mapped(*file, object->extent));
-  EXPECT_FALSE(object_at(data));
+TEST(loaded, unloading_is_seen_by_all_means) {
+  const Loaded object;
+  EXPECT_TRUE(in_link_map(object.path));
+  EXPECT_TRUE(mapped(object.file, object.extent));
+  EXPECT_TRUE(mapped(object.file, {}));  // its text
+  dlclose(object.handle);
+  EXPECT_FALSE(in_link_map(object.path));
+  EXPECT_FALSE(mapped(object.file, object.extent));
+  EXPECT_FALSE(object_at(object.data));
 }
 
 // Symbolizers map a file, to read in it, and keep it so; that is not the loaded object. What can be run is.
 TEST(loaded, a_view_of_the_file_elsewhere_is_not_the_object) {
-  Folder folder;
-  const std::string path = folder.path("plain.so");
-  std::filesystem::copy_file(sample_path("plain.so"), path);
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  ASSERT_NE(handle, nullptr) << dlerror();
-  void* data = dlsym(handle, "answer");
-  const auto file = mapped_file_at(data);
-  const auto object = object_at(data);
-  ASSERT_TRUE(file);
-  ASSERT_TRUE(object);
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const Loaded object;
+  const int fd = open(object.path.c_str(), O_RDONLY | O_CLOEXEC);
   void* view = mmap(nullptr, page, PROT_READ, MAP_PRIVATE, fd, 0);
   ASSERT_NE(view, MAP_FAILED);
   close(fd);
-  dlclose(handle);
+  dlclose(object.handle);
   const auto at = reinterpret_cast<std::uintptr_t>(view);
-  EXPECT_FALSE(mapped(*file, object->extent));
-  EXPECT_TRUE(mapped(*file, {at, at + 1}));
+  EXPECT_FALSE(mapped(object.file, object.extent));
+  EXPECT_TRUE(mapped(object.file, {at, at + 1}));
   mprotect(view, page, PROT_READ | PROT_EXEC);
-  EXPECT_TRUE(mapped(*file, object->extent));
+  EXPECT_TRUE(mapped(object.file, object.extent));
   munmap(view, page);
 }
 
