@@ -36,11 +36,17 @@ Json wait_for(Session& session, const std::string& name, const char* event) {
   return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
 }
 
-// Why the patch of that name, which is over, is held in memory; "": it is not.
+// Why the patch of that live module, which is over, is held in memory; "": it is not. One of that name that was
+// unloaded before may be held as well.
 std::string why_held(Session& session, const std::string& name) {
+  const Json loaded = session.call(wire::method::list);
+  const auto& modules = loaded.at("modules");
+  const bool is_counted = std::any_of(modules.begin(), modules.end(), [&](const Json& m) {
+    return m.at("name") == name && m.value("refcount", 0) > 0;
+  });
   const Json reply = session.call(wire::method::patches);
   for (const Json& pinned : reply.at("pinned")) {
-    if (pinned.at("name") == name) return pinned.value("reason", "");
+    if (is_counted && pinned.at("name") == name) return pinned.value("reason", "");
   }
   return "";
 }
@@ -118,7 +124,7 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
         unload_module(session, name);
       } catch (const Failure&) {
       }
-      throw with_outcome(failure, "it was reverted meanwhile");
+      fail(ErrorClass::failed, EAGAIN, "{}: it was reverted meanwhile, by somebody else", name);
     }
     if (failure.kind == ErrorClass::missing) {
       unload_module(session, name);
@@ -269,6 +275,9 @@ Runner declare_status(CLI::App& verb) {
   verb.add_option("--svg", *svg, "Draw the transition, or the last one, into this file")
       ->type_name("FILE");
   return [svg](const Options& options) {
+    if (!svg->empty() && choose_targets(options.selection).size() > 1) {
+      fail(ErrorClass::usage, EINVAL, "--svg draws one process; name it with -p");
+    }
     const auto ask = [svg](Session& session) {
       Json reply = session.call(wire::method::patches);
       if (svg->empty()) return reply;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -217,6 +218,9 @@ Runner declare_wait(CLI::App& verb) {
     constexpr int no_limit = -1;
     return run_on_targets(options, "wait",
                           {[=](Session& session) {
+                             // What holds memory may be a stale word on a thread's stack.
+                             std::optional<Witness> witness;
+                             if (*event == "freed") witness.emplace(session, *name);
                              return session.call_waiting(wire::method::wait, parameters, no_limit);
                            },
                            nullptr});

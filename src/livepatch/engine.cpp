@@ -105,6 +105,8 @@ Token::~Token() {
   {
     Lock lock(e.mutex);
     e.token = 0;
+    // Who waits for the end shall find the modules free: the operation's own count is gone by now.
+    e.finishing = false;
   }
   announce();
 }
@@ -426,6 +428,7 @@ void after_fork(bool child) {
     e.worker = false;
     e.worker_tid = 0;
     e.waiting = 0;
+    e.finishing = false;
     forget_other_threads(e);
   }
   e.mutex.unlock();

@@ -77,7 +77,8 @@ struct Engine {
   bool worker = false;
   bool worker_shall_end = false;
   std::atomic<int> worker_tid{0};
-  bool finishing = false;  // a transition is over, its patches are about to be released
+  bool finishing =
+      false;  // a transition is over, its patches are counted by the token's holder still
   std::atomic<bool> worker_hurry{false};
   int delay_release_ms = 0;
 

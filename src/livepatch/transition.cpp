@@ -288,13 +288,6 @@ bool complete(bool traps_open = false) {
     }
     ensure_worker();
   }
-  // Who waits for the end shall find the modules free.
-  replaced.clear();
-  patch.reset();
-  {
-    Lock lock(e.mutex);
-    e.finishing = false;
-  }
   announce();
   return true;
 }

@@ -123,6 +123,26 @@ TEST(Transition, IsReversedHalfWay) {
   EXPECT_EQ(sleeper.second, 1);
 }
 
+// Who waits for the end of what another thread turns back finds the module free.
+TEST(Transition, IsFreeForWhoHasWaited) {
+  for (int round = 0; round < 40; ++round) {
+    Sleeper sleeper;
+    ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
+    std::atomic<bool> waits{false};
+    int waited = -1, unloaded = -1;
+    std::thread waiter([&] {
+      waits = true;
+      waited = molt_patch_wait(5000);
+      unloaded = molt_unload("lp_two", 0, -1);
+    });
+    EXPECT_TRUE(eventually([&] { return waits.load(); }));
+    EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+    waiter.join();
+    EXPECT_EQ(waited, 0);
+    ASSERT_EQ(unloaded, 0) << round;
+  }
+}
+
 TEST(Transition, IsReversedTwice) {
   Sleeper sleeper;
   ASSERT_EQ(apply("lp_two", "sleeper=0"), "");
