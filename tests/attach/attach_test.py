@@ -435,7 +435,7 @@ class Attach(unittest.TestCase):
             os.kill(many[3].pid, signal.SIGCONT)
             self.assertEqual(done.returncode, 7)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-            self.assertIn(f"process {many[3].pid} cannot be attached to: it is stopped", done.stderr)
+            self.assertIn(f"process {many[3].pid} (sleeper) cannot be attached to: it is stopped", done.stderr)
             self.assertEqual(sum("plain" in molt("list", "-p", t.pid).stdout for t in many), 11)
             for target in many:
                 self.assertEqual(target.end(), ("ok", 0))
@@ -453,7 +453,8 @@ class Attach(unittest.TestCase):
                     self.refuses(4, "be root", "attach", "-p", target.pid)
                 elif word:
                     self.refuses(5, word, "doctor", target.pid)
-                    self.refuses(4, word, "attach", "-p", target.pid)
+                    for words in (f"process {target.pid} (sleeper) cannot be attached to: its seccomp filter", word):
+                        self.refuses(4, words, "attach", "-p", target.pid)
                     self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
                 else:
                     self.does("doctor", target.pid)
