@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,6 +35,13 @@ Json parse_reply(const std::string& text) {
 }
 
 [[noreturn]] void fail_not_ours(const Process& process, int code) {
+  if (process.uid == ::geteuid()) {
+    fail(
+        ErrorClass::permission, code,
+        "{} may not be looked at, although it is yours: it gained or gave up privileges, asked not "
+        "to be (PR_SET_DUMPABLE), or is in another container; run molt as root, outside of any",
+        describe(process));
+  }
   fail(ErrorClass::permission, code,
        "{} belongs to {}, and may not be looked at from here; run molt as that user or as root, "
        "outside of any container",

@@ -325,6 +325,17 @@ class Attach(unittest.TestCase):
                           ["load", "-p", target.pid, MODULE]):
             self.refuses(5, "linked statically", *arguments)
         self.assertEqual(target.end(), ("ok", 0))
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, "script")
+            script.write_text(f"#!{TARGETS}/sleeper_static\n")
+            script.chmod(0o755)
+            for program in (TARGETS / "sleeper_static", script):
+                self.refuses(5, f"{program} cannot be run with Molt: it is linked statically", "run", "--", program)
+            if os.geteuid() == 0:
+                gains = shutil.copy(TARGETS / "sleeper", folder)
+                os.chown(gains, 65534, -1)
+                os.chmod(gains, 0o4755)
+                self.refuses(5, "it gains privileges", "run", "--", gains)
 
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
@@ -431,6 +442,9 @@ class Attach(unittest.TestCase):
             program = shutil.copy(TARGETS / "sleeper", folder)
             many = [Target(self, [program]) for _ in range(12)]
             os.kill(many[3].pid, signal.SIGSTOP)
+            told = molt("doctor", "--exe", program, "--tree", parent.pid)
+            self.assertEqual((told.returncode, told.stdout.count("can be attached to"), told.stdout.count("Molt is there"),
+                              told.stdout.count("cannot be")), (7, 11, 2, 1), told.stdout + told.stderr)
             done = molt("load", "--exe", program, MODULE)
             os.kill(many[3].pid, signal.SIGCONT)
             self.assertEqual(done.returncode, 7)
@@ -487,6 +501,9 @@ class Attach(unittest.TestCase):
         self.assertIn("attach: yes, once a thread makes a plain system call (threads now: 1 running, 0 waiting for "
                       "locks or in other calls, 0 in signal handlers, 0 with little stack left); it is",
                       self.does("doctor", busy.pid))
+        threads = self.start("sleeper", "threads", "1")
+        other = max(map(int, os.listdir(f"/proc/{threads.pid}/task")))
+        self.assertIn(f"process {threads.pid} (sleeper): can be attached to", self.does("doctor", other))
         self.refuses(5, "no such process", "doctor", 1 << 22)
         self.refuses(5, "thread of the kernel", "doctor", 2)
         self.refuses(2, "which process", "doctor")
@@ -500,6 +517,13 @@ class Attach(unittest.TestCase):
             program = shutil.copy(MOLT, folder)
             done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
                                    "doctor", str(target.pid)], capture_output=True, text=True)
+            # Of one's own that asked not to be looked at something else is to be said.
+            sleeper = shutil.copy(TARGETS / "sleeper", folder)
+            hidden = Target(self, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sleeper, "hidden"])
+            listed = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
+                                     "list", "-p", str(hidden.pid)], capture_output=True, text=True)
+            self.assertEqual((listed.returncode, hidden.end()), (4, ("ok", 0)))
+            self.assertIn("may not be looked at, although it is yours", listed.stderr)
         self.assertEqual(done.returncode, 5, done.stderr)
         self.assertIn("belongs to another user", done.stdout)
         self.assertEqual(target.end(), ("ok", 0))
