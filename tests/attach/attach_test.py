@@ -415,6 +415,22 @@ class Attach(unittest.TestCase):
         self.does("detach", "-p", inner)
         self.assertEqual(outer.end()[0], "ok")
 
+    def test_in_a_container_without_root(self):
+        """Where somebody who is not root has made the user namespace, root is nobody; and is served all the same."""
+        own = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "--user", "--map-root-user"]
+        if os.geteuid() != 0 or subprocess.run([*own, "true"], capture_output=True).returncode != 0:
+            self.skipTest("needs root, and user namespaces that anybody may make")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            target = Target(self, [*own, shutil.copy(TARGETS / "sleeper", folder)])
+            self.assertIn("in a namespace of its own: user", self.does("doctor", target.pid))
+            self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+            self.assertIn("count_opens", self.does("list", "-p", target.pid))
+            unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))
+            self.assertEqual(unloaded["result"], "unmapped")
+            self.does("detach", "-p", target.pid)
+            self.assertEqual(target.end(), ("ok", 0))
+
     def test_detach(self):
         target = self.start("sleeper")
         self.does("load", "-p", target.pid, MODULE)

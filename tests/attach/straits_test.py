@@ -344,6 +344,11 @@ class Straits(unittest.TestCase):
 
     def test_what_each_verb_needs(self):
         target = self.start("sleeper", "deaf")
+        # It says that it is ready before it sleeps.
+        end = time.monotonic() + 20
+        while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)  # tidy: sleep-ok between two looks, bounded
         told = self.does("doctor", target.pid)
         self.assertRegex(told, f"attach: yes, through thread {target.pid} .sleeper., which sleeps in a plain system call")
         self.assertIn("modules: yes\n", told)
