@@ -40,7 +40,9 @@ class View {
   const ObjectSection& section(std::uint32_t index) const { return object_.sections()[index]; }
   const ObjectSymbol& symbol(std::uint32_t index) const { return object_.symbols()[index]; }
 
-  // The function or variable that the section is; 0: it is none, or many.
+  // The function or variable that the section is; 0: it is none, or many. gcc's entries of a virtual function
+  // for a second base (_ZTh, _ZTv), which lie behind it, do not make it many: all that they do is in their names,
+  // and the old ones lead to the function's old entry.
   std::uint32_t owner(std::uint32_t section) const { return owners_[section]; }
   std::string_view name(std::uint32_t section) const;
   Referent reference(std::uint32_t section, const Relocation& relocation) const;
@@ -71,6 +73,7 @@ class View {
   bool is_address_table(std::uint32_t section) const;
   const Object& object_;
   std::vector<std::uint32_t> owners_;
+  std::set<std::uint32_t> with_thunks_;  // sections
   std::vector<Frame> frames_;
   mutable std::map<std::uint32_t, std::vector<std::uint8_t>> ends_;  // of instructions, per byte
 };

@@ -445,12 +445,18 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
                        readable(coroutine)),
            "change what it calls instead"});
     }
-    // Hand-written code: several functions in one section.
+    // Hand-written code, as a rule: several functions in one section, or none at its begin.
     if (now.owner(i) == 0 && now.section(i).size != 0) {
+      std::string functions;
+      for (std::uint32_t y : now.section(i).symbols) {
+        if (!now.symbol(y).is_function()) continue;
+        functions += (functions.empty() ? "" : ", ") + readable(std::string(now.symbol(y).name));
+      }
       refusals.push_back(
           {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
-           fmt::format("section {} holds several functions and changed", now.section(i).name),
-           "patch the C function that calls it"});
+           fmt::format("section {} changed, and is not one function from its begin on ({})",
+                       now.section(i).name, functions.empty() ? "it names none" : functions),
+           "patch the function that calls it"});
     }
   }
 }

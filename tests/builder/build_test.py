@@ -518,6 +518,20 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
         self.assert_built(done, said, "answer")
 
+    def test_room_in_front_of_functions(self):
+        """-fpatchable-function-entry, and debug information in files of its own: what is compared has neither."""
+        for compiler in ("gcc", "clang"):
+            self.write("Makefile", f"CC = {compiler}\n" + MAKEFILE.replace("-g", "-g -gsplit-dwarf -fpatchable-function-entry=16,14"))
+            for folder in ("packaged", "cache"):
+                shutil.rmtree(self.folder / folder, ignore_errors=True)
+            self.write("scale.h", "#define SCALE 2\nstruct pair {\n  char first;\n  int second;\n};\nextern struct pair pair;\n")
+            self.write("answer.c", ANSWER + "struct pair pair;\nint __attribute__((noinline)) second(void) {\n  return pair.second;\n}\n")
+            self.make_target()
+            done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+            self.assert_built(done, said, "answer")
+            done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("char first", "long first")))
+            self.assert_refused(done, said, "layout_changed", "member first: char")
+
     @unittest.skipUnless(shutil.which("cmake") and shutil.which("ninja"), "no cmake or no ninja")
     def test_cmake_and_ninja_with_a_compiler_cache(self):
         self.write(
