@@ -107,7 +107,7 @@ struct Builder {
       refuse_layouts(facts, options, edits, refusals);
       refuse_data(facts, options, refusals);
       refuse_moved_variables(facts, options, refusals, report.notes);
-      refuse_constructors(facts, refusals);
+      refuse_constructors(facts, options, refusals);
       refuse_functions(facts, refusals);
     }
     for (const EditedLine& line : edits.lines()) {

@@ -519,9 +519,10 @@ class Building(Tree):
         self.assert_built(done, said, "answer")
 
     def test_room_in_front_of_functions(self):
-        """-fpatchable-function-entry, and debug information in files of its own: what is compared has neither."""
-        for compiler in ("gcc", "clang"):
-            self.write("Makefile", f"CC = {compiler}\n" + MAKEFILE.replace("-g", "-g -gsplit-dwarf -fpatchable-function-entry=16,14"))
+        """-fpatchable-function-entry, and debug information in files of its own: what is compared has neither; or compressed."""
+        room = "-gsplit-dwarf -fpatchable-function-entry=16,14"
+        for compiler, flags in (("gcc", room), ("clang", room), ("gcc", "-gz"), ("clang", "-gz")):
+            self.write("Makefile", f"CC = {compiler}\n" + MAKEFILE.replace("-g", f"-g {flags}"))
             for folder in ("packaged", "cache"):
                 shutil.rmtree(self.folder / folder, ignore_errors=True)
             self.write("scale.h", "#define SCALE 2\nstruct pair {\n  char first;\n  int second;\n};\nextern struct pair pair;\n")
