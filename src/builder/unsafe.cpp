@@ -449,6 +449,19 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
                      readable(*old->second.begin()), old->second.size(), names.size()),
          "add new lambdas behind the others, or as functions"});
   }
+  // Hand-written code, as a rule: several functions in one section, or none at its begin.
+  const auto refuse_section = [&](std::uint32_t i) {
+    std::string functions;
+    for (std::uint32_t y : now.section(i).symbols) {
+      if (!now.symbol(y).is_function()) continue;
+      functions += (functions.empty() ? "" : ", ") + readable(now.symbol(y).name);
+    }
+    refusals.push_back(
+        {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
+         fmt::format("section {} changed, and is not one function from its begin on ({})",
+                     now.section(i).name, functions.empty() ? "it names none" : functions),
+         "patch the function that calls it"});
+  };
   std::set<std::string> coroutines;
   for (std::uint32_t i : facts.comparison->changed) {
     const std::string name(now.name(i));
@@ -462,19 +475,14 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
                        readable(coroutine)),
            "change what it calls instead"});
     }
-    // Hand-written code, as a rule: several functions in one section, or none at its begin.
-    if (now.owner(i) == 0 && now.section(i).size != 0) {
-      std::string functions;
-      for (std::uint32_t y : now.section(i).symbols) {
-        if (!now.symbol(y).is_function()) continue;
-        functions += (functions.empty() ? "" : ", ") + readable(std::string(now.symbol(y).name));
-      }
-      refusals.push_back(
-          {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
-           fmt::format("section {} changed, and is not one function from its begin on ({})",
-                       now.section(i).name, functions.empty() ? "it names none" : functions),
-           "patch the function that calls it"});
-    }
+    if (now.owner(i) == 0 && now.section(i).size != 0) refuse_section(i);
+  }
+  // It had another shape before: nobody would be led to what is in it.
+  for (std::uint32_t i : facts.comparison->added) {
+    const bool is_old = std::ranges::any_of(now.section(i).symbols, [&](std::uint32_t y) {
+      return now.symbol(y).is_function() && facts.comparison->old_symbol(y) != 0;
+    });
+    if (is_old) refuse_section(i);
   }
 }
 
