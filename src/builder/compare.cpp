@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <iterator>
 
 #include "arch/x86_64/instruction.hpp"
 
@@ -109,6 +110,15 @@ void View::find_owners() {
     }
     if (is_one) owners_[i] = best;
   }
+}
+
+std::vector<std::uint32_t> View::thunks(std::uint32_t index) const {
+  std::vector<std::uint32_t> found;
+  if (!with_thunks_.contains(index)) return found;
+  std::ranges::copy_if(section(index).symbols, std::back_inserter(found), [this](std::uint32_t y) {
+    return symbol(y).value != 0 && symbol(y).size != 0 && is_adjusting_thunk(symbol(y).name);
+  });
+  return found;
 }
 
 std::string_view View::name(std::uint32_t index) const {

@@ -40,10 +40,12 @@ class View {
   const ObjectSection& section(std::uint32_t index) const { return object_.sections()[index]; }
   const ObjectSymbol& symbol(std::uint32_t index) const { return object_.symbols()[index]; }
 
-  // The function or variable that the section is; 0: it is none, or many. gcc's entries of a virtual function
-  // for a second base (_ZTh, _ZTv), which lie behind it, do not make it many: all that they do is in their names,
-  // and the old ones lead to the function's old entry.
+  // The function or variable that the section is; 0: it is none, or many. What does not count: gcc's entries of a
+  // virtual function for a second base, which lie behind it.
   std::uint32_t owner(std::uint32_t section) const { return owners_[section]; }
+  // Those entries (_ZTh, _ZTv). They adjust `this` and jump to the function, or have it inlined: each has to be
+  // led to the new one.
+  std::vector<std::uint32_t> thunks(std::uint32_t section) const;
   std::string_view name(std::uint32_t section) const;
   Referent reference(std::uint32_t section, const Relocation& relocation) const;
   // How far the relocated field is from the end of its instruction.
