@@ -8,7 +8,9 @@
 #include "elf/input.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,17 +43,15 @@ int yama() {
   return text.empty() ? 0 : std::atoi(text.c_str());
 }
 
-void check_program(const Process& process, std::vector<Obstacle>& all) {
-  const Fd fd(::open(process.proc("exe").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) return;  // permission is another question
+// `maps`: of a process that runs it, or empty. Nothing where it cannot be read: that is another question.
+std::optional<Obstacle> check_program(const Fd& fd, const std::string& maps) {
   auto input = elf::Input::of(fd.get());
-  if (!input) return;
+  if (!input) return std::nullopt;
   auto header = input->read(0, sizeof(Elf64_Ehdr));
-  if (!header) return;
+  if (!header) return std::nullopt;
   const auto ehdr = *elf::read<Elf64_Ehdr>(*header, 0);
   if (ehdr.e_ident[EI_CLASS] != ELFCLASS64 || ehdr.e_machine != EM_X86_64) {
-    all.push_back({ENOEXEC, "it is not an x86-64 program; this build of Molt is for those only"});
-    return;
+    return Obstacle{ENOEXEC, "it is not an x86-64 program; this build of Molt is for those only"};
   }
   auto segments = input->read(ehdr.e_phoff, std::uint64_t{ehdr.e_phnum} * sizeof(Elf64_Phdr));
   bool has_loader = false;
@@ -66,21 +66,25 @@ void check_program(const Process& process, std::vector<Obstacle>& all) {
       loader.assign(reinterpret_cast<const char*>(name->data()), name->size());
     }
   }
-  const std::string maps = read_text(process.proc("maps"));
-  const bool is_loader =
-      maps.find("/ld-linux-x86-64.so") != maps.npos || maps.find("/ld-2.") != maps.npos;
+  const auto is_run_by = [&](const char* name) { return maps.find(name) != maps.npos; };
   // What is mapped may have another name: the loader is the C library there.
-  if (loader.find("/ld-musl-") != loader.npos || maps.find("/ld-musl-") != maps.npos) {
-    all.push_back(
-        {ENOEXEC,
-         "its C library is musl, whose threads and loader are not what the runtime needs; "
-         "run the program on glibc"});
-  } else if (!has_loader && !is_loader) {
-    all.push_back(
-        {ENOEXEC,
-         "it is linked statically, so nothing can be loaded into it; link it dynamically, or "
-         "make it a host"});
+  if (loader.find("/ld-musl-") != loader.npos || is_run_by("/ld-musl-")) {
+    return Obstacle{
+        ENOEXEC,
+        "its C library is musl, whose threads and loader are not what the runtime needs; "
+        "run the program on glibc"};
   }
+  if (!has_loader && !is_run_by("/ld-linux-x86-64.so") && !is_run_by("/ld-2.")) {
+    return Obstacle{
+        ENOEXEC,
+        "it is linked statically, so nothing can be loaded into it; link it dynamically, "
+        "or make it a host"};
+  }
+  return std::nullopt;
+}
+
+Fd open_program(const std::string& path) {
+  return Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
 }
 
 void check_permission(const Process& process, std::vector<Obstacle>& all) {
@@ -111,7 +115,13 @@ void check_permission(const Process& process, std::vector<Obstacle>& all) {
   if (code == ENOENT || code == ESRCH) return;
   const std::string uids = process.line("Uid");
   const auto uid = static_cast<uid_t>(std::strtoul(uids.c_str(), nullptr, 10));
-  if (uid != geteuid()) {
+  if (geteuid() == 0) {
+    all.push_back(
+        {EPERM,
+         "the kernel does not let you trace it, although you are root: it has capabilities "
+         "or a user namespace that you have not, or a security module forbids it; be root "
+         "outside of any container"});
+  } else if (uid != geteuid()) {
     all.push_back({EPERM, "it belongs to another user (uid " + std::to_string(uid) +
                               "); be that user or root"});
   } else {
@@ -178,7 +188,9 @@ std::vector<Obstacle> obstacles(int pid, Depth depth) {
   }
   if (pid == getpid()) all.push_back({EINVAL, "it is this very program"});
   check_permission(process, all);
-  check_program(process, all);
+  if (const Fd fd = open_program(process.proc("exe"))) {
+    if (auto found = check_program(fd, read_text(process.proc("maps")))) all.push_back(*found);
+  }
   if (state.starts_with("T") || state.starts_with("t")) {
     all.push_back({EBUSY, "it is stopped; let it go on (kill -CONT) first"});
   }
@@ -188,6 +200,32 @@ std::vector<Obstacle> obstacles(int pid, Depth depth) {
     }
   }
   return all;
+}
+
+std::optional<Obstacle> obstacle_to_preload(const std::string& path) {
+  const Fd fd = open_program(path);
+  struct stat info {};
+  if (!fd || ::fstat(fd.get(), &info) != 0) return std::nullopt;
+  char start[256] = {};
+  const ssize_t bytes = ::pread(fd.get(), start, sizeof start - 1, 0);
+  if (bytes < SELFMAG) return std::nullopt;
+  if (start[0] == '#' && start[1] == '!') {
+    const std::size_t begin = 2 + std::strspn(start + 2, " \t");
+    return obstacle_to_preload({start + begin, std::strcspn(start + begin, " \t\n")});
+  }
+  if (std::memcmp(start, ELFMAG, SELFMAG) != 0) return std::nullopt;
+  // The loader itself, which runs another program, is linked statically.
+  if (path.find("/ld-") == path.npos) {
+    if (auto found = check_program(fd, "")) return found;
+  }
+  const bool gains_user = (info.st_mode & S_ISUID) != 0 && info.st_uid != ::geteuid();
+  const bool gains_group = (info.st_mode & S_ISGID) != 0 && info.st_gid != ::getegid();
+  const bool gains_rights =
+      ::geteuid() != 0 && ::fgetxattr(fd.get(), "security.capability", nullptr, 0) > 0;
+  if (!gains_user && !gains_group && !gains_rights) return std::nullopt;
+  return Obstacle{EPERM,
+                  "it gains privileges (set-uid, set-gid, file capabilities), so its loader loads "
+                  "nothing that it is told to; start it, then `molt attach` as root"};
 }
 
 Status refuse(int pid) {

@@ -3,6 +3,7 @@
 
 #include "base/result.hpp"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,10 @@ enum class Depth {
 
 // All of them, most telling first. Empty: nothing speaks against it.
 [[nodiscard]] std::vector<Obstacle> obstacles(int pid, Depth depth);
+
+// Why the runtime would not come into a program, or a script's interpreter, that is told by its environment to
+// load it first.
+[[nodiscard]] std::optional<Obstacle> obstacle_to_preload(const std::string& path);
 
 // The first one as an error.
 [[nodiscard]] Status refuse(int pid);

@@ -8,7 +8,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -76,6 +79,12 @@ Prospect library_functions(const Target& target) {
   return {prospect.what, false, "no 64 KiB are free within 2 GiB of the C library"};
 }
 
+uid_t user_of(const Target& target) {
+  const std::string ids = target.status("Uid");  // the effective one is the second
+  return static_cast<uid_t>(
+      std::strtoul(ids.c_str() + std::min(ids.find_first_of(" \t"), ids.size()), nullptr, 10));
+}
+
 void add(std::string& text, const std::string& more) { text += (text.empty() ? "" : "; ") + more; }
 
 // Its threads and its memory map are looked at by what it sees of /proc.
@@ -83,6 +92,41 @@ bool has_proc(const Target& target) {
   constexpr long proc_magic = 0x9fa0;
   struct statfs info {};
   return ::statfs(target.proc("root/proc").c_str(), &info) == 0 && info.f_type == proc_magic;
+}
+
+std::string variable_of(const Target& target, std::string_view name) {
+  const std::string all = '\0' + read_text(target.proc("environ"));
+  const std::string key = '\0' + std::string(name) + '=';
+  const std::size_t at = all.find(key);
+  return at == all.npos ? "" : all.c_str() + at + key.size();
+}
+
+// A folder of which it takes one for copies of modules, as base/directory.cpp does it.
+bool has_folder(const Target& target) {
+  const uid_t user = user_of(target);
+  const Fd root(::open(target.proc("root").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  open_how how{};
+  how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  for (const std::string& path :
+       {variable_of(target, "MOLT_DIRECTORY"), std::string(user == 0 ? "/run" : ""),
+        variable_of(target, "XDG_RUNTIME_DIR"), "/run/user/" + std::to_string(user),
+        std::string("/tmp")}) {
+    if (!path.starts_with('/')) continue;
+    const Fd fd(
+        static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how)));
+    struct stat info {};
+    struct statvfs mounted {};
+    if (!fd || ::fstat(fd.get(), &info) != 0 || ::fstatvfs(fd.get(), &mounted) != 0) continue;
+    const bool by_others = (info.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    if ((by_others && (info.st_mode & S_ISVTX) == 0) || (info.st_uid != 0 && info.st_uid != user)) {
+      continue;
+    }
+    const bool may_write = user == 0 || (info.st_mode & S_IWOTH) != 0 ||
+                           (info.st_uid == user && (info.st_mode & S_IWUSR) != 0);
+    if (may_write && (mounted.f_flag & (ST_RDONLY | ST_NOEXEC)) == 0) return true;
+  }
+  return false;
 }
 
 struct Descriptors {
@@ -111,9 +155,7 @@ bool may_raise_limits(const Target& target) {
 bool may_look_at_itself(const Target& target) {
   struct stat info {};
   const std::string pid = std::to_string(target.pid());
-  const auto user = static_cast<uid_t>(std::strtoul(
-      target.status("Uid").substr(target.status("Uid").find_first_of(" \t") + 1).c_str(), nullptr,
-      10));
+  const uid_t user = user_of(target);
   return user == 0 || ::stat(target.proc("task/" + pid + "/syscall").c_str(), &info) != 0 ||
          info.st_uid == user;
 }
@@ -159,6 +201,12 @@ Prospect modules(const Target& target) {
   if (link_of(target.proc("root")) != "/") add(prospect.text, "in a root of its own");
   if (!prospect.text.empty()) add(prospect.text, "what it cannot open is handed to it");
   if (!has_proc(target)) {
+    if (!has_folder(target)) {
+      return {
+          prospect.what, false,
+          "there is neither a /proc in its root nor a folder that it may write a copy to (/run, "
+          "/tmp); mount /proc there"};
+    }
     add(prospect.text,
         "there is no /proc in its root, so what is unloaded stays in memory: nobody can tell that "
         "no "

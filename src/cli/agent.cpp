@@ -34,6 +34,14 @@ ErrorClass class_of(int code) {
   }
 }
 
+// The layer below knows numbers only, and what it says of a filter or a thread has none.
+std::string naming(const Process& process, std::string text) {
+  const std::string number = fmt::format("process {} ", process.pid);
+  if (text.starts_with(number)) return describe(process) + text.substr(number.size() - 1);
+  if (text.find(number) != text.npos) return text;
+  return fmt::format("{} cannot be attached to: {}", describe(process), text);
+}
+
 }  // namespace
 
 std::string runtime_path() {
@@ -68,7 +76,7 @@ attach::Report attach_to(const Process& process, const Options& options) {
   turns.release();
   if (!report) {
     const Error& error = report.error();
-    throw make_failure(class_of(error.code), error.code, error.detail);
+    throw make_failure(class_of(error.code), error.code, naming(process, error.detail));
   }
   return *report;
 }

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,6 +36,13 @@ Json parse_reply(const std::string& text) {
 }
 
 [[noreturn]] void fail_not_ours(const Process& process, int code) {
+  if (process.uid == ::geteuid()) {
+    fail(
+        ErrorClass::permission, code,
+        "{} may not be looked at, although it is yours: it gained or gave up privileges, asked not "
+        "to be (PR_SET_DUMPABLE), or is in another container; run molt as root, outside of any",
+        describe(process));
+  }
   fail(ErrorClass::permission, code,
        "{} belongs to {}, and may not be looked at from here; run molt as that user or as root, "
        "outside of any container",
@@ -57,6 +66,29 @@ ControlSocket find_socket(const Process& process) {
   }
   fail_not_ours(process, EACCES);
 }
+
+// In a user namespace that somebody else made (a container without root) root of this one is nobody: root
+// connects there as the process's own user. This thread only, hence not by the C library's function.
+class UserOf {
+ public:
+  explicit UserOf(const Process& process) {
+    struct stat there {
+    }, here{};
+    const std::string theirs = fmt::format("/proc/{}/ns/user", process.pid);
+    is_other_ = ::geteuid() == 0 && process.uid != 0 && ::stat(theirs.c_str(), &there) == 0 &&
+                ::stat("/proc/self/ns/user", &here) == 0 &&
+                (there.st_ino != here.st_ino || there.st_dev != here.st_dev) && become(process.uid);
+  }
+  ~UserOf() {
+    if (is_other_) become(0);
+  }
+  UserOf(const UserOf&) = delete;
+  UserOf& operator=(const UserOf&) = delete;
+
+ private:
+  static bool become(uid_t effective) { return ::syscall(SYS_setresuid, -1, effective, -1) == 0; }
+  bool is_other_ = false;
+};
 
 }  // namespace
 
@@ -134,8 +166,14 @@ bool Connection::connect_to(const sockaddr_un& address, socklen_t bytes, Deadlin
     ::setsockopt(socket_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   }
 
-  if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), bytes) != 0) {
-    const int code = errno;
+  int code = 0;
+  {
+    const UserOf theirs(process_);
+    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), bytes) != 0) {
+      code = errno;
+    }
+  }
+  if (code != 0) {
     if (is_abstract && (code == ECONNREFUSED || code == EAGAIN)) {
       errno = code;
       return false;

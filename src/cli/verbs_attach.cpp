@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <sstream>
 #include <system_error>
 #include <thread>
 
@@ -81,23 +82,23 @@ Runner declare_detach(CLI::App&) {
   };
 }
 
-// Of processes that were named; there is nothing to select by before Molt is there.
 Runner declare_doctor(CLI::App& verb) {
   auto pids = std::make_shared<std::vector<int>>();
   verb.add_option("PID", *pids, "Processes, as with --pid");
   return [pids](const Options& options) {
-    std::vector<int> all = options.selection.pids;
-    all.insert(all.end(), pids->begin(), pids->end());
-    if (all.empty()) fail(ErrorClass::usage, EINVAL, "which process? `molt doctor PID`");
+    Selection asked = options.selection;
+    asked.pids.insert(asked.pids.end(), pids->begin(), pids->end());
+    if (asked.empty()) fail(ErrorClass::usage, EINVAL, "which process? `molt doctor PID`");
     Json objects = Json::array();
     std::string text;
     Tally tally;
-    for (const int pid : all) {
-      const std::optional<Process> process = find_process(pid);
-      const ControlSocket socket = process ? SocketFinder().find(*process) : ControlSocket();
+    for (const Process& process : choose_targets(asked, true)) {
+      const int pid = process.pid;
+      const bool exists = process.inner_pid != 0;
+      const ControlSocket socket = exists ? SocketFinder().find(process) : ControlSocket();
       const bool there = socket.state == ControlSocket::found && !is_left_behind(socket);
       Json obstacles = Json::array();
-      const std::string name = process ? describe(*process) : fmt::format("process {}", pid);
+      const std::string name = exists ? describe(process) : fmt::format("process {}", pid);
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
       for (const attach::Obstacle& obstacle :
@@ -132,6 +133,22 @@ Runner declare_doctor(CLI::App& verb) {
   };
 }
 
+namespace {
+
+// As execvp() looks for it; as it was given where it is nowhere.
+std::string find_command(const std::string& command) {
+  if (command.find('/') != std::string::npos) return command;
+  const char* folders = std::getenv("PATH");
+  std::istringstream in(folders != nullptr ? folders : "/bin:/usr/bin");
+  for (std::string folder; std::getline(in, folder, ':');) {
+    std::string path = (folder.empty() ? "." : folder) + "/" + command;
+    if (::access(path.c_str(), X_OK) == 0) return path;
+  }
+  return command;
+}
+
+}  // namespace
+
 Runner declare_run(CLI::App& verb) {
   auto words = std::make_shared<std::vector<std::string>>();
   auto children = std::make_shared<bool>(false);
@@ -143,6 +160,10 @@ Runner declare_run(CLI::App& verb) {
     if (runtime.find_first_of(": ") != std::string::npos) {
       fail(ErrorClass::failed, EINVAL, "the loader cannot preload '{}': it has a colon or a blank",
            runtime);
+    }
+    if (const auto obstacle = attach::obstacle_to_preload(find_command(words->front()))) {
+      fail(ErrorClass::refused, obstacle->code, "{} cannot be run with Molt: {}", words->front(),
+           obstacle->text);
     }
     const char* others = std::getenv("LD_PRELOAD");
     const std::string preload = others && *others ? fmt::format("{}:{}", runtime, others) : runtime;

@@ -98,6 +98,9 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
 // compares names first and would answer with the old object. So N is chosen free of those. The
 // descriptor is closed by store_mapped() once the object is mapped.
 Result<Stored> in_memory(std::span<const std::byte> content, const std::string& hash) {
+  if (access("/proc/self/fd", X_OK) != 0 && errno == ENOENT) {
+    return fail(ENOTSUP, "a copy in memory has no name: there is no /proc in its root; mount one");
+  }
   OwnFd made(Fd(memfd_create(("molt:" + hash).c_str(), MFD_CLOEXEC)));
   if (!made) return fail_errno(errno, "cannot make a memfd");
   if (!made.is_new_memfd())
@@ -132,8 +135,9 @@ Result<Stored> store_copy(std::span<const std::byte> content, const std::string&
     return memory;
   }
   if (memory.error().code == EBADF) return memory;  // the host, which has done it to both
-  return fail(memory.error().code, "%s; and from memory: %s", stored.error().detail,
-              memory.error().detail);
+  // The reason for each folder may be cut off.
+  return fail(memory.error().code, "%s; and on disk: %s", memory.error().detail,
+              stored.error().detail);
 }
 
 void store_mapped(const Stored& stored) {

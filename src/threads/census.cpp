@@ -77,6 +77,10 @@ Status Census::set_up() {
   if (Status ok = leave_descriptor_table(); !ok) return ok;
   if (Status ok = occupy_standard_descriptors(); !ok) return ok;
   directory_.reset(::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory_ && errno == ENOENT) {
+    return fail(ENOENT,
+                "its threads cannot be listed: there is no /proc in its root; mount one there");
+  }
   if (!directory_) return fail_errno(errno, "cannot list the threads of the process");
   if (Status ok = maps_.open(); !ok) return ok;
   // Never unmapped: a search of memory leaves it out, whose it is must not change. So the next

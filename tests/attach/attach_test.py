@@ -325,6 +325,17 @@ class Attach(unittest.TestCase):
                           ["load", "-p", target.pid, MODULE]):
             self.refuses(5, "linked statically", *arguments)
         self.assertEqual(target.end(), ("ok", 0))
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, "script")
+            script.write_text(f"#!{TARGETS}/sleeper_static\n")
+            script.chmod(0o755)
+            for program in (TARGETS / "sleeper_static", script):
+                self.refuses(5, f"{program} cannot be run with Molt: it is linked statically", "run", "--", program)
+            if os.geteuid() == 0:
+                gains = shutil.copy(TARGETS / "sleeper", folder)
+                os.chown(gains, 65534, -1)
+                os.chmod(gains, 0o4755)
+                self.refuses(5, "it gains privileges", "run", "--", gains)
 
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
@@ -404,6 +415,22 @@ class Attach(unittest.TestCase):
         self.does("detach", "-p", inner)
         self.assertEqual(outer.end()[0], "ok")
 
+    def test_in_a_container_without_root(self):
+        """Where somebody who is not root has made the user namespace, root is nobody; and is served all the same."""
+        own = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "--user", "--map-root-user"]
+        if os.geteuid() != 0 or subprocess.run([*own, "true"], capture_output=True).returncode != 0:
+            self.skipTest("needs root, and user namespaces that anybody may make")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            target = Target(self, [*own, shutil.copy(TARGETS / "sleeper", folder)])
+            self.assertIn("in a namespace of its own: user", self.does("doctor", target.pid))
+            self.does("load", "-p", target.pid, EXAMPLES / "count_opens.so")
+            self.assertIn("count_opens", self.does("list", "-p", target.pid))
+            unloaded = json.loads(self.does("unload", "-p", target.pid, "count_opens", "--json"))
+            self.assertEqual(unloaded["result"], "unmapped")
+            self.does("detach", "-p", target.pid)
+            self.assertEqual(target.end(), ("ok", 0))
+
     def test_detach(self):
         target = self.start("sleeper")
         self.does("load", "-p", target.pid, MODULE)
@@ -431,11 +458,14 @@ class Attach(unittest.TestCase):
             program = shutil.copy(TARGETS / "sleeper", folder)
             many = [Target(self, [program]) for _ in range(12)]
             os.kill(many[3].pid, signal.SIGSTOP)
+            told = molt("doctor", "--exe", program, "--tree", parent.pid)
+            self.assertEqual((told.returncode, told.stdout.count("can be attached to"), told.stdout.count("Molt is there"),
+                              told.stdout.count("cannot be")), (7, 11, 2, 1), told.stdout + told.stderr)
             done = molt("load", "--exe", program, MODULE)
             os.kill(many[3].pid, signal.SIGCONT)
             self.assertEqual(done.returncode, 7)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-            self.assertIn(f"process {many[3].pid} cannot be attached to: it is stopped", done.stderr)
+            self.assertIn(f"process {many[3].pid} (sleeper) cannot be attached to: it is stopped", done.stderr)
             self.assertEqual(sum("plain" in molt("list", "-p", t.pid).stdout for t in many), 11)
             for target in many:
                 self.assertEqual(target.end(), ("ok", 0))
@@ -453,7 +483,8 @@ class Attach(unittest.TestCase):
                     self.refuses(4, "be root", "attach", "-p", target.pid)
                 elif word:
                     self.refuses(5, word, "doctor", target.pid)
-                    self.refuses(4, word, "attach", "-p", target.pid)
+                    for words in (f"process {target.pid} (sleeper) cannot be attached to: its seccomp filter", word):
+                        self.refuses(4, words, "attach", "-p", target.pid)
                     self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
                 else:
                     self.does("doctor", target.pid)
@@ -486,6 +517,9 @@ class Attach(unittest.TestCase):
         self.assertIn("attach: yes, once a thread makes a plain system call (threads now: 1 running, 0 waiting for "
                       "locks or in other calls, 0 in signal handlers, 0 with little stack left); it is",
                       self.does("doctor", busy.pid))
+        threads = self.start("sleeper", "threads", "1")
+        other = max(map(int, os.listdir(f"/proc/{threads.pid}/task")))
+        self.assertIn(f"process {threads.pid} (sleeper): can be attached to", self.does("doctor", other))
         self.refuses(5, "no such process", "doctor", 1 << 22)
         self.refuses(5, "thread of the kernel", "doctor", 2)
         self.refuses(2, "which process", "doctor")
@@ -499,6 +533,13 @@ class Attach(unittest.TestCase):
             program = shutil.copy(MOLT, folder)
             done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
                                    "doctor", str(target.pid)], capture_output=True, text=True)
+            # Of one's own that asked not to be looked at something else is to be said.
+            sleeper = shutil.copy(TARGETS / "sleeper", folder)
+            hidden = Target(self, ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sleeper, "hidden"])
+            listed = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program,
+                                     "list", "-p", str(hidden.pid)], capture_output=True, text=True)
+            self.assertEqual((listed.returncode, hidden.end()), (4, ("ok", 0)))
+            self.assertIn("may not be looked at, although it is yours", listed.stderr)
         self.assertEqual(done.returncode, 5, done.stderr)
         self.assertIn("belongs to another user", done.stdout)
         self.assertEqual(target.end(), ("ok", 0))

@@ -223,9 +223,24 @@ class Straits(unittest.TestCase):
         for verb, file in (("load", EXAMPLES / "count_opens.so"), ("apply", PATCH)):
             done = molt(verb, "-p", target.pid, file)
             self.assertNotEqual(done.returncode, 0, done.stdout)
-            self.assertRegex(done.stderr, "/proc|threads")
+            self.assertRegex(done.stderr, "there is no /proc in its root; mount one there|cannot open /proc/self/maps")
         unloaded = json.loads(molt("unload", "-p", target.pid, "plain", "--json").stdout)
         self.assertEqual(unloaded["result"], "resident", unloaded)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_a_root_with_nothing(self):
+        """Neither /proc nor a folder for copies of modules: the doctor says what the verbs do."""
+        folder, script = self.root_for(proc=False)
+        (folder / "tmp").rmdir()
+        target = self.with_mounts(script, TARGETS / "sleeper", "root", folder)
+        told = self.does("doctor", target.pid)
+        self.assertIn("modules: no, there is neither a /proc in its root nor a folder that it may write a copy to", told)
+        self.assertIn("hooks and patches of libraries: no, they come in modules", told)
+        self.does("attach", "-p", target.pid)
+        for verb, file in (("load", MODULE), ("load", EXAMPLES / "count_opens.so"), ("apply", PATCH)):
+            self.refuses(5, "there is no /proc in its root; mount one; and on disk: no private directory can be had",
+                         verb, "-p", target.pid, file)
+        self.does("detach", "-p", target.pid)
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_set_uid(self):
@@ -329,6 +344,11 @@ class Straits(unittest.TestCase):
 
     def test_what_each_verb_needs(self):
         target = self.start("sleeper", "deaf")
+        # It says that it is ready before it sleeps.
+        end = time.monotonic() + 20
+        while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)  # tidy: sleep-ok between two looks, bounded
         told = self.does("doctor", target.pid)
         self.assertRegex(told, f"attach: yes, through thread {target.pid} .sleeper., which sleeps in a plain system call")
         self.assertIn("modules: yes\n", told)

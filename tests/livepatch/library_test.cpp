@@ -419,20 +419,30 @@ TEST(Library, OperationsGoOnWhileAConstructorSleeps) {
 // What an old word on its stack says of it for ever, the thread refutes when the loader calls us on its way.
 TEST(Library, AThreadThatLoadsChangesOverThere) {
   std::atomic<int> step{0};
+  const auto come_to = [&](int next) {
+    step.store(next, std::memory_order_release);
+    step.notify_all();
+  };
+  const auto wait_for = [&](int awaited) {
+    for (int now = step.load(std::memory_order_acquire); now < awaited;
+         now = step.load(std::memory_order_acquire)) {
+      step.wait(now, std::memory_order_acquire);
+    }
+  };
   std::thread holder([&] {
     volatile auto word = reinterpret_cast<std::uintptr_t>(&lp_sleeper) + 5;
-    step = 1;
-    while (step < 2) std::this_thread::yield();
+    come_to(1);
+    wait_for(2);
     { Plugin plugin; }
-    while (step < 3) std::this_thread::yield();
+    wait_for(3);
     EXPECT_NE(word, 0U);
   });
-  while (step < 1) std::this_thread::yield();
-  ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+  wait_for(1);
+  EXPECT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
   EXPECT_EQ(molt_patch_wait(300), -ETIMEDOUT);
-  step = 2;
+  come_to(2);
   EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
-  step = 3;
+  come_to(3);
   holder.join();
   EXPECT_EQ(revert("lp_library"), "");
   taken();
