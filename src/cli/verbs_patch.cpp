@@ -39,16 +39,16 @@ Json wait_for(Session& session, const std::string& name, const char* event) {
 // Why the patch of that live module, which is over, is held in memory; "": it is not. One of that name that was
 // unloaded before may be held as well.
 std::string why_held(Session& session, const std::string& name) {
+  const auto of_name = [&](const Json& one) { return one.at("name") == name; };
+  const Json reply = session.call(wire::method::patches);
+  const auto& pinned = reply.at("pinned");
+  const auto held = std::find_if(pinned.begin(), pinned.end(), of_name);
+  if (held == pinned.end()) return "";
   const Json loaded = session.call(wire::method::list);
   const auto& modules = loaded.at("modules");
-  const bool is_counted = std::any_of(modules.begin(), modules.end(), [&](const Json& m) {
-    return m.at("name") == name && m.value("refcount", 0) > 0;
-  });
-  const Json reply = session.call(wire::method::patches);
-  for (const Json& pinned : reply.at("pinned")) {
-    if (is_counted && pinned.at("name") == name) return pinned.value("reason", "");
-  }
-  return "";
+  const auto module = std::find_if(modules.begin(), modules.end(), of_name);
+  const bool is_counted = module != modules.end() && module->value("refcount", 0) > 0;
+  return is_counted ? held->value("reason", "") : "";
 }
 
 // A patch that may still be in use holds its module. That is not waited for: its name is free at once.
