@@ -959,6 +959,27 @@ class Refusing(Tree):
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--patch-name", "a b")
         self.assertEqual(done.returncode, 2, done.stderr)
 
+    def test_a_source_that_was_renamed(self):
+        """And one whose name git quotes."""
+        makefile = "CFLAGS = -g -O2\nprog: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -o $@ $^\n"
+        self.write("Makefile", makefile)
+        self.make_target()
+        changed = ANSWER.replace(*DOUBLE)
+        gone = "".join(difflib.unified_diff(ANSWER.splitlines(True), [], "a/answer.c", "/dev/null"))
+        made = "".join(difflib.unified_diff([], changed.splitlines(True), "/dev/null", "b/core.c"))
+        diff = self.folder / "move.patch"
+        diff.write_text(gone + made)
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "file_moved", "takes answer.c away and adds core.c")
+        (self.tree / "answer.c").rename(self.tree / "änswer.c")
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target()
+        quoted = '"{}/\\303\\244nswer.c"'
+        diff.write_text("".join(difflib.unified_diff(
+            ANSWER.splitlines(True), changed.splitlines(True), quoted.format("a"), quoted.format("b"))))  # fmt: skip
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+
     def test_what_is_no_file_or_no_folder(self):
         self.make_target()
         diff = self.change()
