@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -68,9 +69,29 @@ Said run_patch(std::vector<std::string> words) {
   return said;
 }
 
+// git's "a/\\303\\274ber.c": what has other letters than ASCII's is quoted as in C.
+std::string unquoted(const std::string& quoted) {
+  std::string text;
+  for (std::size_t i = 1; i < quoted.size() && quoted[i] != '"'; ++i) {
+    if (quoted[i] != '\\' || i + 1 == quoted.size()) {
+      text += quoted[i];
+      continue;
+    }
+    const char c = quoted[++i];
+    if (c >= '0' && c <= '3' && i + 2 < quoted.size()) {
+      text += static_cast<char>(std::strtoul(quoted.substr(i, 3).c_str(), nullptr, 8));
+      i += 2;
+    } else {
+      text += c == 'n' ? '\n' : c == 't' ? '\t' : c;
+    }
+  }
+  return text;
+}
+
 // What a header line names, without `strip` leading folders; "" for /dev/null.
 std::string name_in(std::string line, std::size_t skip, unsigned strip) {
   line.erase(0, skip);
+  if (line.starts_with('"')) line = unquoted(line);
   if (const std::size_t tab = line.find('\t'); tab != line.npos) line.erase(tab);
   while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
   if (line == "/dev/null") return "";

@@ -112,6 +112,7 @@ class Flow {
   Status complete_old(Workspace& space);
   Status compile_callbacks(Workspace& space);
   void check_compiled();
+  void refuse_moved(const PatchedFile& gone);
   void list_units();
   void leave_alone(Unit& unit);
   void count_identity(const Placement& placement);
@@ -394,10 +395,33 @@ bool Flow::is_in_no_target(const std::string& path) const {
   });
 }
 
+// Functions of the one would be taken for new ones in the other, which nobody calls.
+void Flow::refuse_moved(const PatchedFile& gone) {
+  const auto is_source = [](const std::string& path) {
+    const std::string ending = std::filesystem::path(path).extension().string();
+    return ending.starts_with(".c") || ending == ".C";
+  };
+  const auto is_compiled = [&](const Records& records, const std::string& path) {
+    return std::ranges::any_of(
+        records, [&](const auto& one) { return includes(one.second, source_ + "/" + path); });
+  };
+  if (!is_source(gone.path) || !is_compiled(base_, gone.path)) return;
+  for (const PatchedFile& made : files_) {
+    if (made.old_text || !is_source(made.path) || !is_compiled(new_, made.path)) continue;
+    result_.refusals.push_back(
+        refusal("file_moved", gone.path,
+                fmt::format("the diff takes {} away and adds {}: nothing tells which functions of "
+                            "the one are those of the other",
+                            gone.path, made.path),
+                fmt::format("make the change in {}", gone.path)));
+  }
+}
+
 // F1
 void Flow::check_compiled() {
   for (const PatchedFile& file : files_) {
     if (!is_c_family(file.path)) continue;
+    if (!file.new_text) refuse_moved(file);
     const std::string path = source_ + "/" + file.path;
     bool is_seen = false;
     for (const auto& [output, record] : base_) {

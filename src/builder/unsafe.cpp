@@ -22,6 +22,14 @@ bool is_accepted(const PatchOptions& options, const std::string& name) {
                              [&](const std::string& given) { return is_called(name, given); });
 }
 
+// clang describes what a unit uses: a base or member of a type that is only named there has no size.
+bool is_same_type(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  const auto& [less, more] =
+      std::minmax(a, b, [](const auto& x, const auto& y) { return x.size() < y.size(); });
+  return more.starts_with(less + " (") && more.ends_with(" bytes)");
+}
+
 // The first member that differs, in words.
 std::string difference(const TypeLayout& a, const TypeLayout& b) {
   if (a.kind == "typedef") {
@@ -36,7 +44,8 @@ std::string difference(const TypeLayout& a, const TypeLayout& b) {
     const auto twin = std::find_if(b.members.begin(), b.members.end(),
                                    [&](const TypeMember& n) { return n.name == m.name; });
     if (twin == b.members.end()) return fmt::format("member {} has gone", m.name);
-    if (twin->type != m.type) return fmt::format("member {}: {} -> {}", m.name, m.type, twin->type);
+    if (!is_same_type(m.type, twin->type))
+      return fmt::format("member {}: {} -> {}", m.name, m.type, twin->type);
     if (twin->offset != m.offset) {
       return fmt::format("member {}: {} -> {}", m.name, place(m), place(*twin));
     }
@@ -55,7 +64,7 @@ bool is_in_padding(const TypeLayout& a, const TypeLayout& b) {
   if (a.kind != "struct" || a.size != b.size) return false;
   return std::all_of(a.members.begin(), a.members.end(), [&](const TypeMember& m) {
     return std::any_of(b.members.begin(), b.members.end(), [&](const TypeMember& n) {
-      return n.name == m.name && n.type == m.type && n.offset == m.offset;
+      return n.name == m.name && is_same_type(m.type, n.type) && n.offset == m.offset;
     });
   });
 }

@@ -36,7 +36,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_inside(const std::string& path, const std::string& folder) {
-  return path == folder || (path.starts_with(folder) && path[folder.size()] == '/');
+  return path == folder || folder == "/" ||
+         (path.starts_with(folder) && path[folder.size()] == '/');
 }
 
 std::string default_cache() {

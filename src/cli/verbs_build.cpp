@@ -44,11 +44,15 @@ struct BuildArguments {
   std::vector<std::string> command;
 };
 
-std::string existing(const std::string& path, const char* what) {
+std::string existing(const std::string& path, const char* what, bool is_folder = false) {
   std::error_code error;
   const fs::path found = fs::canonical(path, error);
   if (error) {
     fail(class_of_errno(error.value()), error.value(), "{} {}: {}", what, path, error.message());
+  }
+  if (fs::is_directory(found, error) != is_folder) {
+    fail(ErrorClass::usage, is_folder ? ENOTDIR : EISDIR, "{} {} is {}", what, path,
+         is_folder ? "no folder" : "a folder");
   }
   return found.string();
 }
@@ -126,7 +130,7 @@ std::vector<std::string> build_folders_of(const BuildArguments& arguments,
     if (std::ranges::find(folders, folder) == folders.end()) folders.push_back(folder);
   };
   for (const std::string& folder : arguments.build_folders) {
-    add(existing(folder, "the build folder"));
+    add(existing(folder, "the build folder", true));
   }
   std::vector<std::string> words = arguments.command;
   words.emplace_back(".");
@@ -236,7 +240,7 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   request.diff = existing(arguments.diff, "the diff");
   std::string source = arguments.source;
   if (source.empty()) source = source_of_build_folder(".");
-  request.workspace.source = existing(source.empty() ? "." : source, "the source tree");
+  request.workspace.source = existing(source.empty() ? "." : source, "the source tree", true);
   request.workspace.build_folders = build_folders_of(arguments, request.workspace.source);
   request.workspace.folder = folder_of_build(request.workspace);
   request.workspace.command = arguments.command;

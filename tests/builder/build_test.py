@@ -518,6 +518,20 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
         self.assert_built(done, said, "answer")
 
+    def test_a_type_that_clang_describes_later(self):
+        """It describes what a unit uses: the base of std::string has no size before it is made here."""
+        self.write("length.cpp", '#include <string>\nusing std::string;\nextern "C" int answer(int);\n'
+                   "int __attribute__((noinline)) length(const string &of) {\n  return of.c_str()[0];\n}\n"
+                   "extern string *given;\nint answer(int x) {\n  return given ? length(*given) : x;\n}\n")  # fmt: skip
+        self.write("given.cpp", '#include <string>\nstd::string *given;\n')
+        self.write("Makefile", "CXXFLAGS = -g -O2 -std=c++20\nCXX = clang++\nCC = clang\nCFLAGS = -g\n"
+                   "prog: main.o length.o given.o\n\t$(CXX) -o $@ $^\nlength.o: length.cpp\n")  # fmt: skip
+        self.make_target()
+        made = '  static string &own = *new string("x");\n  own += of;\n  return own.c_str()[0];\n'
+        done, said = self.molt_build(self.diff(length_cpp=lambda text: text.replace("  return of.c_str()[0];\n", made)))
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        self.assertEqual([function["name"].split("(")[0] for function in said["functions"]], ["length"])
+
     def test_room_in_front_of_functions(self):
         """-fpatchable-function-entry, and debug information in files of its own: what is compared has neither; or compressed."""
         room = "-gsplit-dwarf -fpatchable-function-entry=16,14"
@@ -944,6 +958,41 @@ class Refusing(Tree):
         self.make_target()
         done, _ = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)), "--patch-name", "a b")
         self.assertEqual(done.returncode, 2, done.stderr)
+
+    def test_a_source_that_was_renamed(self):
+        """And one whose name git quotes."""
+        makefile = "CFLAGS = -g -O2\nprog: $(patsubst %.c,%.o,$(wildcard *.c))\n\t$(CC) -o $@ $^\n"
+        self.write("Makefile", makefile)
+        self.make_target()
+        changed = ANSWER.replace(*DOUBLE)
+        gone = "".join(difflib.unified_diff(ANSWER.splitlines(True), [], "a/answer.c", "/dev/null"))
+        made = "".join(difflib.unified_diff([], changed.splitlines(True), "/dev/null", "b/core.c"))
+        diff = self.folder / "move.patch"
+        diff.write_text(gone + made)
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "file_moved", "takes answer.c away and adds core.c")
+        (self.tree / "answer.c").rename(self.tree / "änswer.c")
+        shutil.rmtree(self.folder / "packaged")
+        self.make_target()
+        quoted = '"{}/\\303\\244nswer.c"'
+        diff.write_text("".join(difflib.unified_diff(
+            ANSWER.splitlines(True), changed.splitlines(True), quoted.format("a"), quoted.format("b"))))  # fmt: skip
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+
+    def test_what_is_no_file_or_no_folder(self):
+        self.make_target()
+        diff = self.change()
+        for words, text in (
+            ((self.folder, "--source", self.tree), f"the diff {self.folder} is a folder"),
+            ((diff, "--source", diff), f"the source tree {diff} is no folder"),
+            ((diff, "--source", "/"), "is inside of the tree /"),
+            ((diff, "--source", self.tree, "--callbacks", self.tree), f"the callbacks {self.tree} is a folder"),
+        ):
+            done, _ = self.molt_build(*words)
+            self.assertIn(done.returncode, (1, 2), done.stderr)
+            self.assertIn(text, done.stderr)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
     def test_source_that_is_not_built(self):
         self.make_target()
