@@ -808,10 +808,6 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   return report;
 }
 
-}  // namespace
-
-namespace {
-
 // The load under way, or the module, that answers for all who ask for this file. Under the lock.
 struct Answer {
   FlightPtr flight;
