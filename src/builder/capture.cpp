@@ -35,6 +35,16 @@ const std::vector<std::string> shadow_options = {"-ffunction-sections", "-fdata-
                                                  "-fno-common", "-fmerge-constants",
                                                  "-g"};  // changes no code
 
+// Behind the user's own, where he has what would keep functions from the begin of their sections, or what
+// they are made of from the object. Neither changes the code.
+void add_remedies(const std::vector<std::string>& words, std::vector<std::string>& options) {
+  const auto has = [&](std::string_view option) {
+    return std::ranges::any_of(words, [&](const std::string& w) { return w.starts_with(option); });
+  };
+  if (has("-fpatchable-function-entry=")) options.push_back("-fpatchable-function-entry=0");
+  if (has("-gsplit-dwarf")) options.push_back("-gno-split-dwarf");
+}
+
 std::string absolute(const std::string& directory, const std::string& path) {
   return (fs::path(directory) / path).lexically_normal().string();
 }
@@ -277,6 +287,7 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
     const std::string list = stem + ".d";
     record.shadow = stem + ".s.o";
     std::vector<std::string> options = shadow_options;
+    add_remedies(command.words, options);
     options.insert(options.end(), {"-MD", "-MF", list});
     if (run(recompile(command, source, own, options), own + ".log") == 0) {
       fs::rename(own, record.shadow, error);

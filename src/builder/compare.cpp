@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <iterator>
 
 #include "arch/x86_64/instruction.hpp"
 
@@ -35,6 +36,11 @@ std::optional<T> read(std::span<const std::byte> bytes, std::uint64_t at) {
 }
 
 bool starts_with(std::string_view text, std::string_view begin) { return text.starts_with(begin); }
+
+// Not the covariant ones (_ZTc), which are functions of their own.
+bool is_adjusting_thunk(std::string_view name) {
+  return starts_with(name, "_ZTh") || starts_with(name, "_ZTv");
+}
 
 // Sections that say something about others, and are not compared as data.
 bool is_about_others(std::string_view name) {
@@ -90,7 +96,9 @@ void View::find_owners() {
       if (symbol.is_section() || symbol.name.empty() || starts_with(symbol.name, ".L")) continue;
       if (symbol.value != 0) {
         // A second function or variable; labels without a size do not make one.
-        is_one = is_one && symbol.size == 0;
+        const bool is_thunk = s.is_code() && is_adjusting_thunk(symbol.name);
+        if (is_thunk) with_thunks_.insert(i);
+        is_one = is_one && (symbol.size == 0 || is_thunk);
         continue;
       }
       // Of aliases the global one, then the one with a size, then the first by name.
@@ -102,6 +110,15 @@ void View::find_owners() {
     }
     if (is_one) owners_[i] = best;
   }
+}
+
+std::vector<std::uint32_t> View::thunks(std::uint32_t index) const {
+  std::vector<std::uint32_t> found;
+  if (!with_thunks_.contains(index)) return found;
+  std::ranges::copy_if(section(index).symbols, std::back_inserter(found), [this](std::uint32_t y) {
+    return symbol(y).value != 0 && symbol(y).size != 0 && is_adjusting_thunk(symbol(y).name);
+  });
+  return found;
 }
 
 std::string_view View::name(std::uint32_t index) const {
@@ -174,7 +191,8 @@ Referent View::reference(std::uint32_t in, const Relocation& r) const {
     if (!target.is_section()) ref.offset += static_cast<std::int64_t>(target.value);
     // The section of one function or variable: a place in it, whatever the offset.
     ref.symbol = owners_[target.section];
-    if (ref.symbol == 0 && !section(target.section).is_mergeable()) {
+    const bool is_many = ref.symbol == 0 || with_thunks_.contains(target.section);
+    if (is_many && !section(target.section).is_mergeable()) {
       for (std::uint32_t y : section(target.section).symbols) {
         const ObjectSymbol& s = symbol(y);
         const auto at = static_cast<std::uint64_t>(ref.offset);

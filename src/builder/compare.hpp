@@ -40,8 +40,12 @@ class View {
   const ObjectSection& section(std::uint32_t index) const { return object_.sections()[index]; }
   const ObjectSymbol& symbol(std::uint32_t index) const { return object_.symbols()[index]; }
 
-  // The function or variable that the section is; 0: it is none, or many.
+  // The function or variable that the section is; 0: it is none, or many. What does not count: gcc's entries of a
+  // virtual function for a second base, which lie behind it.
   std::uint32_t owner(std::uint32_t section) const { return owners_[section]; }
+  // Those entries (_ZTh, _ZTv). They adjust `this` and jump to the function, or have it inlined: each has to be
+  // led to the new one.
+  std::vector<std::uint32_t> thunks(std::uint32_t section) const;
   std::string_view name(std::uint32_t section) const;
   Referent reference(std::uint32_t section, const Relocation& relocation) const;
   // How far the relocated field is from the end of its instruction.
@@ -71,6 +75,7 @@ class View {
   bool is_address_table(std::uint32_t section) const;
   const Object& object_;
   std::vector<std::uint32_t> owners_;
+  std::set<std::uint32_t> with_thunks_;  // sections
   std::vector<Frame> frames_;
   mutable std::map<std::uint32_t, std::vector<std::uint8_t>> ends_;  // of instructions, per byte
 };

@@ -199,6 +199,25 @@ struct Reader {
     out.types.try_emplace(key, std::move(layout));
   }
 
+  // What pointers to it lead to, and what functions of it take, nobody else says.
+  void read_typedef(Dwarf_Die* die, const std::string& path) {
+    std::optional<Dwarf_Die> last = type_of(die);
+    while (last && name_of(&*last).empty() && type_of(&*last)) last = type_of(&*last);
+    const int tag = last ? dwarf_tag(&*last) : 0;
+    const bool is_nameless = last && name_of(&*last).empty() &&
+                             (tag == DW_TAG_structure_type || tag == DW_TAG_class_type ||
+                              tag == DW_TAG_union_type || tag == DW_TAG_enumeration_type);
+    TypeLayout layout;
+    layout.kind = "typedef";
+    layout.name = path + name_of(die);
+    layout.file = file_of(die);
+    layout.line = line_of(die);
+    // Its members are compared by themselves.
+    layout.members.push_back(
+        {"", is_nameless ? "a type without a name" : type_text(type_of(die)), 0, 0});
+    out.types.try_emplace(layout.kind + " " + layout.name, std::move(layout));
+  }
+
   static TypeLayout layout_of(Dwarf_Die* die, std::string name) {
     TypeLayout layout;
     const int tag = dwarf_tag(die);
@@ -413,6 +432,9 @@ struct Reader {
           walk(child, inner, unit);
           break;
         }
+        case DW_TAG_typedef:
+          read_typedef(child, scope.path);
+          break;
         case DW_TAG_namespace:
           inner.path += name_of(child) + "::";
           walk(child, inner, unit);

@@ -30,7 +30,7 @@ struct TypeMember {
   int line = 0;
 };
 struct TypeLayout {
-  std::string kind;  // "struct", "union", "enum"
+  std::string kind;  // "struct", "union", "enum", "typedef": its one member says of what
   std::string name;  // with its scope
   std::string file;
   int line = 0;

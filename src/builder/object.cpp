@@ -150,6 +150,8 @@ Status Object::State::read_relocations() {
     }
     if (sections[i].type != SHT_RELA || sections[i].info >= sections.size()) continue;
     ObjectSection& target = sections[sections[i].info];
+    // Places in what it will be (-gz); only debug information is compressed, and that libdw reads.
+    if ((target.flags & SHF_COMPRESSED) != 0 || target.name.starts_with(".zdebug")) continue;
     const auto bytes = sections[i].bytes;
     for (std::size_t at = 0; at + sizeof(Elf64_Rela) <= bytes.size(); at += sizeof(Elf64_Rela)) {
       Elf64_Rela from;

@@ -61,7 +61,9 @@ struct ObjectSection {
   bool is_code() const { return (flags & SHF_EXECINSTR) != 0; }
   bool is_writable() const { return (flags & SHF_WRITE) != 0; }
   bool is_thread_local() const { return (flags & SHF_TLS) != 0; }
-  bool is_mergeable() const { return (flags & SHF_MERGE) != 0; }
+  // Linkers merge nothing that has relocations: without position independence gcc has pairs of addresses
+  // among its constants.
+  bool is_mergeable() const { return (flags & SHF_MERGE) != 0 && relocations.empty(); }
   bool has_strings() const { return (flags & SHF_STRINGS) != 0; }
 };
 

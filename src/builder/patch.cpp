@@ -107,7 +107,7 @@ struct Builder {
       refuse_layouts(facts, options, edits, refusals);
       refuse_data(facts, options, refusals);
       refuse_moved_variables(facts, options, refusals, report.notes);
-      refuse_constructors(facts, refusals);
+      refuse_constructors(facts, options, refusals);
       refuse_functions(facts, refusals);
     }
     for (const EditedLine& line : edits.lines()) {
@@ -244,6 +244,15 @@ struct Builder {
       // A clone that all of its users bring along is theirs alone.
       if (is_clone(name) && unchanged_users(s, i, false).empty()) continue;
       s.replaced.insert(i);
+      for (const std::uint32_t y : s.new_view->thunks(i)) {
+        const std::string thunk(s.new_view->symbol(y).name);
+        const auto problem = entry_problem(s, thunk);
+        if (!problem) continue;
+        refusals.push_back(
+            {"entry", s.unit->output, thunk, place_of(s, std::string(name)),
+             fmt::format("{} cannot be led to the new one: {}", readable(thunk), problem->why),
+             "change the functions that it calls instead"});
+      }
     }
   }
 
@@ -418,23 +427,27 @@ struct Builder {
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {
       for (const std::uint32_t i : d.replaced) {
-        add_function(writer, target, placement, d, i, closure, image_name, done);
+        add_function(writer, target, placement, d, d.new_view->owner(i), closure, image_name, done);
+        for (const std::uint32_t y : d.new_view->thunks(i)) {
+          add_function(writer, target, placement, d, y, closure, image_name, done);
+        }
       }
     }
     closure.finish();
   }
 
   void add_function(PatchWriter& writer, std::uint32_t target, const Placement& placement,
-                    const DiffedUnit& d, std::uint32_t section, Closure& closure,
+                    const DiffedUnit& d, std::uint32_t index, Closure& closure,
                     const std::string& image_name, std::set<std::uint64_t>& done) {
-    const std::uint32_t owner = d.new_view->owner(section);
-    const ObjectSymbol& symbol = d.new_view->symbol(owner);
+    const ObjectSymbol& symbol = d.new_view->symbol(index);
+    const std::uint32_t section = symbol.section;
     const std::string name(symbol.name);
     const PlacedFunction* old = placement.function(d.index, name);
     if (old == nullptr) {
       // By one of its other names.
       for (std::uint32_t y : d.new_view->section(section).symbols) {
-        if (old == nullptr) old = placement.function(d.index, d.new_view->symbol(y).name);
+        if (old != nullptr || d.new_view->symbol(y).value != symbol.value) continue;
+        old = placement.function(d.index, d.new_view->symbol(y).name);
       }
     }
     const auto absent = [&](const std::string& why) {
@@ -461,15 +474,18 @@ struct Builder {
     PatchWriter::Function function;
     function.target = target;
     function.name = name;
-    function.symbol = closure.symbol_of(d, section, owner);
+    function.symbol = closure.symbol_of(d, section, index);
     function.old_address = old->address;
     function.old_size = old->size;
     function.old_bytes = *bytes;
     function.new_bytes = d.new_view->section(section).bytes;
+    if (!d.new_view->thunks(section).empty()) {
+      function.new_bytes = function.new_bytes.subspan(symbol.value, symbol.size);
+    }
     writer.add_function(function);
     add_parts(writer, target, placement, d.index, name);
     report.functions.push_back(
-        {name, d.unit->output, image_name, old->size, d.new_view->section(section).size});
+        {name, d.unit->output, image_name, old->size, function.new_bytes.size()});
   }
 
   void add_info(PatchWriter& writer) const {

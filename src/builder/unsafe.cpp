@@ -24,6 +24,10 @@ bool is_accepted(const PatchOptions& options, const std::string& name) {
 
 // The first member that differs, in words.
 std::string difference(const TypeLayout& a, const TypeLayout& b) {
+  if (a.kind == "typedef") {
+    const std::string &before = a.members[0].type, &after = b.members[0].type;
+    return before == after ? "" : fmt::format("{} -> {}", before, after);
+  }
   const bool is_enum = a.kind == "enum";
   const auto place = [&](const TypeMember& m) {
     return is_enum ? fmt::format("value {}", m.offset) : fmt::format("at byte {}", m.offset / 8);
@@ -275,7 +279,8 @@ void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
   }
 }
 
-void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals) {
+void refuse_constructors(const UnitFacts& facts, const PatchOptions& options,
+                         std::vector<Refusal>& refusals) {
   const View& now = facts.comparison->new_view();
   const View& before = facts.comparison->old_view();
   const auto is_table = [](std::string_view name) {
@@ -284,12 +289,18 @@ void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals)
            name.starts_with(".preinit_array");
   };
   const char* advice = "do what it does in a pre_patch or post_patch callback (--callbacks)";
+  std::set<std::uint32_t> run_before;  // main
   for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
     const ObjectSection& s = now.section(i);
     if (!is_table(s.name) || s.size == 0) continue;
     const std::uint32_t old = facts.comparison->old_section(i);
     std::string name(s.name);
-    for (const Relocation& r : s.relocations) name = now.symbol(now.reference(i, r).symbol).name;
+    const bool is_of_end = s.name.starts_with(".fini_array") || s.name.starts_with(".dtors");
+    for (const Relocation& r : s.relocations) {
+      const Referent ref = now.reference(i, r);
+      name = now.symbol(ref.symbol).name;
+      if (!is_of_end) run_before.insert(ref.section);
+    }
     if (old == 0) {
       refusals.push_back({"constructor_added", facts.unit->output, name, "",
                           fmt::format("{} would have to run before main, which runs already", name),
@@ -303,13 +314,19 @@ void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals)
   }
   for (std::uint32_t i : facts.comparison->changed) {
     const std::string name(now.name(i));
-    if (!name.starts_with("_GLOBAL__sub_I_") && !name.starts_with("_GLOBAL__sub_D_") &&
-        !name.starts_with("_Z41__static_initialization_and_destruction_0")) {
-      continue;
-    }
-    refusals.push_back({"constructor_changed", facts.unit->output, name, "",
-                        "what initialises variables before main changed, and has run already",
-                        advice});
+    const bool is_of_compiler = name.starts_with("_GLOBAL__sub_I_") ||
+                                name.starts_with("_GLOBAL__sub_D_") ||
+                                name.starts_with("_Z41__static_initialization_and_destruction_0");
+    if (!is_of_compiler && !run_before.contains(i)) continue;
+    const bool is_kept = std::ranges::any_of(
+        options.keep_old, [&](const std::string& given) { return is_called(name, given); });
+    if (is_kept) continue;
+    refusals.push_back(
+        {"constructor_changed", facts.unit->output, name, place_of_function(*facts.new_info, name),
+         is_of_compiler
+             ? "what initialises variables before main changed, and has run already"
+             : fmt::format("{} runs before main: it changed, and has run already", readable(name)),
+         fmt::format("{}, and --keep-old={}", advice, name)});
   }
 }
 
@@ -432,6 +449,19 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
                      readable(*old->second.begin()), old->second.size(), names.size()),
          "add new lambdas behind the others, or as functions"});
   }
+  // Hand-written code, as a rule: several functions in one section, or none at its begin.
+  const auto refuse_section = [&](std::uint32_t i) {
+    std::string functions;
+    for (std::uint32_t y : now.section(i).symbols) {
+      if (!now.symbol(y).is_function()) continue;
+      functions += (functions.empty() ? "" : ", ") + readable(now.symbol(y).name);
+    }
+    refusals.push_back(
+        {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
+         fmt::format("section {} changed, and is not one function from its begin on ({})",
+                     now.section(i).name, functions.empty() ? "it names none" : functions),
+         "patch the function that calls it"});
+  };
   std::set<std::string> coroutines;
   for (std::uint32_t i : facts.comparison->changed) {
     const std::string name(now.name(i));
@@ -445,13 +475,14 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
                        readable(coroutine)),
            "change what it calls instead"});
     }
-    // Hand-written code: several functions in one section.
-    if (now.owner(i) == 0 && now.section(i).size != 0) {
-      refusals.push_back(
-          {"assembly_changed", facts.unit->output, std::string(now.section(i).name), "",
-           fmt::format("section {} holds several functions and changed", now.section(i).name),
-           "patch the C function that calls it"});
-    }
+    if (now.owner(i) == 0 && now.section(i).size != 0) refuse_section(i);
+  }
+  // It had another shape before: nobody would be led to what is in it.
+  for (std::uint32_t i : facts.comparison->added) {
+    const bool is_old = std::ranges::any_of(now.section(i).symbols, [&](std::uint32_t y) {
+      return now.symbol(y).is_function() && facts.comparison->old_symbol(y) != 0;
+    });
+    if (is_old) refuse_section(i);
   }
 }
 

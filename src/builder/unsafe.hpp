@@ -32,7 +32,8 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
 // function, or out of one.
 void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
                             std::vector<Refusal>& refusals, std::vector<std::string>& notes);
-void refuse_constructors(const UnitFacts& facts, std::vector<Refusal>& refusals);
+void refuse_constructors(const UnitFacts& facts, const PatchOptions& options,
+                         std::vector<Refusal>& refusals);
 void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals);
 
 // `main` is always on the stack: whether its change is only that others were inlined elsewhere than

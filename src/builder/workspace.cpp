@@ -124,6 +124,21 @@ timespec time_of(const std::string& path, const struct stat& status, const times
   return is_older ? timespec{0, UTIME_NOW} : status.st_mtim;
 }
 
+// Between file systems. (std::filesystem's says that there was some error, where there is no room.)
+bool copy_by_hand(int in, int out) {
+  std::vector<char> buffer(1 << 16);
+  for (;;) {
+    const ssize_t n = ::read(in, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n == 0;
+    for (ssize_t done = 0; done < n;) {
+      const ssize_t w = ::write(out, buffer.data() + done, static_cast<std::size_t>(n - done));
+      if (w < 0 && errno != EINTR) return false;
+      if (w > 0) done += w;
+    }
+  }
+}
+
 Status copy_file(const std::string& from, const std::string& to, const struct stat& status,
                  const timespec& built) {
   const Fd in(::open(from.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
@@ -135,9 +150,8 @@ Status copy_file(const std::string& from, const std::string& to, const struct st
     for (;;) {
       const ssize_t n = ::copy_file_range(in.get(), nullptr, out.get(), nullptr, 1 << 30, 0);
       if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == ENOSYS)) {
-        std::error_code error;
-        fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
-        if (error) return fail(error.value(), "cannot copy %s", from.c_str());
+        if (!copy_by_hand(in.get(), out.get()))
+          return fail_errno(errno, "cannot copy %s", from.c_str());
         break;
       }
       if (n < 0) return fail_errno(errno, "cannot copy %s", from.c_str());
@@ -175,7 +189,7 @@ Status copy_changes(const Copying& copying, const std::string& relative, Manifes
       const fs::path target = fs::read_symlink(from, error);
       ::unlink(to.c_str());
       fs::create_symlink(target, to, error);
-      if (error) return fail(error.value(), "cannot make the link %s", to.c_str());
+      if (error) return fail_errno(error.value(), "cannot make the link %s", to.c_str());
       const timespec times[2] = {status.st_atim, time_of(to, status, copying.built)};
       ::utimensat(AT_FDCWD, to.c_str(), times, AT_SYMLINK_NOFOLLOW);
     } else if (S_ISREG(status.st_mode)) {
@@ -183,9 +197,27 @@ Status copy_changes(const Copying& copying, const std::string& relative, Manifes
     }
   }
   if (error) {
-    return fail(error.value(), "cannot list %s%s", copying.from.c_str(), relative.c_str());
+    return fail_errno(error.value(), "cannot list %s%s", copying.from.c_str(), relative.c_str());
   }
   return {};
+}
+
+// Enters what copy_changes() will copy as something that nobody has seen. True: there is such.
+bool announce(const std::string& folder, Manifest& known) {
+  bool any = false;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().string();
+    struct stat status {};
+    if (::lstat(name.c_str(), &status) != 0) continue;
+    const auto was = known.find(name);
+    if (was == known.end() || was->second != seen(status)) {
+      known.insert_or_assign(name, Seen{});
+      any = true;
+    }
+    if (S_ISDIR(status.st_mode)) any |= announce(name, known);
+  }
+  return any;
 }
 
 std::string tail_of(const std::string& path) {
@@ -381,7 +413,7 @@ Result<Workspace> Workspace::open(WorkspaceOptions options) {
   space.options_ = std::move(options);
   std::error_code error;
   fs::create_directories(space.folder_, error);
-  if (error) return fail(error.value(), "cannot make the folder %s", space.folder_.c_str());
+  if (error) return fail_errno(error.value(), "cannot make the folder %s", space.folder_.c_str());
   fs::permissions(space.folder_, fs::perms::owner_all, error);
   space.lock_ = Fd(::open((space.folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!space.lock_) return fail_errno(errno, "cannot lock %s", space.folder_.c_str());
@@ -416,7 +448,7 @@ Status Workspace::copy_all() {
     for (std::size_t i = 0; i < folders_.size(); ++i) parts.push_back(copy_of(i));
     for (const std::string& part : parts) {
       fs::remove_all(part, error);
-      if (error) return fail(error.value(), "cannot remove %s", part.c_str());
+      if (error) return fail_errno(error.value(), "cannot remove %s", part.c_str());
     }
   }
   // When the copy was last built: what the user changed since has to be newer than that.
@@ -427,6 +459,14 @@ Status Workspace::copy_all() {
   // Until all that was broken off is made good, the state says that it is not.
   if (!is_resumed_) {
     if (auto done = mark("copying"); !done) return done;
+  }
+  // A run that ends while it copies leaves nothing in the copy that the manifest does not know: what the
+  // user takes away before the next one is taken away there too.
+  Manifest known = old;
+  bool is_more = false;
+  for (const std::string& folder : folders_) is_more |= !old.empty() && announce(folder, known);
+  if (is_more) {
+    if (auto done = write_manifest(folder_ + "/manifest", known); !done) return done;
   }
   Manifest now;
   for (std::size_t i = 0; i < folders_.size(); ++i) {
@@ -564,7 +604,8 @@ Status Workspace::build(std::string_view phase, bool with_shadows, bool keep) {
   std::error_code error;
   if (!keep) fs::remove_all(folder_of(phase), error);
   fs::create_directories(folder_of(phase), error);
-  if (error) return fail(error.value(), "cannot make the folder %s", folder_of(phase).c_str());
+  if (error)
+    return fail_errno(error.value(), "cannot make the folder %s", folder_of(phase).c_str());
   // The command may be a compiler itself, and this process is not the one that is preloaded.
   Job job{"env", {"env"}, options_.folder, log(phase)};
   job.words.insert(job.words.end(), options_.command.begin(), options_.command.end());

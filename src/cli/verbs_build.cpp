@@ -323,8 +323,9 @@ int build(const BuildArguments& arguments, const Options& options) {
     constexpr std::array of_system{ENOSPC, EDQUOT, EACCES, EROFS,
                                    ENOMEM, EMFILE, ENFILE, ENAMETOOLONG};
     std::string text(result.error().detail);
-    if (std::ranges::find(of_system, code) != of_system.end()) {
-      text += fmt::format(": {}", std::strerror(code));
+    const std::string why = std::strerror(code);
+    if (std::ranges::find(of_system, code) != of_system.end() && !text.ends_with(why)) {
+      text += ": " + why;
     }
     fail(is_refused ? ErrorClass::refused : class_of_errno(code), code, "{}", text);
   }

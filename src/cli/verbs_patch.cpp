@@ -36,11 +36,53 @@ Json wait_for(Session& session, const std::string& name, const char* event) {
   return session.call_waiting(wire::method::wait, {{"name", name}, {"for", event}}, transition_ms);
 }
 
+// Why the patch of that name, which is over, is held in memory; "": it is not.
+std::string why_held(Session& session, const std::string& name) {
+  const Json reply = session.call(wire::method::patches);
+  for (const Json& pinned : reply.at("pinned")) {
+    if (pinned.at("name") == name) return pinned.value("reason", "");
+  }
+  return "";
+}
+
+// A patch that may still be in use holds its module. That is not waited for: its name is free at once.
 Json unload_module(Session& session, const std::string& name) {
+  if (const std::string held = why_held(session, name); !held.empty()) {
+    Json reply = session.call(wire::method::unload, {{"name", name}, {"lazy", true}});
+    if (reply.at("result") != wire::result::resident) return reply;
+    reply["reason"] = held;
+    session.note(
+        fmt::format("{}: reverted, but its memory stays: {}; it is freed as soon as no thread can "
+                    "be in it, which "
+                    "`molt wait -p {} {} --for freed` waits for",
+                    name, held, session.process().pid, name));
+    return reply;
+  }
   const Witness witness(session, name);
   Json reply = session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
   note_kept(session, name, reply, "result", "reverted");
   return reply;
+}
+
+bool is_installed(Session& session, const std::string& name) {
+  const Json reply = session.call(wire::method::patches);
+  const auto& all = reply.at("patches");
+  return std::any_of(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
+}
+
+bool is_tainted_by_patches(const Json& loaded) {
+  return loaded.value("taint", "").find('K') != std::string::npos;
+}
+
+// Of a file whose module is live without its patch. One that was a livepatch (`revert --keep`, or an attribute
+// that was written) makes place for itself; any other module is none of ours.
+void make_place(Session& session, const std::string& file, const Json& loaded) {
+  const auto name = loaded.at("name").get<std::string>();
+  if (!is_tainted_by_patches(loaded)) {
+    fail(ErrorClass::missing, ENOENT, "{} is live, and enables no patch; `molt load {}` was enough",
+         name, file);
+  }
+  unload_module(session, name);
 }
 
 // `molt apply`: load, wait; if threads hold it up for too long, take it back.
@@ -52,14 +94,32 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
   if (!args.empty()) request["args"] = args;
   if (!as.empty()) request["name"] = as;
   if (session.options().dry_run) request["dry_run"] = true;
-  Json reply = with_traps_open(session, [&] {
-    return session.call_waiting(wire::method::load, request, load_ms, fd.get());
-  });
-  if (session.options().dry_run || no_wait) return reply;
+  const auto load = [&] {
+    return with_traps_open(session, [&] {
+      return session.call_waiting(wire::method::load, request, load_ms, fd.get());
+    });
+  };
+  Json reply = load();
+  if (session.options().dry_run) return reply;
   const auto name = reply.at("name").get<std::string>();
+  if (reply.value("already", false) && !is_installed(session, name)) {
+    make_place(session, file, reply);
+    reply = load();
+  }
+  if (no_wait) return reply;
   try {
     reply["waited_ms"] = wait_for(session, name, "patched").value("waited_ms", std::int64_t{0});
   } catch (const Failure& failure) {
+    // Somebody has turned it back, and may have unloaded it.
+    const bool is_livepatch = is_tainted_by_patches(reply);
+    if (failure.code == EAGAIN || (failure.kind == ErrorClass::missing && is_livepatch)) {
+      if (is_installed(session, name)) throw;
+      try {
+        unload_module(session, name);
+      } catch (const Failure&) {
+      }
+      throw with_outcome(failure, "it was reverted meanwhile");
+    }
     if (failure.kind == ErrorClass::missing) {
       unload_module(session, name);
       throw with_outcome(failure, fmt::format("{} enables no patch; `molt load` it", file));

@@ -65,7 +65,7 @@ struct Engine {
   unsigned guest_callbacks = 0;     // of its own that it is in
   std::list<PatchPtr> patches;      // in the order of enabling
   Transition transition;
-  std::vector<Pinned> pinned;
+  std::vector<Pinned> pinned;     // changed with the token and the mutex, read with either
   unsigned straighten_tries = 0;  // that are left: straighten()
   bool uncollected = false;       // code of earlier transitions is still to be freed: collect()
   std::map<std::string, molt_module*, std::less<>> alive;  // modules that may be patched

@@ -11,7 +11,7 @@
 // Order      link: entry filled, then bucket.head [release]; find: head [acquire].
 //            unlink: version odd [release] before the link changes, even after it.
 // Death      A thread that dies inside a constructor takes the lock with it, as in the kernel.
-// Checked by tests/livepatch/shadow_test.cpp
+// Checked by tests/conformance (K20, ST-shadow-vars-1), with modules/ok_shadow.cpp and st_shadow.cpp
 #include <molt/livepatch.h>
 
 #include <atomic>

@@ -113,6 +113,13 @@ std::string function_at(std::uintptr_t address) {
       return site->name;
     }
   }
+  for (const Pinned& pinned : engine().pinned) {
+    for (const auto& object : pinned.patch->objects) {
+      for (const auto& func : object->funcs) {
+        if (in(func->code, address)) return func->name;
+      }
+    }
+  }
   return "";
 }
 

@@ -4,7 +4,7 @@
 // for its whole life; a reversal changes the aim. What counts as old code is every version of every
 // function concerned but the one that is used on the side aimed at: not only the one just superseded.
 // So a thread that sleeps in a version which an immediate or forced patch left behind holds up every
-// later transition of that function, and none can complete over its head.
+// later transition of that function, and none can complete over its head; after that patch was taken back, too.
 
 #include <pthread.h>
 #include <signal.h>
@@ -79,6 +79,17 @@ threads::RangeSet old_code(const Transition& t, std::span<const Change> more = {
 #ifndef MOLT_MUTATE_NO_TRAMPOLINE
   add_pool_code(ranges);
 #endif
+  // Of patches that are over, immediate or forced ones, while a thread may still be in them.
+  const auto add_left_behind = [&](const Site& site) {
+    for (const Pinned& pinned : engine().pinned) {
+      if (!pinned.needs_proof) continue;
+      for (const auto& object : pinned.patch->objects) {
+        for (const auto& func : object->funcs) {
+          if (func->site == &site && !func->nop) add_version(ranges, site, func.get());
+        }
+      }
+    }
+  };
   const auto add = [&](const Change& change) {
     const Func* mine = change.gated ? version_after(change, t.target) : nullptr;
     if (!change.gated) {
@@ -92,6 +103,7 @@ threads::RangeSet old_code(const Transition& t, std::span<const Change> more = {
       add_version(ranges, *change.site, version);
     }
     if (!is_original(mine)) add_version(ranges, *change.site, nullptr);
+    add_left_behind(*change.site);
   };
   for (const Change& change : t.changes) add(change);
   for (const Change& change : more) add(change);

@@ -23,7 +23,8 @@ namespace {
 // Between two rounds, while a thread is inside or runs: from short to long.
 constexpr std::int64_t first_pause_ns = 200'000;
 constexpr std::int64_t longest_pause_ns = 20'000'000;
-constexpr std::int64_t sample_wait_ns = 3'000'000;
+// From round to round longer: who has busy others beside it is let run when all of those have had their slice.
+constexpr std::int64_t first_sample_ns = 3'000'000, longest_sample_ns = 24'000'000;
 // Who runs takes the signal at the next tick of its clock; who is kept from running by others, when it is let.
 constexpr std::int64_t least_signal_wait_ns = 50'000'000, most_signal_wait_ns = 1'000'000'000;
 constexpr std::size_t samples_at_once = 8;
@@ -91,6 +92,7 @@ class Prover {
   bool called_in_ = false;
   bool gave_up_ = false;
   std::size_t heard_ = 0;
+  std::int64_t sample_ns_ = first_sample_ns;
   Deadline answers_until_{};
   bool all_slept_ = false;  // through the last confirm(), N5
   std::vector<Mark> marks_;
@@ -175,7 +177,8 @@ void Prover::sample_running(Census& census) {
   if (running.empty()) return;
   Finding samples[samples_at_once];
   const std::size_t n = running.size();
-  sample_all(census, running, ranges_, sample_wait_ns, samples);
+  sample_all(census, running, ranges_, sample_ns_, samples);
+  sample_ns_ = std::min(2 * sample_ns_, longest_sample_ns);
   for (std::size_t i = 0; i < n; ++i) {
     for (Finding& f : proof.holders) {
       if (f.tid != samples[i].tid) continue;

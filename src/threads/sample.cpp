@@ -45,18 +45,23 @@ class Event {
     attr.exclude_kernel = 1;
     attr.exclude_hv = 1;
     attr.wakeup_events = 1;
-    fd_.reset(
-        static_cast<int>(::syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC)));
-    if (!fd_) return false;
+    clock_ = begin(attr, tid);
+    if (!clock_) return false;
     void* memory =
-        mmap(nullptr, page + ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
+        mmap(nullptr, page + ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, clock_.get(), 0);
     if (memory == MAP_FAILED) {
-      fd_.reset();
+      clock_.reset();
       return false;
     }
     ring_ = static_cast<std::byte*>(memory);
-    // One overflow, then it stops.
-    return ioctl(fd_.get(), PERF_EVENT_IOC_REFRESH, 1) == 0;
+    // It may be forbidden alone: it fires in the kernel.
+    attr.config = PERF_COUNT_SW_CONTEXT_SWITCHES;
+    attr.sample_period = 1;
+    attr.exclude_kernel = 0;
+    switch_ = begin(attr, tid);
+    if (switch_ && ioctl(switch_.get(), PERF_EVENT_IOC_SET_OUTPUT, clock_.get()) == 0)
+      sample_once(switch_);
+    return sample_once(clock_);
   }
   ~Event() {
     if (ring_ == nullptr) return;
@@ -64,8 +69,8 @@ class Event {
     munmap(ring_, page + ring_bytes);
   }
 
-  int fd() const { return fd_ ? fd_.get() : -1; }
-  bool is_open() const { return ring_ != nullptr; }
+  // Readable with the first sample of either event.
+  int fd() const { return clock_ ? clock_.get() : -1; }
 
   // The body of the first sample; null if there is none yet. It never wraps: it is the first.
   const std::uint64_t* sample() const {
@@ -83,7 +88,16 @@ class Event {
   }
 
  private:
-  Fd fd_;
+  static Fd begin(const perf_event_attr& attr, int tid) {
+    return Fd(
+        static_cast<int>(::syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC)));
+  }
+  // One overflow, then it stops.
+  static bool sample_once(const Fd& event) {
+    return ioctl(event.get(), PERF_EVENT_IOC_REFRESH, 1) == 0;
+  }
+
+  Fd clock_, switch_;
   std::byte* ring_ = nullptr;
 };
 

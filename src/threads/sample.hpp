@@ -3,7 +3,10 @@
 //
 // A sample is taken by a clock that ticks only while the thread runs in user mode; so it is one moment
 // of that thread, with all its registers. Allowed to unprivileged processes where
-// perf_event_paranoid <= 2; containers often forbid it.
+// perf_event_paranoid <= 2; containers often forbid it. Where kernel events are allowed too (root, or
+// perf_event_paranoid <= 1), it is taken as well when the thread leaves its processor, and is then what it
+// had when it last left user mode: who yields in a loop beside busy others runs for a microsecond at a time,
+// and no clock meets it.
 #pragma once
 
 #include <cstdint>

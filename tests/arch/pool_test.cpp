@@ -348,23 +348,30 @@ TEST(Trap, TheHostsTrapsAreTheHosts) {
               return host_traps == 3 ? 0 : 5;
             }),
             0);
-  // Nobody handles them: the default is death.
-  EXPECT_EQ(in_child([] {
-              signal(SIGTRAP, SIG_DFL);
-              if (!trap_prepare()) return 1;
-              asm volatile("int3");
-              return 2;
-            }),
-            128 + SIGTRAP);
-  // One that was sent may be ignored; one that happened may not.
-  EXPECT_EQ(in_child([] {
-              signal(SIGTRAP, SIG_IGN);
-              if (!trap_prepare()) return 1;
-              kill(getpid(), SIGTRAP);
-              asm volatile("int3");
-              return 2;
-            }),
-            128 + SIGTRAP);
+  // SA_SIGINFO makes no handler of these two.
+  for (const int flags : {0, SA_SIGINFO}) {
+    struct sigaction host = {};
+    host.sa_flags = flags;
+    // Nobody handles them: the default is death.
+    EXPECT_EQ(in_child([&] {
+                host.sa_handler = SIG_DFL;
+                sigaction(SIGTRAP, &host, nullptr);
+                if (!trap_prepare()) return 1;
+                asm volatile("int3");
+                return 2;
+              }),
+              128 + SIGTRAP);
+    // One that was sent may be ignored; one that happened may not.
+    EXPECT_EQ(in_child([&] {
+                host.sa_handler = SIG_IGN;
+                sigaction(SIGTRAP, &host, nullptr);
+                if (!trap_prepare()) return 1;
+                kill(getpid(), SIGTRAP);
+                asm volatile("int3");
+                return 2;
+              }),
+              128 + SIGTRAP);
+  }
 }
 
 TEST(Trap, AHandlerThatBlocksThemDoesSoNoLonger) {

@@ -518,6 +518,21 @@ class Building(Tree):
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
         self.assert_built(done, said, "answer")
 
+    def test_room_in_front_of_functions(self):
+        """-fpatchable-function-entry, and debug information in files of its own: what is compared has neither; or compressed."""
+        room = "-gsplit-dwarf -fpatchable-function-entry=16,14"
+        for compiler, flags in (("gcc", room), ("clang", room), ("gcc", "-gz"), ("clang", "-gz")):
+            self.write("Makefile", f"CC = {compiler}\n" + MAKEFILE.replace("-g", f"-g {flags}"))
+            for folder in ("packaged", "cache"):
+                shutil.rmtree(self.folder / folder, ignore_errors=True)
+            self.write("scale.h", "#define SCALE 2\nstruct pair {\n  char first;\n  int second;\n};\nextern struct pair pair;\n")
+            self.write("answer.c", ANSWER + "struct pair pair;\nint __attribute__((noinline)) second(void) {\n  return pair.second;\n}\n")
+            self.make_target()
+            done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+            self.assert_built(done, said, "answer")
+            done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("char first", "long first")))
+            self.assert_refused(done, said, "layout_changed", "member first: char")
+
     @unittest.skipUnless(shutil.which("cmake") and shutil.which("ninja"), "no cmake or no ninja")
     def test_cmake_and_ninja_with_a_compiler_cache(self):
         self.write(
@@ -888,6 +903,29 @@ class Refusing(Tree):
                 self.assertIn("o space left on d", done.stderr, size)
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
         self.assertGreaterEqual(full, 2)
+
+    def test_what_was_there_for_a_while(self):
+        """A copying that was broken off: what the user took away since is not in the copy either."""
+        self.make_target()
+        diff = self.change()
+        small = self.folder / "small"
+        small.mkdir()
+        script = (
+            'mount -t tmpfs -o size=64m none "$0" && cd "$1" && shift && export XDG_CACHE_HOME="$0" && '
+            '"$@"; echo "first $?"; for i in 1 2 3 4; do echo "int early$i;" > early$i.c; done; truncate -s 80m big; '
+            'for i in 1 2 3 4; do echo "int late$i;" > late$i.c; done; '
+            '"$@"; echo "full $?"; find "$0" -name "[el]a*.c" | wc -l; rm big early* late*; "$@"; echo "then $?"; find "$0" -name "[el]a*.c"'
+        )
+        done = run(
+            "unshare", *([] if os.getuid() == 0 else ["--user", "--map-root-user"]), "--mount", "sh", "-c", script, small, self.tree,
+            MOLT, "build", "-q", "--diff", diff, "--target", self.target, "-o", self.folder / "fix.molt", "--", "make", "-s",
+            env=self.environment,
+        )  # fmt: skip
+        if "unshare failed" in done.stderr:
+            self.skipTest("no mount namespace is permitted here")
+        self.assertIn("o space left on d", done.stderr)
+        self.assertEqual(done.stderr.count("No space"), 1, done.stderr)
+        self.assertRegex(done.stdout, r"(?s)first 0\n.*full 1\n[1-9]\n.*then 0\n$", done.stderr)
 
     def test_a_diff_that_names_what_is_outside(self):
         self.make_target()

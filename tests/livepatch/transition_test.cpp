@@ -247,6 +247,31 @@ TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
   EXPECT_EQ(lp_answer(0), 1);
 }
 
+// The same after the patch that it sleeps in was taken back: it is on no function's stack of versions any more.
+TEST(Transition, WhoSleepsInAVersionThatIsOverHoldsUpTheNext) {
+  for (const bool forced : {false, true}) {
+    ASSERT_EQ(apply("lp_two", forced ? "sleeper=1" : "sleeper=1 immediate=1"), "");
+    Sleeper sleeper;
+    ASSERT_EQ(molt_patch_set_enabled("lp_two", 0), 0) << molt_last_error();
+    if (forced) {
+      EXPECT_EQ(molt_patch_force("lp_two"), 0) << molt_last_error();
+    }
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+    ASSERT_EQ(load_patch("lp_three", "sleeper=1"), 0) << molt_last_error();
+    EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
+    EXPECT_NE(std::strstr(molt_last_error(), "in lp_sleeper, asleep"), nullptr)
+        << molt_last_error();
+    EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
+    sleeper.let_go();
+    EXPECT_EQ(sleeper.result, 2);
+    EXPECT_EQ(sleeper.second, 3);
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+    EXPECT_EQ(revert("lp_three"), "");
+    EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+  }
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
 TEST(Transition, AnImmediateFunctionHoldsNobodyUp) {
   Sleeper sleeper;
   EXPECT_EQ(apply("lp_two", "sleeper=1 immediate_sleeper=1"), "");

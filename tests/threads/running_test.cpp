@@ -1,10 +1,15 @@
 // Threads that do not sleep: samples, and the last means.
 
+#include <linux/perf_event.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 #include <memory>
+#include <vector>
 
 #include "threads/sample.hpp"
 #include "threads/signalled.hpp"
@@ -65,6 +70,15 @@ Finding sample_of(int tid, const RangeSet& ranges) {
 }
 bool is_forbidden(const Finding& f) { return std::strstr(f.reason, "does not let") != nullptr; }
 
+// Events that fire in the kernel are for root, or perf_event_paranoid <= 1.
+bool may_watch_switches() {
+  perf_event_attr attr{};
+  attr.size = sizeof attr;
+  attr.type = PERF_TYPE_SOFTWARE;
+  attr.config = PERF_COUNT_SW_CONTEXT_SWITCHES;
+  return Fd(static_cast<int>(syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0))).get() >= 0;
+}
+
 TEST(Sample, Inside) {
   Runner runner(true);
   const Finding f = sample_of(runner.tid(), runner.code.range());
@@ -106,6 +120,41 @@ TEST(Sample, ReturnAddressBelow) {
     EXPECT_FALSE(f.certain);
     EXPECT_GT(f.depth, 10'000u);
   }
+}
+
+// It has the processor for a microsecond at a time, just after a tick of the clock, and hardly ever meets one: it
+// is sampled where it leaves the processor.
+TEST(Sample, WhoYieldsBesideOthers) {
+  cpu_set_t all, one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<std::size_t>(sched_getcpu()), &one);
+  if (!may_watch_switches()) GTEST_SKIP() << "events of the kernel are forbidden here";
+  ASSERT_EQ(pthread_getaffinity_np(pthread_self(), sizeof all, &all), 0);
+  ASSERT_EQ(pthread_setaffinity_np(pthread_self(), sizeof one, &one), 0);  // the victims inherit it
+  std::atomic<bool> stop{false};
+  Code code;
+  Victim yields([&] {
+    while (!stop.load(std::memory_order_relaxed)) sched_yield();
+  });
+  std::vector<std::unique_ptr<Victim>> others;
+  for (int i = 0; i < 4; ++i) {
+    others.push_back(std::make_unique<Victim>([&] {
+      while (!stop.load(std::memory_order_relaxed)) {
+      }
+    }));
+  }
+  EXPECT_EQ(pthread_setaffinity_np(pthread_self(), sizeof all, &all), 0);
+  int at_calls = 0;
+  constexpr int samples = 8;
+  for (int i = 0; i < samples; ++i) {
+    const Finding f = sample_of(yields.tid(), code.range());
+    EXPECT_EQ(f.verdict, Verdict::out) << f.reason;
+    if (f.verdict != Verdict::out) break;
+    const auto* next = reinterpret_cast<const unsigned char*>(f.pc ^ RangeSet::mask);
+    at_calls += next[-2] == 0x0f && next[-1] == 0x05;  // syscall
+  }
+  stop.store(true, std::memory_order_relaxed);
+  EXPECT_GE(at_calls, samples - 2);  // a clock's luck brings one or two
 }
 
 // What a sample cannot hold is not proven.

@@ -77,6 +77,11 @@ constexpr std::size_t most_layers = 4;
 Layer layers[most_layers];
 std::size_t used_layers = 0;  // the writer's
 
+// SA_SIGINFO says nothing of these two.
+bool is_handled(const struct sigaction& action) {
+  return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
+}
+
 // What the host would have had, had it been alone.
 [[maybe_unused]] void pass_to_host(Layer& layer, int signal, siginfo_t* info, void* context) {
   struct sigaction& kept = layer.host[layer.now.load(std::memory_order_acquire)];
@@ -85,8 +90,7 @@ std::size_t used_layers = 0;  // the writer's
     kept.sa_handler = SIG_DFL;
     kept.sa_flags &= ~SA_SIGINFO;
   }
-  bool plain = (host.sa_flags & SA_SIGINFO) == 0;
-  if (plain && (host.sa_handler == SIG_DFL || host.sa_handler == SIG_IGN)) {
+  if (!is_handled(host)) {
     // A trap cannot be ignored; one that was sent can.
     if (host.sa_handler == SIG_IGN && info->si_code <= 0) return;
     struct sigaction fatal = {};
@@ -110,7 +114,7 @@ std::size_t used_layers = 0;  // the writer's
     pthread_sigmask(SIG_UNBLOCK, &trap, nullptr);
   }
 #endif
-  if (plain) {
+  if ((host.sa_flags & SA_SIGINFO) == 0) {
     host.sa_handler(signal);
   } else {
     host.sa_sigaction(signal, info, context);
@@ -190,9 +194,7 @@ std::size_t layer_over(const struct sigaction& host) {
 }
 
 [[maybe_unused]] bool is_blocking(const struct sigaction& action) {
-  const bool is_handled = (action.sa_flags & SA_SIGINFO) != 0 ||
-                          (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
-  return is_handled && sigismember(&action.sa_mask, SIGTRAP) == 1;
+  return is_handled(action) && sigismember(&action.sa_mask, SIGTRAP) == 1;
 }
 
 bool g_masks_opened = false;  // by the last trap_prepare()
@@ -276,9 +278,7 @@ bool trap_host_may_block() {
     const Layer& layer = layers[static_cast<std::size_t>(at)];
     host = layer.host[layer.now.load(std::memory_order_relaxed)];
   }
-  const bool is_handled = (host.sa_flags & SA_SIGINFO) != 0 ||
-                          (host.sa_handler != SIG_DFL && host.sa_handler != SIG_IGN);
-  return is_handled && (host.sa_flags & SA_NODEFER) == 0;
+  return is_handled(host) && (host.sa_flags & SA_NODEFER) == 0;
 }
 
 CodeRange trap_handler_range() {

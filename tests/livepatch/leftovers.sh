@@ -1,0 +1,91 @@
+#!/bin/bash
+# leftovers.sh HOST: what is left when a patch is turned back, forced or kept, and that the next verb copes with it.
+set -euo pipefail
+molt=$MOLT_BIN/molt patches=$MOLT_LIB/livepatch
+
+coproc host { exec "$1"; }
+pid=$! out=${host[0]} in=${host[1]}
+told=$(mktemp)
+trap 'kill $pid 2>/dev/null || true; rm -f "$told"' EXIT
+read -r _ <&"$out"
+
+die() {
+  echo "$1"
+  "$molt" events -p "$pid"
+  exit 1
+}
+expect() { # COMMAND ANSWER, of the program
+  local got
+  echo "$1" >&"$in"
+  read -r got <&"$out"
+  [ "$got" = "$2" ] || die "$1: expected '$2', got '$got'"
+}
+run() { # CODE WORDS VERB...: the exit code, and what its one line has ("": it says nothing)
+  local code=$1 words=$2 got output
+  shift 2
+  output=$("$molt" "$@" -p "$pid" 2>&1) && got=0 || got=$?
+  [ "$got" = "$code" ] || die "$*: exit code $got, not $code: $output"
+  if [ -z "$words" ]; then
+    [ -z "$output" ] || die "$*: it says: $output"
+  else
+    grep -q -- "$words" <<<"$output" || die "$*: no '$words' in: $output"
+  fi
+}
+modules() { "$molt" list --proc -p "$pid" | cut -d' ' -f1 | xargs; }
+expect_modules() { [ "$(modules)" = "$1" ] || die "modules: '$(modules)', not '$1'"; }
+
+# Its module stays, on request: `apply` puts it in force again.
+run 0 "" apply "$patches/lp_two.so"
+run 0 "" apply "$patches/lp_two.so"
+expect call 'answer 2'
+run 0 "" revert lp_two --keep
+expect_modules lp_two
+expect call 'answer 1'
+run 0 "" apply "$patches/lp_two.so"
+expect call 'answer 2'
+run 0 "" revert lp_two
+expect_modules ""
+
+# A module that is no livepatch is not ours to unload.
+run 0 "" load "$MOLT_LIB/livepatch/lp_plain.so"
+run 3 'lp_plain is live, and enables no patch' apply "$patches/lp_plain.so"
+expect_modules lp_plain
+run 0 "" unload lp_plain
+
+# Turned back by somebody else while `apply` waits: nothing of it stays.
+expect sleep asleep
+"$molt" apply -p "$pid" "$patches/lp_three.so" sleeper=1 2>"$told" &
+apply=$!
+until "$molt" get -p "$pid" patches/lp_three/transition 2>/dev/null | grep -q 1; do :; done
+run 0 "" set patches/lp_three/enabled 0
+wait "$apply" && die "apply: it was not reverted"
+grep -q 'it was reverted meanwhile' "$told" || die "apply says: $(cat "$told")"
+expect_modules ""
+expect wake 'woken 1'
+
+# An immediate patch with a thread in it: taken back, and its name is free. The thread holds up the next one.
+run 0 "" apply "$patches/lp_two.so" sleeper=1 immediate=1
+expect sleep asleep
+run 0 'reverted, but its memory stays: it is immediate' revert lp_two
+expect call 'answer 1'
+run 6 'in lp_sleeper, asleep' apply "$patches/lp_two.so" sleeper=1 --timeout 0.2
+expect_modules ""
+run 0 'may return into new_sleeper' blocking lp_two
+expect wake 'woken 2'
+run 0 "" wait lp_two --for freed --timeout 20
+run 0 "" apply "$patches/lp_two.so" sleeper=1
+run 0 "" revert lp_two
+expect_modules ""
+
+# Forced back with a thread in it.
+run 0 "" apply "$patches/lp_three.so" sleeper=1
+expect sleep asleep
+"$molt" revert -p "$pid" lp_three 2>"$told" &
+revert=$!
+until "$molt" get -p "$pid" patches/lp_three/enabled 2>/dev/null | grep -q 0; do :; done
+run 0 "" force lp_three
+wait "$revert" || die "revert: $(cat "$told")"
+grep -q 'its memory stays: its transition was forced' "$told" || die "revert says: $(cat "$told")"
+expect_modules ""
+expect wake 'woken 3'
+run 0 "" wait lp_three --for freed --timeout 20
