@@ -20,7 +20,7 @@ constexpr std::uint32_t patience = 30'000'000'000 / 1024;  // 30 s and more
 constexpr std::chrono::seconds command_pause{20};
 // However late a thread was found that could be borrowed: to give up what is begun would leave the helper and
 // its pages there.
-constexpr std::chrono::seconds least_for_a_call{10};
+constexpr std::chrono::seconds least_for_a_call{25};
 constexpr std::chrono::milliseconds between_tries{1};
 constexpr std::chrono::milliseconds patience_with_sleepers{200};
 

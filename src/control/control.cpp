@@ -109,6 +109,7 @@ void* leave_now(void*) {
   module::set_gc_interval(0);
   if (void (*end)() = ends_with_it.load(std::memory_order_acquire)) end();
   remove_process_directory();
+  module::open_again();
   std::lock_guard lock(s.mutex);
   s.is_stopping = false;
   return nullptr;
@@ -120,31 +121,22 @@ void expect_stop(bool on) {
   if (s.server) s.server->expect_stop(on);
 }
 
-std::string names(const std::vector<std::string>& all) {
-  std::string text;
-  for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 }  // namespace
 
 void on_leave(void (*end)()) { ends_with_it.store(end, std::memory_order_release); }
 
 Status leave(bool dry_run) {
-  std::vector<std::string> loaded, left;
-  for (const module::ModuleInfo& m : module::list()) loaded.push_back(m.name);
-  for (const module::ResidentInfo& r : module::residents()) left.push_back(r.name);
-  if (!loaded.empty()) {
-    return fail(EBUSY, "modules are loaded: %s; `molt unload` them first", names(loaded).c_str());
-  }
-  if (!left.empty()) {
-    return fail(EBUSY, "unloaded modules are still in memory: %s; `molt gc` tells why",
-                names(left).c_str());
-  }
-  if (dry_run) return {};
+  auto closed = module::close_if_empty(dry_run);
+  if (!closed) return pass(closed);
+  // Another one that leaves would do so again later, under a server that was started since.
+  if (dry_run || !*closed) return {};
   expect_stop(true);
   auto thread = threads::start_thread("molt-leaves", threads::default_stack, leave_now, nullptr);
-  if (!thread) return expect_stop(false), pass(thread);
+  if (!thread) {
+    expect_stop(false);
+    module::open_again();
+    return pass(thread);
+  }
   pthread_detach(*thread);
   return {};
 }

@@ -42,7 +42,7 @@ void stop();
 // As stop(), asked for from outside: once the asker has its answer, a thread of its own ends the
 // server, the census and itself, and removes the process's directory. What stays is memory: the
 // library, and the handlers of signals that could still come. EBUSY: modules are loaded, or left in
-// memory, and nobody could look after them. `dry_run`: only that.
+// memory, and nobody could look after them; or an operation is under way. `dry_run`: only that.
 [[nodiscard]] Status leave(bool dry_run);
 // What else of the runtime ends then; called once the server has gone.
 void on_leave(void (*end)());

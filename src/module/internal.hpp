@@ -175,6 +175,7 @@ struct Manager {
   const PatchHooks* patch_hooks = nullptr;
   bool told_of_livepatch = false;
   bool locked = false;
+  bool closed = false;  // for as long as Molt leaves the process
   unsigned taint = 0;
   std::string poison;
   std::string directory;

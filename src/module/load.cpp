@@ -808,10 +808,6 @@ Result<LoadReport> load_alone(const LoadRequest& request, const FlightPtr& fligh
   return report;
 }
 
-}  // namespace
-
-namespace {
-
 // The load under way, or the module, that answers for all who ask for this file. Under the lock.
 struct Answer {
   FlightPtr flight;
@@ -855,6 +851,8 @@ Answer answer_of_others(const FileIdentity& file, const LoadRequest& asked) {
   if (request.dry_run) return load_alone(request, flight);
   {
     Lock lock(m.mutex);
+    // Since it was asked for the file was read: Molt may be about to leave.
+    if (Status ok = operations_open(lock); !ok) return pass(ok);
     const Answer answer = answer_of_others(file, asked);
     if (answer.flight) return join(lock, answer.flight, asked);
     if (answer.module) return already_loaded(answer.module->name);

@@ -148,7 +148,40 @@ Status operations_open(const Lock&) {
   if (m.locked) {
     return fail(EPERM, "loading and unloading are locked in this process until it restarts");
   }
+  if (m.closed) {
+    return fail(EBUSY, "Molt is leaving this process; attach again when it has gone");
+  }
   return {};
+}
+
+Result<bool> close_if_empty(bool dry_run) {
+  Lock lock(manager().mutex);
+  Manager& m = manager();
+  if (m.closed) return false;
+  const auto names = [](const auto& modules) {
+    std::string text;
+    for (const ModulePtr& module : modules) text += (text.empty() ? "" : ", ") + module->name;
+    return text;
+  };
+  if (!m.modules.empty()) {
+    return fail(EBUSY, "modules are loaded: %s; `molt unload` them first",
+                names(m.modules).c_str());
+  }
+  if (!m.residents.empty()) {
+    return fail(EBUSY, "unloaded modules are still in memory: %s; `molt gc` tells why",
+                names(m.residents).c_str());
+  }
+  if (!m.operations.empty()) {
+    return fail(EBUSY, "an operation is under way: %s; `molt wait` for its end",
+                m.operations.front().c_str());
+  }
+  if (!dry_run) m.closed = true;
+  return true;
+}
+
+void open_again() {
+  Lock lock(manager().mutex);
+  manager().closed = false;
 }
 
 Status operations_allowed() {

@@ -158,6 +158,10 @@ void set_gc_interval(int seconds);
 int gc_interval();
 
 void lock_loading();
+// For who wants to leave the process: from now on nothing is loaded until open_again(). EBUSY: a module is loaded
+// or left in memory, or an operation is under way. `dry_run`: only that. False: somebody else is leaving already.
+[[nodiscard]] Result<bool> close_if_empty(bool dry_run);
+void open_again();
 bool loading_locked();
 // Letters of the process; "" if clean.
 std::string process_taint();

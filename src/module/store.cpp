@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -64,6 +65,15 @@ Status write_all(const OwnFd& fd, std::span<const std::byte> content) {
   return {};
 }
 
+// The dynamic loader compares names first and would answer with an object that is loaded still, whose
+// file somebody has removed.
+bool is_loaded(const std::string& path) {
+  const auto has_name = [](dl_phdr_info* info, std::size_t, void* name) {
+    return int{std::strcmp(info->dlpi_name, static_cast<const char*>(name)) == 0};
+  };
+  return dl_iterate_phdr(has_name, const_cast<char*>(path.c_str())) != 0;
+}
+
 Result<Stored> in_directory(std::span<const std::byte> content, const std::string& hash) {
   Result<std::string> base = process_directory(manager().directory);
   if (!base) return pass(base);
@@ -74,6 +84,7 @@ Result<Stored> in_directory(std::span<const std::byte> content, const std::strin
   if (!allows_exec(folder)) return fail(EACCES, "%s is mounted noexec", folder.c_str());
   for (unsigned n = 0; n < 100'000; ++n) {
     std::string path = folder + "/" + hash + (n ? "-" + std::to_string(n) : "") + ".so";
+    if (is_loaded(path)) continue;
     const OwnFd fd = own_open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (!fd) {
       if (errno == EEXIST) continue;

@@ -395,7 +395,7 @@ class Attach(unittest.TestCase):
             self.does(*verb, "-p", target.pid)
         # An unload that was cut short may have left its module for later.
         while (detached := molt("detach", "-p", target.pid)).returncode != 0:
-            self.assertIn("still in memory", detached.stderr)
+            self.assertRegex(detached.stderr, "still in memory|is under way")
             self.assertLess(time.monotonic(), end, self.does("gc", "-p", target.pid))
         self.assertGreater(killed, 8)
         self.assertEqual(target.end(), ("ok", 0))
@@ -445,6 +445,25 @@ class Attach(unittest.TestCase):
             self.assertEqual(len(os.listdir(f"/proc/{target.pid}/fd")), 3)
             self.refuses(3, "no control socket", "list", "-p", target.pid)
             self.assertEqual(json.loads(self.does("attach", "-p", target.pid, "--json"))["found"], "started")
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_detached_by_several(self):
+        """None of them takes away what came back meanwhile, nor the file of a module that is being loaded."""
+        target = self.start("sleeper")
+        for n in range(16):
+            self.does("attach", "-p", target.pid)
+            asking = [subprocess.Popen([MOLT, *verb, "-p", str(target.pid)], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+                      for verb in (["detach", "--timeout", "1"], ["load", MODULE], ["detach", "--timeout", "1"])[n % 2:]]
+            for one in asking:
+                one.wait()
+            copies = [line for line in Path(f"/proc/{target.pid}/maps").read_text().splitlines() if "/store/" in line]
+            self.assertEqual([line for line in copies if line.endswith("(deleted)")], [])
+            # Whoever is there answers, and can be asked to leave.
+            end = time.monotonic() + 30
+            while own_threads(target.pid):
+                told = [molt(*verb, "-p", target.pid).stderr for verb in (["unload", "plain"], ["detach"])]
+                self.assertLess(time.monotonic(), end, told)
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_many(self):

@@ -389,6 +389,13 @@ void lock_loading() {
   Lock lock(world().mutex);
   world().is_locked = true;
 }
+Result<bool> close_if_empty(bool) {
+  if (!list().empty()) return fail(EBUSY, "modules are loaded");
+  return true;
+}
+
+void open_again() {}
+
 bool loading_locked() {
   Lock lock(world().mutex);
   return world().is_locked;

@@ -4,6 +4,10 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
 
 #include <csignal>
 
@@ -191,6 +195,35 @@ TEST_F(Store, EmptiedWhileLoaded) {
     std::string wrong = good_or_refused({});
     molt_stop();
     return wrong;
+  });
+}
+
+// The next load of the same file is a copy of its own, although the name in the store is free: the loader would
+// give the old object for a name that it knows.
+TEST_F(Store, EmptiedWhileResident) {
+  Folder folder;
+  in_child([&] {
+    if (int error = start_in(folder.path())) return "molt_start: " + errno_text(error);
+    if (molt_load(module_file("probe").c_str(), nullptr, 0, -1) != 0) return told("load");
+    if (on_probe(1) != 101) return told("does not work");
+    if (molt_unload("probe", MOLT_UNLOAD_RESIDENT, -1) != 0) return told("unload");
+    for (const auto& entry : fs::recursive_directory_iterator(folder.path())) {
+      if (entry.is_regular_file()) fs::remove(entry.path());
+    }
+    if (molt_load(module_file("probe").c_str(), nullptr, 0, -1) != 0) return told("load again");
+    std::set<std::string> files;
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      std::istringstream words(line);
+      std::string range, rights, offset, device, inode;
+      words >> range >> rights >> offset >> device >> inode;
+      if (line.find("/store/") != std::string::npos) files.insert(inode);
+    }
+    if (files.size() != 2) return std::to_string(files.size()) + " copies are mapped";
+    if (molt_unload("probe", 0, -1) != 0) return told("unload again");
+    molt_gc();
+    molt_stop();
+    return std::string();
   });
 }
 
