@@ -134,9 +134,9 @@ class Hazards(unittest.TestCase):
             self.does("load", "-p", target.pid, hook)
             self.assertEqual(self.asked(target, "?"), "another 1 0")
             self.does("unload", "-p", target.pid, "count_opens")
-        for _ in range(3):
+        for over in ("over", "plain") * 2:
             # Over ours, then ours over that; what ours was over before is what the program calls next.
-            self.assertEqual(self.asked(target, "over"), "over 1 1")
+            self.assertEqual(self.asked(target, over), f"{over} 1 1")
             self.does("load", "-p", target.pid, hook)
             self.assertEqual(self.asked(target, "?"), "another 1 1")
             self.does("unload", "-p", target.pid, "count_opens")

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <new>
 
+#include "arch/x86_64/signal_frame.hpp"
 #include "base/own_memory.hpp"
 
 // The linker's names for the ends of the handler's section.
@@ -124,9 +125,17 @@ bool is_handled(const struct sigaction& action) {
 
 // In a section of its own, so that trap_handler_range() can name it.
 [[gnu::section("molt_trap_text"), gnu::noinline]] void on_trap([[maybe_unused]] Layer& layer,
-                                                               [[maybe_unused]] int signal,
-                                                               siginfo_t* info, void* context) {
+                                                               int signal, siginfo_t* info,
+                                                               void* context) {
   int saved = errno;
+#ifndef MOLT_MUTATE_TRUSTED_CONTEXT
+  if (const SignalFrame frame =
+          find_signal_frame(signal, info, context, __builtin_frame_address(0));
+      frame.context != nullptr) {  // S7
+    info = frame.info;
+    context = frame.context;
+  }
+#endif
   auto& rip = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
   CodeAddress site = static_cast<CodeAddress>(rip) - 1;
   Site* known = info->si_code > 0 ? find(site) : nullptr;

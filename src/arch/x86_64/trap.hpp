@@ -17,13 +17,15 @@
 //            S6 No other handler of the host blocks SIGTRAP while it runs (sa_mask) once trap_prepare() was
 //               called: it is taken out of the mask, as from threads' own (attach/masks.hpp). Who had entered before is seen
 //               as in S5.
+//            S7 The trap that is handled is the one whose frame lies on the stack, whatever the handler was called
+//               with: a host's handler may call the one before it with the number alone.
 // Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
 // Death      Nothing is allocated in the handler; it takes no lock.
 // Refuses    Nothing. Threads' own masks are the caller's to look at.
 //            A host that puts its own handler over ours while an int3 is there gets our traps until
 //            trap_stay() is called next: on either side of a proof, and at each of its looks, 20 ms apart at most.
 // Checked by tests/arch/pool_test.cpp (Trap), attach.hazards.traps_of_its_own; broken: attach.finds.NO_CHAIN, .ONE_LAYER,
-//            .HANDLER_BLOCKS, .MASKS_STAY.
+//            .HANDLER_BLOCKS, .MASKS_STAY, .TRUSTED_CONTEXT.
 #pragma once
 
 #include "arch/x86_64/code.hpp"

@@ -1,8 +1,8 @@
 /* trapper: a program that lives by SIGTRAP. One thread has breakpoints of its own, one sends itself the signal,
    all open files, in the handler too; each trap must reach the handler once, and nobody else's may. Says "ready"; for
    each line of its input: whose handler is there ("mine", "another"), puts one over it that calls the one
-   before ("over"), takes that back ("back"). "ok" at its end; 7 if handlers call each other in a circle, 8 if a trap
-   came not once, 9 if one came that is nobody's here. */
+   before ("over"), or calls that with the number alone ("plain"), takes that back ("back"). "ok" at its end; 7 if
+   handlers call each other in a circle, 8 if a trap came not once, 9 if one came that is nobody's here. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -56,6 +56,12 @@ static void on_trap_over(int signal, siginfo_t* info, void* context) {
   --depth;
 }
 
+/* As code does it that has from signal() what it calls: the other registers hold anything. */
+static void on_trap_plain(int signal) {
+  ++seen_over;
+  ((void (*)(int, long, long))(void*)before.sa_sigaction)(signal, 1, 2);
+}
+
 static void* work(void* given) {
   const long kind = (long)given;
   while (!stop) {
@@ -79,6 +85,7 @@ static const char* whose(void) {
   sigaction(SIGTRAP, NULL, &now);
   return now.sa_sigaction == on_trap        ? "mine"
          : now.sa_sigaction == on_trap_over ? "over"
+         : now.sa_handler == on_trap_plain  ? "plain"
                                             : "another";
 }
 
@@ -97,11 +104,18 @@ int main(void) {
   fflush(stdout);
   char line[16];
   while (fgets(line, sizeof line, stdin) != NULL && line[0] != 'x') {
-    action.sa_sigaction = on_trap_over;
-    if (strcmp(line, "over\n") == 0) {
+    const int is_plain = strcmp(line, "plain\n") == 0;
+    if (is_plain || strcmp(line, "over\n") == 0) {
+      struct sigaction over = {0};
+      if (is_plain) {
+        over.sa_handler = on_trap_plain;
+      } else {
+        over.sa_sigaction = on_trap_over;
+        over.sa_flags = SA_SIGINFO;
+      }
       /* Asked for first: what one call gives back comes after its handler is in use. */
       sigaction(SIGTRAP, NULL, &before);
-      sigaction(SIGTRAP, &action, NULL);
+      sigaction(SIGTRAP, &over, NULL);
     }
     if (strcmp(line, "back\n") == 0) sigaction(SIGTRAP, &before, NULL);
     const long then = seen, then_over = seen_over;
