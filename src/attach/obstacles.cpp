@@ -43,6 +43,32 @@ int yama() {
   return text.empty() ? 0 : std::atoi(text.c_str());
 }
 
+// By what it needs of a sanitizer's runtime, whose interceptors the runtime's calls of the C library would reach.
+std::optional<Obstacle> check_sanitizer(const elf::Input& input) {
+  const auto sections = elf::Sections::read(input);
+  const auto symbols = sections ? sections->of_type(SHT_DYNSYM) : std::nullopt;
+  if (!symbols || symbols->sh_link >= sections->size()) return std::nullopt;
+  const auto names = sections->content(input, sections->header(symbols->sh_link));
+  if (!names) return std::nullopt;
+  const std::string_view text(reinterpret_cast<const char*>(names->data()), names->size());
+  const auto has = [&](const char* name) {
+    return text.find('\0' + std::string(name) + '\0') != text.npos;
+  };
+  if (has("__tsan_init")) {
+    return Obstacle{
+        ENOEXEC,
+        "it is built with the thread sanitizer, which ends a program when a thread that it "
+        "has not seen begin calls the C library; use a build without, or make it a host"};
+  }
+  if (has("__msan_init")) {
+    return Obstacle{
+        ENOEXEC,
+        "it is built with the memory sanitizer, which takes what code without it has written "
+        "for uninitialised, and ends; use a build without"};
+  }
+  return std::nullopt;
+}
+
 // `maps`: of a process that runs it, or empty. Nothing where it cannot be read: that is another question.
 std::optional<Obstacle> check_program(const Fd& fd, const std::string& maps) {
   auto input = elf::Input::of(fd.get());
@@ -80,7 +106,7 @@ std::optional<Obstacle> check_program(const Fd& fd, const std::string& maps) {
         "it is linked statically, so nothing can be loaded into it; link it dynamically, "
         "or make it a host"};
   }
-  return std::nullopt;
+  return check_sanitizer(*input);
 }
 
 Fd open_program(const std::string& path) {

@@ -337,6 +337,28 @@ class Attach(unittest.TestCase):
                 os.chmod(gains, 0o4755)
                 self.refuses(5, "it gains privileges", "run", "--", gains)
 
+    def test_sanitized_programs(self):
+        """Their runtimes would end them: refused before anything is touched, and by the doctor."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "waits.c")
+            source.write_text('#include <stdio.h>\nint main(void) { puts("ready"); fflush(stdout); getchar(); puts("ok"); }\n')
+            for compiler, kind in (("gcc", "thread"), ("clang", "thread"), ("clang", "memory"), ("gcc", "address"),
+                                   ("clang", "address"), ("gcc", "leak"), ("gcc", "undefined")):
+                program = Path(folder, f"{compiler}_{kind}")
+                subprocess.run([compiler, f"-fsanitize={kind}", source, "-o", program], check=True)
+                target = Target(self, [program])
+                with self.subTest(program.name):
+                    if kind in ("thread", "memory"):
+                        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid], ["run", "--", program],
+                                          ["load", "-p", target.pid, MODULE]):
+                            self.refuses(5, f"built with the {kind} sanitizer", *arguments)
+                    else:
+                        hook = EXAMPLES / "count_opens.so"
+                        self.does("load", "-p", target.pid, hook)
+                        self.does("unload", "-p", target.pid, "count_opens")
+                        self.does("detach", "-p", target.pid)
+                    self.assertEqual(target.end(), ("ok", 0))
+
     def test_in_straits(self):
         """No memory may become code; all signals are blocked; nobody may look at it."""
         kinds = ["no_exec", "deaf"] + (["hidden", "given_up", "no_exec_filter"] if os.geteuid() == 0 else [])
