@@ -171,12 +171,13 @@ Connection& Session::connection(Deadline deadline) {
 }
 
 Json Session::call(std::string_view method, const Json& parameters) {
-  const int wait = options_.timeout_s ? options_.timeout_ms() + grace_ms : answer_ms;
+  const int wait = options_.timeout_s ? options_.timeout_ms() + default_grace_ms : answer_ms;
   const Deadline deadline = Deadline::after(std::chrono::milliseconds(wait));
   return connection(deadline).call(method, parameters, -1, deadline);
 }
 
-Json Session::call_waiting(std::string_view method, Json parameters, int default_ms, int fd) {
+Json Session::call_waiting(std::string_view method, Json parameters, int default_ms, int fd,
+                           int grace_ms) {
   const int wait = options_.timeout_s ? options_.timeout_ms() : default_ms;
   const Deadline deadline =
       wait < 0 ? Deadline::never() : Deadline::after(std::chrono::milliseconds(wait + grace_ms));

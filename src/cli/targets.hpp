@@ -16,6 +16,11 @@ namespace molt::cli {
 inline constexpr int load_ms = 30'000;
 inline constexpr int unload_ms = 10'000;
 
+// How much longer than the process itself this program waits.
+inline constexpr int default_grace_ms = 2'000;
+// An unload looks for pointers when its time for threads is over, twice at most, which takes what the memory takes.
+inline constexpr int unload_grace_ms = 20'000 + default_grace_ms;
+
 // Processes with a control socket, or with one that this user may not use, or children of a fork of
 // such a process.
 struct Seen {
@@ -41,8 +46,9 @@ class Session {
   // For requests that the process answers at once.
   Json call(std::string_view method, const Json& parameters = Json::object());
   // For those that wait: at most `default_ms` (-1: for ever) where the user set no --timeout. The
-  // parameter timeout_ms is added.
-  Json call_waiting(std::string_view method, Json parameters, int default_ms, int fd = -1);
+  // parameter timeout_ms is added. The answer may come `grace_ms` after that time.
+  Json call_waiting(std::string_view method, Json parameters, int default_ms, int fd = -1,
+                    int grace_ms = default_grace_ms);
   void stream(std::string_view method, const Json& parameters,
               const std::function<void(const Json&)>& take);
 
@@ -87,8 +93,6 @@ int run_on_targets(const Options& options, std::string_view verb, const Task& ta
 
 // A process that answers slower than this is taken for one that does not answer.
 inline constexpr int answer_ms = 10'000;
-// How much longer than the process itself this program waits.
-inline constexpr int grace_ms = 2'000;
 
 // Runs f(i) for i in [0, count) on as many threads as are useful.
 void in_parallel(std::size_t count, const std::function<void(std::size_t)>& f);

@@ -211,7 +211,8 @@ Json unload_one(Session& session, const std::string& name, const UnloadHow& how)
   if (session.options().dry_run) parameters["dry_run"] = true;
   open_traps_for(session, name);
   const Witness witness(session, name);
-  Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms);
+  Json reply = session.call_waiting(wire::method::unload, std::move(parameters), unload_ms, -1,
+                                    unload_grace_ms);
   if (!how.resident && !how.lazy) note_kept(session, name, reply, "result");
   return reply;
 }

@@ -65,7 +65,8 @@ Json unload_module(Session& session, const std::string& name) {
     return reply;
   }
   const Witness witness(session, name);
-  Json reply = session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms);
+  Json reply =
+      session.call_waiting(wire::method::unload, {{"name", name}}, unload_ms, -1, unload_grace_ms);
   note_kept(session, name, reply, "result", "reverted");
   return reply;
 }
