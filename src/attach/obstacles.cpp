@@ -8,6 +8,7 @@
 #include "elf/input.hpp"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
@@ -69,6 +70,15 @@ std::optional<Obstacle> check_sanitizer(const elf::Input& input) {
   return std::nullopt;
 }
 
+// The dynamic loader can be told to run a program (ld.so PROGRAM), and is that process's program then.
+bool is_loader(const Fd& fd) {
+  char path[PATH_MAX] = {};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd.get());
+  if (::readlink(link.c_str(), path, sizeof path - 1) < 0) return false;
+  const std::string_view name(path);
+  return name.find("/ld-linux-x86-64.so") != name.npos || name.find("/ld-2.") != name.npos;
+}
+
 // `maps`: of a process that runs it, or empty. Nothing where it cannot be read: that is another question.
 std::optional<Obstacle> check_program(const Fd& fd, const std::string& maps) {
   auto input = elf::Input::of(fd.get());
@@ -100,7 +110,13 @@ std::optional<Obstacle> check_program(const Fd& fd, const std::string& maps) {
         "its C library is musl, whose threads and loader are not what the runtime needs; "
         "run the program on glibc"};
   }
-  if (!has_loader && !is_run_by("/ld-linux-x86-64.so") && !is_run_by("/ld-2.")) {
+  if (!has_loader && !is_loader(fd)) {
+    if (is_run_by("/ld-linux-x86-64.so") || is_run_by("/ld-2.")) {
+      return Obstacle{
+          ENOEXEC,
+          "another program executes it in place of the processor (valgrind, an emulator), "
+          "and would be changed, not it; run it by itself"};
+    }
     return Obstacle{
         ENOEXEC,
         "it is linked statically, so nothing can be loaded into it; link it dynamically, "
@@ -240,10 +256,7 @@ std::optional<Obstacle> obstacle_to_preload(const std::string& path) {
     return obstacle_to_preload({start + begin, std::strcspn(start + begin, " \t\n")});
   }
   if (std::memcmp(start, ELFMAG, SELFMAG) != 0) return std::nullopt;
-  // The loader itself, which runs another program, is linked statically.
-  if (path.find("/ld-") == path.npos) {
-    if (auto found = check_program(fd, "")) return found;
-  }
+  if (auto found = check_program(fd, "")) return found;
   const bool gains_user = (info.st_mode & S_ISUID) != 0 && info.st_uid != ::geteuid();
   const bool gains_group = (info.st_mode & S_ISGID) != 0 && info.st_gid != ::getegid();
   const bool gains_rights =

@@ -508,6 +508,7 @@ void after_fork(bool child) {
     m.flights.clear();
     m.waiting.clear();
     m.operations.clear();
+    m.closed = false;
     for (auto& notifier : m.notifiers) notifier->running = 0;
     forget_threads_after_fork();
     reaper_after_fork();

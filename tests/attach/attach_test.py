@@ -325,6 +325,12 @@ class Attach(unittest.TestCase):
                           ["load", "-p", target.pid, MODULE]):
             self.refuses(5, "linked statically", *arguments)
         self.assertEqual(target.end(), ("ok", 0))
+        # What is mapped is the other program's: valgrind's own would be changed, and ended.
+        target = self.start("sleeper_static", "interprets")
+        for arguments in (["doctor", target.pid], ["attach", "-p", target.pid],
+                          ["load", "-p", target.pid, MODULE]):
+            self.refuses(5, "another program executes it", *arguments)
+        self.assertEqual(target.end(), ("ok", 0))
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder, "script")
             script.write_text(f"#!{TARGETS}/sleeper_static\n")

@@ -3,7 +3,8 @@
    for other system calls than these and its own; "full N
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
    "no_exec": no memory may become code, by the kernel's word; "no_exec_filter": by a filter's;
-   "crowded": with no room for code near its own; "threads N": with N more of them. */
+   "crowded": with no room for code near its own; "threads N": with N more of them; "interprets": with a dynamic
+   loader in its memory that is not its own, as valgrind has it. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -73,6 +74,10 @@ int main(int argc, char** argv) {
   }
   if (given_up && (setgid(65534) != 0 || setuid(65534) != 0)) return 1;
   if (strcmp(how, "crowded") == 0 && crowd() != 0) return 1;
+  if (strcmp(how, "interprets") == 0) {
+    const int loader = open("/lib64/ld-linux-x86-64.so.2", O_RDONLY);
+    if (mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, loader, 0) == MAP_FAILED) return 1;
+  }
   if (strcmp(how, "deaf") == 0) {
     sigset_t all;
     sigfillset(&all);
