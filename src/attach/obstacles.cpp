@@ -221,7 +221,14 @@ std::vector<Obstacle> obstacles(int pid, Depth depth) {
   }
   const std::string state = process.line("State");
   if (state.starts_with("Z") || state.starts_with("X")) {
-    all.push_back({ESRCH, "it has ended already"});
+    if (std::atoi(process.line("Threads").c_str()) > 1) {
+      all.push_back(
+          {ESRCH,
+           "its first thread has ended while others run on, and the kernel shows the memory of a "
+           "process by its first thread; a main() that waits for the others can be attached to"});
+    } else {
+      all.push_back({ESRCH, "it has ended already"});
+    }
     return all;
   }
   if (process.line("VmSize").empty()) {

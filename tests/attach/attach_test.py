@@ -567,6 +567,11 @@ class Attach(unittest.TestCase):
         threads = self.start("sleeper", "threads", "1")
         other = max(map(int, os.listdir(f"/proc/{threads.pid}/task")))
         self.assertIn(f"process {threads.pid} (sleeper): can be attached to", self.does("doctor", other))
+        headless = self.start("sleeper", "headless")
+        while "zombie" not in Path(f"/proc/{headless.pid}/status").read_text():
+            time.sleep(0.01)  # tidy: sleep-ok until its first thread has ended, after "ready"
+        self.refuses(5, "its first thread has ended while others run on", "doctor", headless.pid)
+        self.assertEqual(headless.end(), ("ok", 0))
         self.refuses(5, "no such process", "doctor", 1 << 22)
         self.refuses(5, "thread of the kernel", "doctor", 2)
         self.refuses(2, "which process", "doctor")

@@ -4,7 +4,7 @@
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
    "no_exec": no memory may become code, by the kernel's word; "no_exec_filter": by a filter's;
    "crowded": with no room for code near its own; "threads N": with N more of them; "interprets": with a dynamic
-   loader in its memory that is not its own, as valgrind has it. */
+   loader in its memory that is not its own, as valgrind has it; "headless": its first thread ends before. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -61,6 +61,13 @@ static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
 static void* sleep_for_ever(void* arg) {
   pthread_mutex_lock(&mutex);
   for (;;) pthread_cond_wait(&never, &mutex);
+  return arg;
+}
+
+static void* end_by_itself(void* arg) {
+  char c;
+  if (read(0, &c, 1) >= 0) puts(word());
+  exit(0);
   return arg;
 }
 
@@ -177,6 +184,11 @@ int main(int argc, char** argv) {
     }
     printf("child %d\n", getpid());
     fflush(stdout);
+  }
+  if (strcmp(how, "headless") == 0) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, end_by_itself, NULL) != 0) return 1;
+    pthread_exit(NULL);
   }
   if (read(0, &c, 1) < 0) return 1;
   puts(word());
