@@ -34,7 +34,9 @@ bool testify(Session& session, const Json& holder, const unwind::Walk& walk) {
                                          {"to", hex(walk.proven_end)},
                                          {"slots", std::move(slots)}});
     return true;
-  } catch (const Failure&) {
+  } catch (const Failure& failure) {
+    // The next one would be waited for as long.
+    if (failure.kind == ErrorClass::stalled) throw;
     return false;  // it has run since, or ended: the next look tells
   }
 }
