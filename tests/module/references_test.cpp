@@ -222,6 +222,7 @@ class Threads : public ModuleTest {
 
 struct Held {
   Gate gate;
+  molt_module* module = nullptr;
   std::atomic<int> refcount{0};
   std::atomic<bool> stopped{false};
 };
@@ -229,12 +230,13 @@ struct Held {
 TEST_F(Threads, HoldTheirModule) {
   molt_module* module = descriptor("probe");
   Held run;
+  run.module = module;  // looking for it takes a reference for a moment
   molt_thread* thread = nullptr;
   ASSERT_TRUE(is(molt_thread_start(
                      module, "keeper",
                      [](void* raw) {
                        auto* self = static_cast<Held*>(raw);
-                       self->refcount = molt_module_refcount(descriptor("probe"));
+                       self->refcount = molt_module_refcount(self->module);
                        self->gate.wait();
                      },
                      &run, 0, &thread),
