@@ -253,12 +253,17 @@ TEST_F(HostileTest, AsksAndGoesAThousandTimes) {
   start();
   int refused = 0;
   for (int i = 0; i < 1000; ++i) {
+    // Where the server is behind with those who went, who has not asked yet may be taken for idle.
     Client client = connect();
-    ASSERT_TRUE(client.send("molt.Wait", {{"name", "never"}}));
+    if (!client.send("molt.Wait", {{"name", "never"}})) {
+      EXPECT_EQ(error_code(client.receive()), EUSERS);
+    }
     if (i % 100 == 99) {
-      const int code = error_code(connect().ask("molt.Get", {{"path", "host/pid"}}));
-      EXPECT_TRUE(code == 0 || code == EAGAIN) << code;
-      refused += code == EAGAIN;
+      Client other = connect();
+      (void)other.send("molt.Get", {{"path", "host/pid"}});
+      const int code = error_code(other.receive());
+      EXPECT_TRUE(code == 0 || code == EAGAIN || code == EUSERS) << code;
+      refused += code != 0;
     }
   }
   EXPECT_TRUE(eventually([&] { return serves_others(); })) << refused << " were refused before";
