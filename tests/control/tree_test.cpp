@@ -139,6 +139,14 @@ TEST_F(TreeTest, ShowsAndSetsParameters) {
   EXPECT_EQ(get("modules/a/parameters/limit"), "!ENOENT");
 }
 
+// Nothing is said of a thing without a name, which the root is.
+TEST_F(TreeTest, NamesWhatIsNotThere) {
+  EXPECT_STREQ(tree().get("none").error().detail,
+               "there is no none; `molt tree` shows what there is");
+  EXPECT_EQ(get("/"), "!EISDIR");
+  EXPECT_EQ(std::string(tree().get("/").error().detail).find("/ is an object"), std::string::npos);
+}
+
 TEST_F(TreeTest, FollowsLinksToHolders) {
   fake::form("a");
   fake::form("b");
