@@ -136,6 +136,74 @@ class User(unittest.TestCase):
         self.molt("unload", "-n", "stateful")
         self.molt("unload", "stateful")
 
+    def test_a_dry_unload_names_whom_it_would_wait_for(self):
+        self.molt("load", self.file("waits"), "open=0")
+        self.assertEqual(self.molt("unload", "-n", "waits")[0], "waits: would be unmapped")
+        self.host.stdin.write("5\n")
+        self.host.stdin.flush()
+        end = time.monotonic() + 20
+        while "after" not in (said := self.molt("unload", "-n", "waits")[0]):
+            self.assertLess(time.monotonic(), end, said)
+        self.assertEqual(said, "waits: would be unmapped, after a wait for thread "
+                               f"{self.host.pid} (user_host) in hook app/ask")
+        self.molt("set", "modules/waits/parameters/open", "1")
+        self.assertEqual(self.host.stdout.readline(), "5\n")
+        self.assertEqual(self.molt("unload", "-n", "--resident", "waits")[0],
+                         "waits: would be resident")
+        self.assertEqual(self.molt("replace", "-n", self.file("waits"))[0], "waits: would be 1 -> 1")
+        self.molt("unload", "waits")
+
+    def test_a_replacement_that_nobody_waits_for_is_taken_back(self):
+        self.molt("load", self.file("waits"), "open=0")
+        asking = subprocess.Popen([BIN + "/molt", "-p", str(self.host.pid), "replace",
+                                   self.file("waits")], env=self.environment)
+        end = time.monotonic() + 20
+        while "waits: saves" not in self.molt("events")[0]:
+            self.assertLess(time.monotonic(), end)
+        asking.kill()
+        asking.wait()
+        self.molt("set", "modules/waits/parameters/open", "1")
+        self.molt("wait", "--timeout", "20")
+        self.assertNotIn("waits: replaced", self.molt("events")[0])
+        self.assertEqual(self.ask(5), 5)
+        self.molt("replace", self.file("waits"))
+        self.assertIn("waits: replaced", self.molt("events")[0])
+
+    def test_what_stays_for_good_is_told(self):
+        self.molt("load", self.file("stays"))
+        said = self.molt("unload", "stays")[1]
+        self.assertIn("stays: unloaded, but its memory stays: ", said)
+        self.assertTrue(said.endswith("; nothing but the end of the process frees it"), said)
+        self.molt("load", self.file("stays"))
+        answer = self.json("unload", "stays")
+        self.assertEqual((answer["result"], answer["for_good"]), ("pinned", True))
+        self.assertIn("out of Molt's hands: ", self.molt("audit", "stays", code=1)[1])
+
+    def test_a_failed_load_tells_what_it_left(self):
+        self.assertEqual(self.molt("load", self.file("stays"), "answer=-5", code=1)[1],
+                         "molt: stays: init failed: EIO; its memory stays: `molt list` tells why")
+        self.assertEqual([r["name"] for r in self.json("list")["resident"]], ["stays"])
+
+    def test_an_init_that_throws(self):
+        said = self.molt("load", self.file("waits"), "throws=1", code=1)[1]
+        self.assertTrue(said.startswith(
+            "molt: waits: init failed: ECANCELED; if it threw, `molt events` has what"), said)
+        self.assertIn("waits: init threw no luck today", self.molt("events")[0])
+
+    def test_what_gc_unloads_is_in_the_log(self):
+        self.molt("load", self.file("provider"))
+        self.molt("load", self.file("user"))
+        self.assertEqual(self.molt("gc")[0], "")
+        self.molt("unload", "user")
+        # It looks once: on a busy machine the memory may stay for the time being.
+        self.assertIn("provider: ", self.molt("gc")[0])
+        self.assertEqual(self.json("list")["modules"], [])
+        self.assertIn("provider: unloaded: nothing needs it any more", self.molt("events")[0])
+
+    def test_a_wait_that_is_given_up_says_for_what(self):
+        said = self.molt("wait", "nobody", "--timeout", "0.05", code=6)[1]
+        self.assertIn("gave up waiting until nobody is live; ", said)
+
     def keep_stale_word(self, module):
         """A thread sleeps, with an address in the module in a frame, by which nothing returns."""
         name = self.json("info", module)["store"]
