@@ -131,9 +131,7 @@ std::string pointers_left(Module& module, bool may_destroy) {
 Result<audit::Report> audit_module(const AuditRequest& request) {
   Lock lock(manager().mutex);
   ModulePtr module = find(request.name);
-  for (const ModulePtr& r : manager().residents) {
-    if (!module && r->name == request.name) module = r;
-  }
+  if (!module) module = find_resident(request.name);
   if (!module) {
     return fail(ENOENT, "no module %s, loaded or left in memory", request.name.c_str());
   }

@@ -193,6 +193,8 @@ void announce_change();
 
 // Under the lock. Skips UNFORMED modules unless told otherwise (KERNEL.md M1.3).
 ModulePtr find(std::string_view name, bool unformed = false);
+// Of those that are left in memory: the first of that name, or the one that is NAME,N in the tree.
+ModulePtr find_resident(std::string_view name);
 Module* find_descriptor(const molt_module* descriptor);
 
 // Registers what is under way, for people and for `wait`.

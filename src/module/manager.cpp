@@ -77,6 +77,16 @@ void announce_change() {
   futex_wake_all(manager().changes);
 }
 
+// Several versions of one name may be left: each has its place in the tree, resident/NAME,N.
+ModulePtr find_resident(std::string_view name) {
+  for (const ModulePtr& module : manager().residents) {
+    if (module->name == name || module->name + "," + std::to_string(module->id) == name) {
+      return module;
+    }
+  }
+  return nullptr;
+}
+
 ModulePtr find(std::string_view name, bool unformed) {
   for (const ModulePtr& module : manager().modules) {
     if (module->name == name && (unformed || module->state != MOLT_MODULE_STATE_UNFORMED)) {
@@ -203,6 +213,11 @@ void poison(const char* why) {
 std::string poisoned() {
   Lock lock(manager().mutex);
   return manager().poison;
+}
+
+std::string last_unloaded() {
+  Lock lock(manager().mutex);
+  return manager().last_unloaded;
 }
 
 void lock_loading() {

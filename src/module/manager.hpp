@@ -257,6 +257,8 @@ std::string operation();
 // An impossible state was met: no further operations; hooks pass through as they are (P7).
 void poison(const char* why);
 std::string poisoned();
+// The module that was unloaded last, with its taints, as the kernel's reports have it: "name(P)".
+std::string last_unloaded();
 
 // The directory for the store; before the first load. Empty: chosen by base/directory.hpp.
 void set_directory(std::string path);

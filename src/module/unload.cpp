@@ -333,7 +333,8 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
   {
     Lock lock(manager().mutex);
     manager().modules.remove(module);
-    manager().last_unloaded = module->name;
+    const std::string taints = taint_text(module->taint);
+    manager().last_unloaded = module->name + (taints.empty() ? "" : "(" + taints + ")");
     announce_change();
   }
   if (report.fate == Fate::resident && request.lazy) reap_in_background();

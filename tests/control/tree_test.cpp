@@ -60,6 +60,7 @@ TEST_F(TreeTest, ShowsTheHost) {
   EXPECT_EQ(get("/host/name/"), "web");
   EXPECT_EQ(get("host/pid"), std::to_string(getpid()));
   EXPECT_EQ(get("host/taint"), "R");
+  EXPECT_EQ(get("host/last_unloaded"), "z(P)");
   EXPECT_EQ(get("host/poisoned"), "");
   set_host_name("");
   EXPECT_EQ(get("host/name"), program_invocation_short_name);

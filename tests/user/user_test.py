@@ -85,7 +85,16 @@ class User(unittest.TestCase):
         self.assertEqual(self.parameter("words", ""), "")
         long = "abcdefgh" * 1250
         self.assertEqual(self.parameter("words", long), long)
-        for name, value in (("whole", "2147483648"), ("whole", ""), ("whole", "5x"),
+        self.assertEqual(self.parameter("small", "-32768"), "-32768")
+        self.assertEqual(self.parameter("tiny", "0xff"), "255")
+        self.assertEqual(self.parameter("rough", "0.25"), "0.25")
+        types = {p["name"]: p["type"] for p in self.json("info", "params")["parameters"]}
+        self.assertEqual([types[name] for name in ("whole", "natural", "large", "larger", "flag", "real",
+                                                   "small", "tiny", "rough", "huge", "words")],
+                         ["int", "uint", "long", "ulong", "bool", "double",
+                          "short", "byte", "float", "long", "string"])
+        for name, value in (("whole", "2147483648"), ("small", "32768"), ("tiny", "256"),
+                            ("tiny", "0x100"), ("whole", ""), ("whole", "5x"),
                             ("whole", "0x"), ("whole", "0x@"), ("whole", "0x-5"), ("whole", "+-5"),
                             ("natural", "-1"), ("flag", "maybe"), ("real", "1.5.")):
             path = f"modules/params/parameters/{name}"
@@ -168,6 +177,19 @@ class User(unittest.TestCase):
         self.assertEqual(self.ask(5), 5)
         self.molt("replace", self.file("waits"))
         self.assertIn("waits: replaced", self.molt("events")[0])
+
+    def test_each_of_several_versions_can_be_looked_at(self):
+        self.molt("load", self.file("params"))
+        self.molt("unload", "--resident", "params")
+        self.molt("load", self.file("params"))
+        self.assertNotIn("resident", self.json("blocking", "params")["state"])
+        left = [n["path"].split("/")[1] for n in self.json("tree", "resident")["nodes"]
+                if n["path"].count("/") == 1]
+        self.assertEqual(len(left), 1, left)
+        self.assertEqual(self.json("blocking", left[0])["state"], "resident")
+        self.molt("audit", left[0])
+        self.molt("unload", "params")
+        self.assertEqual(self.molt("get", "host/last_unloaded")[0], "params")
 
     def test_what_stays_for_good_is_told(self):
         self.molt("load", self.file("stays"))
