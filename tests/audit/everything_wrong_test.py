@@ -86,6 +86,9 @@ with tempfile.TemporaryDirectory() as directory:
             for name, words in REASONS:
                 expect(has(again, *words), f"audit of what is left in memory names the {name}")
 
+            nodes = json.loads(run("-p", pid, "--json", "tree", "resident").stdout)["nodes"]
+            run("-p", pid, "audit", nodes[1]["path"].split("/")[1])
+
             # All that it left behind is alive.
             process.send_signal(signal.SIGUSR2)
             run("-p", pid, "list")
