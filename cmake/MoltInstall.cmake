@@ -27,10 +27,6 @@ file(RELATIVE_PATH MOLT_PC_TO_PREFIX
 configure_file(cmake/molt.pc.in ${PROJECT_BINARY_DIR}/molt.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/molt.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-install(FILES completion/molt.bash RENAME molt
-  DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
-install(FILES completion/_molt DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
-
 # Man pages: man/molt.1.scd becomes molt.1.
 find_program(SCDOC scdoc)
 file(GLOB manuals CONFIGURE_DEPENDS man/*.scd)

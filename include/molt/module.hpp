@@ -115,18 +115,18 @@ template <class T>
 struct param_traits;
 template <class T>
 constexpr const char* param_type_name() {
+  // As the kernel calls them.
   if constexpr (std::is_same_v<T, bool>) {
     return "bool";
-  } else if constexpr (std::is_same_v<T, int>) {
-    return "int";
-  } else if constexpr (std::is_same_v<T, unsigned>) {
-    return "uint";
-  } else if constexpr (std::is_same_v<T, long>) {
-    return "long";
-  } else if constexpr (std::is_same_v<T, unsigned long>) {
-    return "ulong";
-  } else if constexpr (std::is_same_v<T, double>) {
-    return "double";
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return sizeof(T) == sizeof(float) ? "float" : "double";
+  } else if constexpr (std::is_integral_v<T>) {
+    constexpr const char* names[2][4] = {{"byte", "ushort", "uint", "ulong"},
+                                         {"char", "short", "int", "long"}};
+    return names[std::is_signed_v<T>][sizeof(T) == 1   ? 0
+                                      : sizeof(T) == 2 ? 1
+                                      : sizeof(T) == 4 ? 2
+                                                       : 3];
   } else {
     return "string";
   }

@@ -11,9 +11,12 @@ void note_kept(Session& session, const std::string& name, const Json& reply, con
       result == wire::result::quarantined) {
     return;
   }
-  session.note(demangled(
-      fmt::format("{}: {}, but its memory stays: {}; `molt gc -p {}` frees it after that", name,
-                  done, reply.value("reason", "no reason given"), session.process().pid)));
+  const std::string next =
+      reply.value("for_good", false)
+          ? "nothing but the end of the process frees it"
+          : fmt::format("`molt gc -p {}` frees it after that", session.process().pid);
+  session.note(demangled(fmt::format("{}: {}, but its memory stays: {}; {}", name, done,
+                                     reply.value("reason", "no reason given"), next)));
 }
 
 }  // namespace molt::cli

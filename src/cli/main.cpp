@@ -119,10 +119,21 @@ void check_options(const Options& options) {
   }
 }
 
+// What the parser says of values is about its types.
+std::string in_words(const CLI::ParseError& error) {
+  const std::string text = error.what();
+  if (const std::size_t at = text.find(": 1 required "); at != std::string::npos) {
+    return text.substr(0, at) + " needs a value";
+  }
+  constexpr std::string_view unconverted = "Could not convert: ";
+  if (text.starts_with(unconverted)) return text.substr(unconverted.size()) + " is no number";
+  return text;
+}
+
 std::string explain(const CLI::ParseError& error, const CLI::App& app, const CLI::App* verb) {
   const std::string name = full_name(verb);
   if (verb->get_subcommands({}).empty()) {
-    return fmt::format("{}: {}; see `molt help {}`", name, error.what(), name);
+    return fmt::format("{}: {}; see `molt help {}`", name, in_words(error), name);
   }
   // The parser's own words for these would be about subcommands.
   for (const std::string& word : app.remaining(true)) {
@@ -132,7 +143,7 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app, const CLI
     return fmt::format("there is no option '{}'; see `molt help`", app.remaining(true).front());
   }
   if (!dynamic_cast<const CLI::RequiredError*>(&error)) {
-    return fmt::format("{}; see `molt help`", error.what());
+    return fmt::format("{}; see `molt help`", in_words(error));
   }
   return name.empty() ? "no verb given; see `molt help`"
                       : fmt::format("{} is half a verb; see `molt help {}`", name, name);

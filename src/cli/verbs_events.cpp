@@ -29,7 +29,7 @@ std::string show_events(const Json& reply, bool verbose) {
   }
   for (const Json& event : reply.at("events")) {
     text += fmt::format("[{}] {}", local_time(event.at("time_ms").get<std::int64_t>()),
-                        printable(event.at("text").get<std::string>()));
+                        demangled(printable(event.at("text").get<std::string>())));
     if (const int pid = event.value("pid", 0); verbose && pid != 0) {
       text += fmt::format(" (asked by pid {}, uid {})", pid, event.value("uid", 0));
     }

@@ -27,17 +27,17 @@ std::string join_parameters(const std::vector<std::string>& parameters) {
   std::string args;
   for (const std::string& parameter : parameters) {
     if (!args.empty()) args += ' ';
-    const bool has_quotes = parameter.find('"') != std::string::npos;
-    if (parameter.find_first_of(" \t\n") == std::string::npos) {
+    // The process would take them for its own.
+    if (parameter.find('"') != std::string::npos) {
+      fail(ErrorClass::usage, EINVAL,
+           "{}: a value with double quotes cannot be passed here; `molt set` can set it afterwards",
+           parameter);
+    }
+    if (parameter.find_first_of(" \t\n\r") == std::string::npos) {
       args += parameter;
-    } else if (!has_quotes) {
+    } else {
       const std::size_t value = parameter.find('=') + 1;
       args += parameter.substr(0, value) + '"' + parameter.substr(value) + '"';
-    } else {
-      fail(ErrorClass::usage, EINVAL,
-           "{}: a value with both blanks and double quotes cannot be passed; `molt set` can set it "
-           "afterwards",
-           parameter);
     }
   }
   return args;
@@ -236,9 +236,15 @@ Json unload_each(Session& session, const std::vector<std::string>& names, const 
 
 std::string show_unloaded(const Json& reply, const Options& options) {
   if (reply.contains("error") || (!options.verbose && !options.dry_run)) return "";
-  return fmt::format("{}: {}{} ({} us until nobody was inside)\n",
-                     reply.at("name").get<std::string>(), options.dry_run ? "would be " : "",
-                     reply.at("result").get<std::string>(),
+  const auto name = reply.at("name").get<std::string>();
+  const auto result = reply.at("result").get<std::string>();
+  if (options.dry_run) {
+    const std::string who = reply.value("reason", "");
+    return printable(fmt::format("{}: would be {}{}{}", name, result,
+                                 who.empty() ? "" : ", after a wait for ", who)) +
+           "\n";
+  }
+  return fmt::format("{}: {} ({} us until nobody was inside)\n", name, result,
                      reply.value("drain_us", std::int64_t{0}));
 }
 
@@ -306,11 +312,14 @@ Runner declare_replace(CLI::App& verb) {
       return reply;
     };
     const auto show = [&options](const Json& reply) -> std::string {
-      if (!options.verbose && !options.dry_run) return "";
-      return fmt::format("{}: {}{} -> {}, {} bytes of state, paused {} us, the old one {}\n",
-                         reply.at("name").get<std::string>(), options.dry_run ? "would be " : "",
-                         reply.value("from", "?"), reply.value("to", "?"),
-                         reply.value("state_bytes", std::int64_t{0}),
+      if (options.dry_run) {
+        return fmt::format("{}: would be {} -> {}\n", reply.at("name").get<std::string>(),
+                           reply.value("from", "?"), reply.value("to", "?"));
+      }
+      if (!options.verbose) return "";
+      return fmt::format("{}: {} -> {}, {} bytes of state, paused {} us, the old one {}\n",
+                         reply.at("name").get<std::string>(), reply.value("from", "?"),
+                         reply.value("to", "?"), reply.value("state_bytes", std::int64_t{0}),
                          reply.value("pause_us", std::int64_t{0}),
                          reply.at("old").get<std::string>());
     };

@@ -131,6 +131,7 @@ std::vector<Attribute> host_attributes(const Object&) {
           {"delay_release_ms", 0644, show<delay_text>, store_delay},
           {"redirect", 0644, show<redirect_text>, store_redirect},
           {"gc_interval_s", 0644, show<gc_interval_text>, store_gc_interval},
+          {"last_unloaded", 0444, show<module::last_unloaded>, nullptr},
           {"objects", 0444, show<live_text>, nullptr},
           {"objects_delayed", 0444, show<delayed_text>, nullptr}};
 }

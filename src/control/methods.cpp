@@ -190,6 +190,7 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   return Json{{"name", report->name},
               {"result", module::to_text(report->fate)},
               {"reason", report->reason},
+              {"for_good", report->for_good},
               {"drain_us", report->drain_us}};
 }
 
@@ -220,6 +221,7 @@ Reply replace(Arguments& arguments, const Caller& caller) {
               {"pause_us", report->pause_us},
               {"old", module::to_text(report->old)},
               {"reason", report->reason},
+              {"for_good", report->for_good},
               {"warnings", report->warnings}};
 }
 

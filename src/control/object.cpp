@@ -52,6 +52,9 @@ tl::unexpected<Error> gone(const Object& object) {
 }
 
 tl::unexpected<Error> no_attribute(const Object& object, const std::string& name) {
+  if (object.path().empty()) {
+    return fail(ENOENT, "there is no %s; `molt tree` shows what there is", name.c_str());
+  }
   return fail(ENOENT, "%s has no attribute %s; `molt tree` shows what there is",
               object.path().c_str(), name.c_str());
 }

@@ -6,17 +6,6 @@
 namespace molt::control {
 namespace {
 
-tl::unexpected<Error> no_such_path(std::string_view path) {
-  return fail(ENOENT, "there is no %.*s; `molt tree` shows what there is",
-              static_cast<int>(path.size()), path.data());
-}
-
-tl::unexpected<Error> not_an_attribute(std::string_view path) {
-  return fail(EISDIR, "%.*s is an object, not an attribute; `molt tree %.*s` shows its attributes",
-              static_cast<int>(path.size()), path.data(), static_cast<int>(path.size()),
-              path.data());
-}
-
 std::vector<std::string> steps_of(std::string_view path) {
   std::vector<std::string> steps;
   while (!path.empty()) {
@@ -25,6 +14,21 @@ std::vector<std::string> steps_of(std::string_view path) {
     path.remove_prefix(std::min(slash + 1, path.size()));
   }
   return steps;
+}
+
+tl::unexpected<Error> no_such_path(std::string_view path) {
+  return fail(ENOENT, "there is no %.*s; `molt tree` shows what there is",
+              static_cast<int>(path.size()), path.data());
+}
+
+tl::unexpected<Error> not_an_attribute(std::string_view path) {
+  if (steps_of(path).empty()) {
+    return fail(EISDIR,
+                "a path of an attribute is wanted, such as host/name; `molt tree` shows all");
+  }
+  return fail(EISDIR, "%.*s is an object, not an attribute; `molt tree %.*s` shows its attributes",
+              static_cast<int>(path.size()), path.data(), static_cast<int>(path.size()),
+              path.data());
 }
 
 std::string joined(const std::string& parent, const std::string& name) {

@@ -153,6 +153,7 @@ Status module_coming(molt_module* module, bool is_livepatch);
 // After its exit and its notifiers. `ways_in`: the runtime's code that leads into the module, and that
 // threads may be in that have called one of its patched functions.
 void module_going(molt_module* module, threads::RangeSet& ways_in);
+const void* module_record(const molt_module* module);  // of PatchHooks
 // Of a module whose init failed, before anything else of it is undone (D4): its patch is taken back,
 // waiting for threads up to the deadline. What cannot be is forced out and pinned.
 void owner_failed(molt_module* module, Deadline deadline);

@@ -203,6 +203,14 @@ Status module_coming(molt_module* module, bool is_livepatch) {
   return {};
 }
 
+const void* module_record(const molt_module* module) {
+  Lock lock(engine().mutex);
+  for (const auto& [name, descriptor] : engine().alive) {
+    if (descriptor == module) return &descriptor;
+  }
+  return nullptr;
+}
+
 void module_going(molt_module* module, threads::RangeSet& ways_in) {
   Engine& e = engine();
   const std::string name = module->name;

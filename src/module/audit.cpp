@@ -131,9 +131,16 @@ std::string pointers_left(Module& module, bool may_destroy) {
 Result<audit::Report> audit_module(const AuditRequest& request) {
   Lock lock(manager().mutex);
   ModulePtr module = find(request.name);
-  if (!module) return fail(ENOENT, "no module %s", request.name.c_str());
-  if (module->state != MOLT_MODULE_STATE_LIVE) {
-    return fail(EBUSY, "%s is %s", module->name.c_str(), state_text(module->state));
+  if (!module) module = find_resident(request.name);
+  if (!module) {
+    return fail(ENOENT, "no module %s, loaded or left in memory", request.name.c_str());
+  }
+  if (!module->leaving && module->state != MOLT_MODULE_STATE_LIVE) {
+    return fail(EBUSY, "%s is %s; try again", module->name.c_str(), state_text(module->state));
+  }
+  if (!module->is_mapped() || module->freeing) {
+    return fail(EBUSY, "%s is out of Molt's hands: %s", module->name.c_str(),
+                module->reason.empty() ? "it is being freed" : module->reason.c_str());
   }
   // Its memory stays while this looks at it.
   InsideScope inside(lock, *module);
@@ -146,6 +153,9 @@ Result<audit::Report> audit_module(const AuditRequest& request) {
     if (offer.owner == module.get()) known.push_back(memory_of(&offer, 1));
   }
   lock.unlock();
+  if (const void* word = patch_record(*module)) {
+    known.push_back(memory_of(static_cast<const molt_module* const*>(word), 1));
+  }
   auto target = target_of(*module);
   if (!target) return pass(target);
   target->known.insert(target->known.end(), known.begin(), known.end());

@@ -70,6 +70,7 @@ struct Module {
   std::optional<elf::MappedFile> mapping;
   threads::RangeSet text;             // its executable segments
   std::vector<std::string> hazards;   // what keeps it mapped after dlclose()
+  bool stays_mapped = false;          // one of them holds as long as the process lives
   std::vector<std::string> effects;   // what outlasts it
   bool has_symbols = false;           // beside the descriptor: another object may be bound to them
   std::vector<std::string> warnings;  // what whoever asked for the load should know
@@ -192,6 +193,8 @@ void announce_change();
 
 // Under the lock. Skips UNFORMED modules unless told otherwise (KERNEL.md M1.3).
 ModulePtr find(std::string_view name, bool unformed = false);
+// Of those that are left in memory: the first of that name, or the one that is NAME,N in the tree.
+ModulePtr find_resident(std::string_view name);
 Module* find_descriptor(const molt_module* descriptor);
 
 // Registers what is under way, for people and for `wait`.
@@ -286,6 +289,7 @@ Fate go(const ModulePtr& module, bool with_exit, bool resident, const Patience& 
 Status patch_coming(Module& module);
 void patch_going(Module& module);
 void patch_failed(Module& module);
+const void* patch_record(const Module& module);
 void tell_formed(Module& module);
 void tell_gone(Module& module);
 
@@ -297,6 +301,7 @@ struct Prepared {
   std::string hash;
   std::string name, version, license, description, srcversion;
   std::vector<std::string> hazards, effects;
+  bool stays_mapped = false;
   bool has_symbols = false;
   unsigned taint = 0;
   bool livepatch = false;

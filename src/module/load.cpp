@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <iterator>
@@ -460,6 +459,8 @@ Status run_init(Module& module) {
   // What it was that failed for init, if it was one of ours.
   std::string why = last_error();
   if (!why.empty()) why = ": " + why;
+  // So does module.hpp answer for an init that threw.
+  if (why.empty() && result == -ECANCELED) why = "; if it threw, `molt events` has what";
   if (result > 0) {
     log::line(
         "", "do_init_module: '%s'->init suspiciously returned %d, it should follow 0/-E convention",
@@ -480,20 +481,6 @@ void set_state(Module& module, molt_module_state state) {
   module.state = state;
   announce_change();
 }
-
-}  // namespace
-
-void warn(Module& module, const char* format, ...) {
-  char text[900];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  log::line(module.name, "%s", text);
-  module.warnings.push_back(text);
-}
-
-namespace {
 
 FileIdentity identity_of(const struct stat& info) {
   return FileIdentity{info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
@@ -588,7 +575,11 @@ Result<Prepared> prepare(const LoadRequest& request) {
     p.livepatch = true;
     p.taint |= taint_livepatch;
   }
-  p.hazards = one_of_each_kind(elf::unload_hazards(*image));
+  const std::vector<elf::Hazard> hazards = elf::unload_hazards(*image);
+  p.hazards = one_of_each_kind(hazards);
+  // Destructors of thread-local objects have run when their threads have ended.
+  p.stays_mapped = std::ranges::any_of(
+      hazards, [](const auto& h) { return h.kind != elf::Hazard::thread_local_destructor; });
   p.effects = one_of_each_kind(elf::lasting_effects(*image));
   p.has_symbols = has_symbols(*image);
   p.hash = content_hash(*content);
@@ -624,6 +615,7 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
   module->description = prepared.description;
   module->srcversion = prepared.srcversion;
   module->hazards = prepared.hazards;
+  module->stays_mapped = prepared.stays_mapped;
   module->effects = prepared.effects;
   module->has_symbols = prepared.has_symbols;
   module->taint = prepared.taint;
@@ -688,7 +680,9 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
     }
     if (beside == nullptr) unreserve(module);
     interpose::release_unused();
-    return pass(why);
+    if (reason.empty()) return pass(why);
+    return fail({why.error().code, why.error().site}, "%s; its memory stays: `molt list` tells why",
+                why.error().detail);
   };
 
   // 4-6. Map, resolve. The image's constructors run here.

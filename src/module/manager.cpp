@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
@@ -74,6 +75,16 @@ bool wait_for_change(Lock& lock, Deadline deadline, const Cancelled& cancelled) 
 void announce_change() {
   manager().changes.fetch_add(1, std::memory_order_release);
   futex_wake_all(manager().changes);
+}
+
+// Several versions of one name may be left: each has its place in the tree, resident/NAME,N.
+ModulePtr find_resident(std::string_view name) {
+  for (const ModulePtr& module : manager().residents) {
+    if (module->name == name || module->name + "," + std::to_string(module->id) == name) {
+      return module;
+    }
+  }
+  return nullptr;
 }
 
 ModulePtr find(std::string_view name, bool unformed) {
@@ -204,6 +215,11 @@ std::string poisoned() {
   return manager().poison;
 }
 
+std::string last_unloaded() {
+  Lock lock(manager().mutex);
+  return manager().last_unloaded;
+}
+
 void lock_loading() {
   Lock lock(manager().mutex);
   manager().locked = true;
@@ -230,6 +246,16 @@ const Observer* current_observer() {
   return manager().observer;
 }
 }  // namespace
+
+void warn(Module& module, const char* format, ...) {
+  char text[900];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  log::line(module.name, "%s", text);
+  module.warnings.push_back(text);
+}
 
 void tell_formed(Module& module) {
   if (const Observer* observer = current_observer()) observer->formed(module.name);
@@ -268,6 +294,11 @@ void patch_going(Module& module) {
   module.ways_in = ways_in;
 }
 
+const void* patch_record(const Module& module) {
+  const PatchHooks* hooks = current_patch_hooks();
+  return hooks ? hooks->record(module.descriptor) : nullptr;
+}
+
 void patch_failed(Module& module) {
   if (const PatchHooks* hooks = current_patch_hooks()) hooks->failed(module.descriptor);
 }
@@ -277,14 +308,20 @@ void set_directory(std::string path) {
   manager().directory = std::move(path);
 }
 
-std::string operation() {
-  Lock lock(manager().mutex);
+namespace {
+std::string operations_text(const Lock&) {
   std::string text;
   for (const std::string& o : manager().operations) {
     if (!text.empty()) text += ", ";
     text += o;
   }
   return text;
+}
+}  // namespace
+
+std::string operation() {
+  Lock lock(manager().mutex);
+  return operations_text(lock);
 }
 
 Status removable(const Module& module, bool resident) {
@@ -312,9 +349,16 @@ Status removable(const Module& module, bool resident) {
   int references = module.reported_refcnt() - stoppable_threads(module);
   if (references > 0) {
     std::string threads = thread_names(module);
-    return fail(EAGAIN, "%s is in use: %d reference%s held%s%s; --resident frees its name",
-                module.name.c_str(), references, references == 1 ? "" : "s",
-                threads.empty() ? "" : ", by its threads too: ", threads.c_str());
+    const bool all_by_threads = thread_count(module) == module.reported_refcnt();
+    return fail(
+        EAGAIN,
+        "%s is in use: %d reference%s held%s%s; try again later, or go on in the background "
+        "(--lazy)",
+        module.name.c_str(), references, references == 1 ? "" : "s",
+        threads.empty()  ? ""
+        : all_by_threads ? " by its threads: "
+                         : ", by its threads too: ",
+        threads.c_str());
   }
   return {};
 }
@@ -369,8 +413,19 @@ Status wait(std::string_view name, Until until, Deadline deadline, const Cancell
     }
     if (reached) return {};
     if (!wait_for_change(lock, deadline, cancelled)) {
-      return fail(deadline.passed() ? ETIMEDOUT : ECANCELED, "%s: gave up waiting",
-                  name.empty() ? "operations under way" : std::string(name).c_str());
+      const std::string what(name);
+      const int code = deadline.passed() ? ETIMEDOUT : ECANCELED;
+      if (name.empty()) {
+        return fail(code, "gave up waiting for the end of operations: %s",
+                    operations_text(lock).c_str());
+      }
+      const char* wanted = until == Until::live   ? "live"
+                           : until == Until::gone ? "gone"
+                                                  : "out of memory";
+      return fail(code,
+                  "gave up waiting until %s is %s; `molt list` shows what it is, `molt blocking` "
+                  "what it waits for",
+                  what.c_str(), wanted);
     }
   }
 }

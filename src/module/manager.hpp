@@ -82,8 +82,9 @@ const char* to_text(Fate fate);
 struct UnloadReport {
   std::string name;
   Fate fate = Fate::unmapped;
-  std::string reason;  // why it is not gone
+  std::string reason;  // why it is not gone; of a dry run, who would be waited for
   std::int64_t drain_us = 0;
+  bool for_good = false;  // it is not gone, and never will be
 };
 Result<UnloadReport> unload(const UnloadRequest& request);
 
@@ -104,6 +105,7 @@ struct ReplaceReport {
   Fate old = Fate::unmapped;
   std::string reason;
   std::vector<std::string> warnings;
+  bool for_good = false;  // as of an unload
 };
 Result<ReplaceReport> replace(const ReplaceRequest& request);
 
@@ -241,6 +243,8 @@ struct PatchHooks {
   Status (*enable)(molt_module* module, const linker::Linked& linked);
   // What is in the process's code but for what patches have put there.
   void (*original_bytes)(std::uintptr_t address, std::span<std::byte> bytes);
+  // The pointer by which a live module is known to livepatching, or null.
+  const void* (*record)(const molt_module* module);
 };
 void set_patch_hooks(const PatchHooks* hooks);
 
@@ -253,6 +257,8 @@ std::string operation();
 // An impossible state was met: no further operations; hooks pass through as they are (P7).
 void poison(const char* why);
 std::string poisoned();
+// The module that was unloaded last, with its taints, as the kernel's reports have it: "name(P)".
+std::string last_unloaded();
 
 // The directory for the store; before the first load. Empty: chosen by base/directory.hpp.
 void set_directory(std::string path);

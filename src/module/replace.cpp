@@ -60,6 +60,15 @@ struct Handover {
 
   bool cancelled() const { return request.cancelled && request.cancelled(); }
 
+  // Before the switch. Nobody can interrupt save() and restore(): when they have come to an end, who asked
+  // may have gone, and told his user that nothing came of it.
+  Status first_transfer() {
+    if (Status ok = transfer(old, incoming, false, report.state_bytes); !ok) return ok;
+    if (!cancelled()) return {};
+    return fail(ECANCELED, "%s: nobody waits for the replacement any more; version %s goes on",
+                old.name.c_str(), old.version.c_str());
+  }
+
   // One pause, until `until` at most. False: somebody was inside all the while.
   bool pause(Deadline until, Status& ok) {
     std::int64_t from = now_ns();
@@ -69,7 +78,7 @@ struct Handover {
     if (!empty) {
       ok = stalled(old, inside, cancelled());
     } else {
-      ok = transfer(old, incoming, false, report.state_bytes);
+      ok = first_transfer();
     }
     if (ok) ok = hooks::change(old.owner, incoming.owner);
     if (!ok) hooks::end_pause(old.owner);
@@ -106,7 +115,7 @@ struct Handover {
   }
 
   Status live() {
-    if (Status ok = transfer(old, incoming, false, report.state_bytes); !ok) return ok;
+    if (Status ok = first_transfer(); !ok) return ok;
     if (Status ok = hooks::change(old.owner, incoming.owner); !ok) return ok;
     std::vector<hooks::Inside> inside;
     Status ok;
@@ -129,7 +138,7 @@ struct Handover {
       if (!state) return {};
       if (!drain(old, deadline, request.cancelled, inside))
         return stalled(old, inside, cancelled());
-      return transfer(old, incoming, false, report.state_bytes);
+      return first_transfer();
     }
     if (!state) return hooks::change(old.owner, incoming.owner);
     return (old.descriptor->state->flags & MOLT_MODULE_LIVE_HANDOVER) ? live() : paused();
@@ -249,6 +258,7 @@ Result<ReplaceReport> replace(const ReplaceRequest& request) {
   old->lazy = true;
   report.old =
       go(old, empty && !old->permanent, !stopped, {old_deadline, request.cancelled}, report.reason);
+  report.for_good = report.old == Fate::pinned && old->stays_mapped;
   if (report.old == Fate::resident) reap_in_background();
   if (Status patched = patch_coming(*incoming); !patched) {
     log::line(name, "livepatches were not applied to the new version: %s", patched.error().detail);

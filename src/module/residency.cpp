@@ -113,9 +113,7 @@ std::string threads_left([[maybe_unused]] const Module& module, [[maybe_unused]]
 Result<BlockingReport> blocking(std::string_view name) {
   Lock lock(manager().mutex);
   ModulePtr module = find(name, true);
-  for (const ModulePtr& r : manager().residents) {
-    if (!module && r->name == name) module = r;
-  }
+  if (!module) module = find_resident(name);
   if (!module) {
     return fail(ENOENT, "no module %.*s, loaded or left in memory", static_cast<int>(name.size()),
                 name.data());

@@ -271,7 +271,18 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
       return fail(EDEADLK, "%s: a module cannot unload itself from code of its own",
                   module->name.c_str());
     }
-    if (request.dry_run) return report;
+    if (request.dry_run) {
+      if (request.resident) {
+        report.fate = Fate::resident;
+        return report;
+      }
+      InsideScope looking(lock, *module);
+      lock.unlock();
+      if (const auto inside = hooks::who_is_inside(module->owner); !inside.empty()) {
+        report.reason = name_them(inside);
+      }
+      return report;
+    }
     enabled = module->enabled;
     module->ignore_pointers = request.ignore_pointers;
     module->state = MOLT_MODULE_STATE_GOING;
@@ -318,10 +329,12 @@ Result<UnloadReport> unload(const UnloadRequest& request) {
   }
   report.fate = go(module, with_exit, request.resident || (request.lazy && !with_exit),
                    {deadline, request.cancelled}, report.reason);
+  report.for_good = report.fate == Fate::pinned && module->stays_mapped;
   {
     Lock lock(manager().mutex);
     manager().modules.remove(module);
-    manager().last_unloaded = module->name;
+    const std::string taints = taint_text(module->taint);
+    manager().last_unloaded = module->name + (taints.empty() ? "" : "(" + taints + ")");
     announce_change();
   }
   if (report.fate == Fate::resident && request.lazy) reap_in_background();
@@ -447,6 +460,7 @@ GcReport gc(bool dry_run, bool ignore_pointers) {
       const auto unloaded = unload(request);
       if (!unloaded) continue;  // used again meanwhile, say: it stays, live
       progress = true;
+      log::line(name, "unloaded: nothing needs it any more");
       if (is_gone(unloaded->fate)) {
         report.freed.push_back(name);
       } else {

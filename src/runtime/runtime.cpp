@@ -70,9 +70,12 @@ void after_fork_child() {
 // What a failing init may leave of its patch has this long to be taken back.
 constexpr int take_back_ms = 2000;
 constexpr module::PatchHooks patch_hooks = {
-    livepatch::module_coming, livepatch::module_going,
+    livepatch::module_coming,
+    livepatch::module_going,
     [](molt_module* module) { livepatch::owner_failed(module, Deadline::in_ms(take_back_ms)); },
-    livepatch::enable, livepatch::original_bytes};
+    livepatch::enable,
+    livepatch::original_bytes,
+    livepatch::module_record};
 
 // Before any constructor of the host that could register or call a hook.
 __attribute__((constructor(101))) void set_up() {

@@ -58,6 +58,8 @@ with tempfile.TemporaryDirectory() as directory:
                 expect(has(found, *words), f"audit names the {name}")
             for text in found:
                 print("   ", text)
+            expect(not has([p["owner"] for p in audit["pointers"]], "libmolt"),
+                   "what Molt itself knows the module by is not shown")
 
             unload = run("-p", pid, "--json", "unload", "everything_wrong")
             reply = json.loads(unload.stdout)
@@ -78,6 +80,14 @@ with tempfile.TemporaryDirectory() as directory:
             expect("everything_wrong" in listed and "resident" in listed, "list shows it")
             kept = json.loads(run("-p", pid, "--json", "gc").stdout)["kept"]
             expect(has([k["reason"] for k in kept], "pointers left"), "gc keeps it")
+
+            audit = json.loads(run("-p", pid, "--json", "audit", "everything_wrong").stdout)
+            again = [f"{p['where']} -> {p['target']} ({p['looks']})" for p in audit["pointers"]]
+            for name, words in REASONS:
+                expect(has(again, *words), f"audit of what is left in memory names the {name}")
+
+            nodes = json.loads(run("-p", pid, "--json", "tree", "resident").stdout)["nodes"]
+            run("-p", pid, "audit", nodes[1]["path"].split("/")[1])
 
             # All that it left behind is alive.
             process.send_signal(signal.SIGUSR2)

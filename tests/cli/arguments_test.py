@@ -19,6 +19,13 @@ class Arguments(MoltTest):
             with self.subTest(arguments):
                 self.complaint(*arguments, code=2)
 
+    def test_values_in_words(self):
+        for arguments, words in ((["events", "--since"], "events: --since needs a value"),
+                                 (["wait", "a", "--for"], "wait: --for needs a value"),
+                                 (["list", "--timeout", "x"], "list: --timeout = x is no number"),
+                                 (["-p"], "--pid needs a value")):
+            self.assertTrue(self.complaint(*arguments, code=2).startswith(words + "; see `molt help"))
+
     def test_usage_as_json(self):
         answer = self.json("list", "--lost", code=2)
         self.assertEqual((answer["schema"], answer["verb"], answer["error"]["class"]),
@@ -46,7 +53,8 @@ class Arguments(MoltTest):
         self.complaint("load", a, b, "-p", "1", code=2)
         self.complaint("load", "--probe", a, b, "limit=1", "-p", "1", code=2)
         self.complaint("load", "limit=1", "-p", "1", code=2)
-        self.complaint("load", a, 'x=a "b"', "-p", "1", code=2)
+        for value in ('a "b"', 'a"b"'):
+            self.complaint("load", a, "x=" + value, "-p", "1", code=2)
         self.complaint("replace", "a", "b", a, "-p", "1", code=2)
 
     def test_request_that_is_too_long(self):

@@ -331,6 +331,12 @@ class Events(MoltTest):
             "[2023-11-14 22:13:21.000] locked\n"))
         self.assertEqual(self.asked(process, "molt.Events"), {"since": 5})
 
+    def test_events_name_functions_as_the_source_does(self):
+        event = dict(self.SECOND, text="thr: thread 7 (thr) may return into _ZL3runPv+0x1f")
+        reply = {"schema": 1, "events": [event], "next": 9, "lost": 0}
+        process = self.fake({"molt.Events": {"reply": reply}})
+        self.assertIn("may return into run(void*)+0x1f\n", self.output("events", "-p", process.pid))
+
     def test_events_follow_until_the_process_ends(self):
         stream = [{"schema": 1, "events": [self.FIRST], "next": 8, "lost": 0},
                   {"schema": 1, "events": [self.SECOND], "next": 9, "lost": 0}]

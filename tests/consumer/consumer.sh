@@ -38,6 +38,19 @@ case $case in
     cmake --build "$work/build"
     "$work/build/host" "$work/build/polite.so"
     ;;
+  readme) # a program of which nothing is known to Molt but the lines in README.md
+    mkdir "$work/project"
+    cp "$here"/project/{host.cpp,greeting.hpp} "$work/project"
+    cp "$here/project/polite.cpp" "$work/project/limiter.cpp"
+    {
+      printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(readme CXX)' \
+        'add_executable(server host.cpp)'
+      sed -n '/^```cmake$/,/^```$/{/^```/!p}' "$here/../../README.md"
+    } >"$work/project/CMakeLists.txt"
+    cmake -G Ninja -S "$work/project" -B "$work/build" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null
+    cmake --build "$work/build"
+    "$work/build/server" "$work/build/limiter.so"
+    ;;
   moved) # the installed tree works wherever it is moved
     cp -a "$prefix" "$work/elsewhere"
     configure project "$work/elsewhere"
@@ -58,6 +71,15 @@ case $case in
       $(pkg-config --variable=module_ldflags molt) $(pkg-config --cflags --libs molt)
     "$prefix/bin/molt" check "$work/polite.so"
     "$work/host" "$work/polite.so"
+    # A module in C: no flag of C++'s, which a C compiler warns of.
+    cat >"$work/plain.c" <<'END'
+#include <molt/module.h>
+MOLT_MODULE("plain", "1.0", "MIT", "does nothing")
+END
+    # shellcheck disable=SC2046
+    cc -Werror $(pkg-config --variable=module_c_cflags molt) -O2 -o "$work/plain.so" "$work/plain.c" \
+      $(pkg-config --variable=module_ldflags molt) $(pkg-config --cflags --libs molt)
+    "$prefix/bin/molt" check "$work/plain.so"
     ;;
   c_only) # the C interface does not drag C++ in
     cat >"$work/main.c" <<'END'

@@ -476,6 +476,7 @@ std::string operation() {
   Lock lock(world().mutex);
   return world().under_way ? "an operation" : "";
 }
+std::string last_unloaded() { return "z(P)"; }
 std::string poisoned() {
   Lock lock(world().mutex);
   return world().poisoned;

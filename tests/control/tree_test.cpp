@@ -60,6 +60,7 @@ TEST_F(TreeTest, ShowsTheHost) {
   EXPECT_EQ(get("/host/name/"), "web");
   EXPECT_EQ(get("host/pid"), std::to_string(getpid()));
   EXPECT_EQ(get("host/taint"), "R");
+  EXPECT_EQ(get("host/last_unloaded"), "z(P)");
   EXPECT_EQ(get("host/poisoned"), "");
   set_host_name("");
   EXPECT_EQ(get("host/name"), program_invocation_short_name);
@@ -137,6 +138,14 @@ TEST_F(TreeTest, ShowsAndSetsParameters) {
   fake::edit("a", [](auto& d) { d.parameters = {{"speed", "int", "3", "", false}}; });
   EXPECT_EQ(*get_attribute(*handle, "speed"), "3");
   EXPECT_EQ(get("modules/a/parameters/limit"), "!ENOENT");
+}
+
+// Nothing is said of a thing without a name, which the root is.
+TEST_F(TreeTest, NamesWhatIsNotThere) {
+  EXPECT_STREQ(tree().get("none").error().detail,
+               "there is no none; `molt tree` shows what there is");
+  EXPECT_EQ(get("/"), "!EISDIR");
+  EXPECT_EQ(std::string(tree().get("/").error().detail).find("/ is an object"), std::string::npos);
 }
 
 TEST_F(TreeTest, FollowsLinksToHolders) {

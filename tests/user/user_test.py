@@ -85,7 +85,16 @@ class User(unittest.TestCase):
         self.assertEqual(self.parameter("words", ""), "")
         long = "abcdefgh" * 1250
         self.assertEqual(self.parameter("words", long), long)
-        for name, value in (("whole", "2147483648"), ("whole", ""), ("whole", "5x"),
+        self.assertEqual(self.parameter("small", "-32768"), "-32768")
+        self.assertEqual(self.parameter("tiny", "0xff"), "255")
+        self.assertEqual(self.parameter("rough", "0.25"), "0.25")
+        types = {p["name"]: p["type"] for p in self.json("info", "params")["parameters"]}
+        self.assertEqual([types[name] for name in ("whole", "natural", "large", "larger", "flag", "real",
+                                                   "small", "tiny", "rough", "huge", "words")],
+                         ["int", "uint", "long", "ulong", "bool", "double",
+                          "short", "byte", "float", "long", "string"])
+        for name, value in (("whole", "2147483648"), ("small", "32768"), ("tiny", "256"),
+                            ("tiny", "0x100"), ("whole", ""), ("whole", "5x"),
                             ("whole", "0x"), ("whole", "0x@"), ("whole", "0x-5"), ("whole", "+-5"),
                             ("natural", "-1"), ("flag", "maybe"), ("real", "1.5.")):
             path = f"modules/params/parameters/{name}"
@@ -135,6 +144,86 @@ class User(unittest.TestCase):
         self.molt("replace", "-n", "--force", self.file("state_1"))
         self.molt("unload", "-n", "stateful")
         self.molt("unload", "stateful")
+
+    def test_a_dry_unload_names_whom_it_would_wait_for(self):
+        self.molt("load", self.file("waits"), "open=0")
+        self.assertEqual(self.molt("unload", "-n", "waits")[0], "waits: would be unmapped")
+        self.host.stdin.write("5\n")
+        self.host.stdin.flush()
+        end = time.monotonic() + 20
+        while "after" not in (said := self.molt("unload", "-n", "waits")[0]):
+            self.assertLess(time.monotonic(), end, said)
+        self.assertEqual(said, "waits: would be unmapped, after a wait for thread "
+                               f"{self.host.pid} (user_host) in hook app/ask")
+        self.molt("set", "modules/waits/parameters/open", "1")
+        self.assertEqual(self.host.stdout.readline(), "5\n")
+        self.assertEqual(self.molt("unload", "-n", "--resident", "waits")[0],
+                         "waits: would be resident")
+        self.assertEqual(self.molt("replace", "-n", self.file("waits"))[0], "waits: would be 1 -> 1")
+        self.molt("unload", "waits")
+
+    def test_a_replacement_that_nobody_waits_for_is_taken_back(self):
+        self.molt("load", self.file("waits"), "open=0")
+        asking = subprocess.Popen([BIN + "/molt", "-p", str(self.host.pid), "replace",
+                                   self.file("waits")], env=self.environment)
+        end = time.monotonic() + 20
+        while "waits: saves" not in self.molt("events")[0]:
+            self.assertLess(time.monotonic(), end)
+        asking.kill()
+        asking.wait()
+        self.molt("set", "modules/waits/parameters/open", "1")
+        self.molt("wait", "--timeout", "20")
+        self.assertNotIn("waits: replaced", self.molt("events")[0])
+        self.assertEqual(self.ask(5), 5)
+        self.molt("replace", self.file("waits"))
+        self.assertIn("waits: replaced", self.molt("events")[0])
+
+    def test_each_of_several_versions_can_be_looked_at(self):
+        self.molt("load", self.file("params"))
+        self.molt("unload", "--resident", "params")
+        self.molt("load", self.file("params"))
+        self.assertNotIn("resident", self.json("blocking", "params")["state"])
+        left = [n["path"].split("/")[1] for n in self.json("tree", "resident")["nodes"]
+                if n["path"].count("/") == 1]
+        self.assertEqual(len(left), 1, left)
+        self.assertEqual(self.json("blocking", left[0])["state"], "resident")
+        self.molt("unload", "params")
+        self.assertEqual(self.molt("get", "host/last_unloaded")[0], "params")
+
+    def test_what_stays_for_good_is_told(self):
+        self.molt("load", self.file("stays"))
+        said = self.molt("unload", "stays")[1]
+        self.assertIn("stays: unloaded, but its memory stays: ", said)
+        self.assertTrue(said.endswith("; nothing but the end of the process frees it"), said)
+        self.molt("load", self.file("stays"))
+        answer = self.json("unload", "stays")
+        self.assertEqual((answer["result"], answer["for_good"]), ("pinned", True))
+        self.assertIn("out of Molt's hands: ", self.molt("audit", "stays", code=1)[1])
+
+    def test_a_failed_load_tells_what_it_left(self):
+        self.assertEqual(self.molt("load", self.file("stays"), "answer=-5", code=1)[1],
+                         "molt: stays: init failed: EIO; its memory stays: `molt list` tells why")
+        self.assertEqual([r["name"] for r in self.json("list")["resident"]], ["stays"])
+
+    def test_an_init_that_throws(self):
+        said = self.molt("load", self.file("waits"), "throws=1", code=1)[1]
+        self.assertTrue(said.startswith(
+            "molt: waits: init failed: ECANCELED; if it threw, `molt events` has what"), said)
+        self.assertIn("waits: init threw no luck today", self.molt("events")[0])
+
+    def test_what_gc_unloads_is_in_the_log(self):
+        self.molt("load", self.file("provider"))
+        self.molt("load", self.file("user"))
+        self.assertEqual(self.molt("gc")[0], "")
+        self.molt("unload", "user")
+        # It looks once: on a busy machine the memory may stay for the time being.
+        self.assertIn("provider: ", self.molt("gc")[0])
+        self.assertEqual(self.json("list")["modules"], [])
+        self.assertIn("provider: unloaded: nothing needs it any more", self.molt("events")[0])
+
+    def test_a_wait_that_is_given_up_says_for_what(self):
+        said = self.molt("wait", "nobody", "--timeout", "0.05", code=6)[1]
+        self.assertIn("gave up waiting until nobody is live; ", said)
 
     def keep_stale_word(self, module):
         """A thread sleeps, with an address in the module in a frame, by which nothing returns."""
