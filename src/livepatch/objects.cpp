@@ -30,6 +30,20 @@ std::vector<PatchPtr> installed() {
   return {engine().patches.begin(), engine().patches.end()};
 }
 
+// D5: a function under two names, with two replacements.
+Status check_names(const Func& func) {
+  for (const auto& object : func.object->patch->objects) {
+    for (const auto& other : object->funcs) {
+      const bool clashes = other->site == func.site && !other->nop && !func.nop &&
+                           other->address != func.address;
+      if (!clashes) continue;
+      return fail(EEXIST, "'%s' is '%s' by another name, which has another replacement",
+                  func.name.c_str(), other->name.c_str());
+    }
+  }
+  return {};
+}
+
 Object* object_named(Patch& patch, std::string_view name) {
   for (const auto& object : patch.objects) {
     if (!object->is_program() && object->name == name) return object.get();
@@ -162,6 +176,11 @@ Status resolve(Object& object) {
     }
     Lock lock(engine().mutex);
     func->site = *site;
+  }
+  for (const auto& func : object.funcs) {
+    if (Status ok = check_names(*func); !ok) {
+      return fail(EEXIST, "object '%s': %s", display_name(object).c_str(), ok.error().detail);
+    }
   }
   return {};
 }

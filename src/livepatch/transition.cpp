@@ -268,6 +268,7 @@ bool complete(bool traps_open = false) {
   for (const PatchPtr& other : replaced) {
     retire(other, unproven != nullptr      ? unproven
                   : other->has_immediate() ? "it is immediate"
+                  : patch->has_immediate() ? "what replaced it is immediate"
                                            : nullptr);
   }
   if (!patching) {
@@ -351,7 +352,16 @@ Status patch_object(Object& object) {
         object.funcs.empty() ? "" : object.funcs.front()->name.c_str(), -EBUSY);
     return fail(EBUSY, "redirecting functions is switched off in this process (host/redirect)");
   }
+  // Of one function one version: aliases are one function, and one library may be listed by two names. A nop
+  // is listed behind what it stands beside.
+  const auto has_version = [&](const Site* site) {
+    return std::any_of(changes.begin(), changes.end(),
+                       [&](const Change& change) { return change.site == site; }) ||
+           std::any_of(site->stack.begin(), site->stack.end(),
+                       [&](const Func* f) { return f->object->patch == object.patch; });
+  };
   for (const auto& func : object.funcs) {
+    if (has_version(func->site)) continue;
     leads.push_back({func->site, func->site->top(), func.get(), gated});
     changes.push_back({func->site, func->site->top(), func.get(), gated});
   }
@@ -373,10 +383,10 @@ Status patch_object(Object& object) {
   Lock lock(e.mutex);
   t.foreseen = std::move(foreseen);
   t.foreseen_number = number;
-  for (const auto& func : object.funcs) {
-    func->site->stack.insert(func->site->stack.begin(), func.get());
-    func->patched = true;
-    func->transition = gated;
+  for (const Change& change : changes) {
+    change.site->stack.insert(change.site->stack.begin(), change.patched);
+    change.patched->patched = true;
+    change.patched->transition = gated;
   }
   object.patched = true;
   if (gated) t.changes.insert(t.changes.end(), changes.begin(), changes.end());
