@@ -358,8 +358,10 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const std::int64_t began_ns = now_ns();
   const Deadline deadline = Deadline::in_ms(timeout_ms);
   Status done = module::wait(name, until, deadline, cancelled_by(caller));
-  // Without a name: a transition is something under way as well.
-  if (done && name.empty()) done = livepatch::wait(deadline, cancelled_by(caller));
+  // A transition is something under way as well, without a name or with its patch's.
+  const auto transition = livepatch::transition();
+  const bool has_one = name.empty() || (!has_event && transition && transition->patch == name);
+  if (done && has_one) done = livepatch::wait(deadline, cancelled_by(caller));
   if (!done) return refuse(Asked::other, done);
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }

@@ -77,6 +77,7 @@ run 0 'reverted, but its memory stays: it is immediate' revert lp_two
 expect call 'answer 1'
 run 0 "" apply "$patches/lp_two.so" sleeper=1 --no-wait
 run 6 'in lp_sleeper, asleep' wait lp_two --for patched --timeout 0.2
+run 6 'in lp_sleeper, asleep' wait lp_two --timeout 0.2
 run 0 "" revert lp_two
 expect_modules ""
 run 0 'may return into new_sleeper' blocking lp_two
