@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -71,10 +72,22 @@ Json unload_module(Session& session, const std::string& name) {
   return reply;
 }
 
+[[noreturn]] void fail_missing(const std::string& name) {
+  fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
+       name);
+}
+
 bool is_installed(Session& session, const std::string& name) {
   const Json reply = session.call(wire::method::patches);
   const auto& all = reply.at("patches");
   return std::any_of(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
+}
+
+// Not after `unload --resident`, which leaves a patch in force.
+bool is_loaded(Session& session, const std::string& name) {
+  const Json reply = session.call(wire::method::list);
+  const auto& all = reply.at("modules");
+  return std::any_of(all.begin(), all.end(), [&](const Json& m) { return m.at("name") == name; });
 }
 
 bool is_tainted_by_patches(const Json& loaded) {
@@ -132,6 +145,10 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
       throw with_outcome(failure, fmt::format("{} enables no patch; `molt load` it", file));
     }
     if (failure.kind != ErrorClass::stalled) throw;
+    // Somebody else's transition: as it was before.
+    if (reply.value("already", false)) {
+      throw with_outcome(failure, "its transition goes on; `molt blocking` shows who holds it up");
+    }
     set_attribute(session, "patches/" + name + "/enabled", "0");
     try {
       wait_for(session, name, "unpatched");
@@ -150,21 +167,24 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
   const auto patch =
       std::find_if(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
   if (patch == all.end()) {
-    fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
-         name);
+    fail_missing(name);
   }
   open_traps(session);
-  // One that is on its way out already is waited for.
-  if (patch->value("enabled", false)) set_attribute(session, "patches/" + name + "/enabled", "0");
+  // One that is on its way out already is waited for, and goes on if that takes too long.
+  const bool is_enabled = patch->value("enabled", false);
+  if (is_enabled) set_attribute(session, "patches/" + name + "/enabled", "0");
   Json reply = {{"name", name}};
   try {
     reply["waited_ms"] = wait_for(session, name, "unpatched").value("waited_ms", std::int64_t{0});
   } catch (const Failure& failure) {
     if (failure.kind != ErrorClass::stalled) throw;
+    if (!is_enabled) {
+      throw with_outcome(failure, "its reversion goes on; `molt blocking` shows who holds it up");
+    }
     set_attribute(session, "patches/" + name + "/enabled", "1");
     throw with_outcome(failure, "it is in force again; `molt blocking` shows who is in the way");
   }
-  if (keep) return reply;
+  if (keep || !is_loaded(session, name)) return reply;
   const Json unloaded = unload_module(session, name);
   for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
   return reply;
@@ -287,7 +307,9 @@ Runner declare_status(CLI::App& verb) {
       }
       std::ofstream file(*svg, std::ios::trunc);
       file << transition_svg(reply.at("history"));
-      if (!file.flush()) fail(ErrorClass::failed, errno, "cannot write {}", *svg);
+      if (!file.flush()) {
+        fail(ErrorClass::failed, errno, "cannot write {}: {}", *svg, std::strerror(errno));
+      }
       return reply;
     };
     return run_on_targets(options, "status", {ask, show_status});
@@ -301,6 +323,7 @@ Runner declare_force(CLI::App& verb) {
     refuse_dry_run(options, "force");
     return run_on_targets(options, "force",
                           {[name](Session& session) {
+                             if (!is_installed(session, *name)) fail_missing(*name);
                              set_attribute(session, "patches/" + *name + "/force", "1");
                              return Json{{"name", *name}};
                            },

@@ -186,6 +186,11 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
 
   const auto report = module::unload(request);
+  if (!report && report.error().code == EAGAIN && livepatch::find(request.name)) {
+    return refuse(Asked::module, fail(EAGAIN, "%s has a patch in force; `molt revert` unloads both",
+                                      request.name.c_str())
+                                     .value());
+  }
   if (!report) return refuse(Asked::module, report);
   return Json{{"name", report->name},
               {"result", module::to_text(report->fate)},
