@@ -168,6 +168,72 @@ TEST(Library, ComesAndGoesDuringTheTransition) {
   taken();
 }
 
+// Whoever sleeps in lp_sleeper is on the side that is left, and calls what is of that side when it wakes.
+class SideOfASleeper {
+ public:
+  SideOfASleeper() {
+    lp_shared.hold = 1;
+    thread_ = std::thread([] { lp_sleeper(); });
+    EXPECT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  }
+  ~SideOfASleeper() { answer_of(nullptr); }
+  SideOfASleeper(const SideOfASleeper&) = delete;
+  SideOfASleeper& operator=(const SideOfASleeper&) = delete;
+  int answer_of(int (*function)()) {
+    if (!thread_.joinable()) return 0;
+    lp_shared.calls = function;
+    lp_shared.hold = 0;
+    syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+    thread_.join();
+    return lp_shared.called.exchange(0);
+  }
+
+ private:
+  std::thread thread_;
+};
+
+TEST(Library, ThatComesDuringTheTransitionIsOfTwoSides) {
+  {
+    SideOfASleeper old_side;
+    ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+    Plugin plugin;
+    EXPECT_EQ(plugin.answer(), 2);
+    EXPECT_EQ(old_side.answer_of(reinterpret_cast<int (*)()>(plugin.code())), 1);
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+    EXPECT_EQ(plugin.answer(), 2);
+  }
+  SideOfASleeper new_side;
+  ASSERT_EQ(molt_patch_set_enabled("lp_library", 0), 0) << molt_last_error();
+  Plugin plugin;
+  EXPECT_EQ(plugin.answer(), 1);
+  EXPECT_EQ(new_side.answer_of(reinterpret_cast<int (*)()>(plugin.code())), 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(plugin.answer(), 1);
+  EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
+TEST(Library, ThatGoesDuringTheTransitionLeavesTheOthersTheirSides) {
+  {
+    SideOfASleeper old_side;
+    {
+      Plugin plugin;
+      ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+    }
+    EXPECT_EQ(old_side.answer_of(&lp_sleeper), 1);
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  }
+  SideOfASleeper new_side;
+  {
+    Plugin plugin;
+    ASSERT_EQ(molt_patch_set_enabled("lp_library", 0), 0) << molt_last_error();
+  }
+  EXPECT_EQ(new_side.answer_of(&lp_sleeper), 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
 // A module would be refused; a library cannot be.
 TEST(Library, IsLoadedUnpatchedIfThePatchDoesNotFit) {
   taken();

@@ -40,6 +40,7 @@ void lp_wait_while_held() {
   while (lp_shared.hold.load() == 1) {
     syscall(SYS_futex, &lp_shared.hold, FUTEX_WAIT_PRIVATE, 1, nullptr, nullptr, 0);
   }
+  if (auto* call = lp_shared.calls.exchange(nullptr)) lp_shared.called = call();
   lp_shared.inside.fetch_sub(1);
 }
 
