@@ -83,11 +83,13 @@ bool is_installed(Session& session, const std::string& name) {
   return std::any_of(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
 }
 
-// Not after `unload --resident`, which leaves a patch in force.
-bool is_loaded(Session& session, const std::string& name) {
+// "": it is not loaded, as after `unload --resident`, which leaves a patch in force.
+std::string module_state(Session& session, const std::string& name) {
   const Json reply = session.call(wire::method::list);
-  const auto& all = reply.at("modules");
-  return std::any_of(all.begin(), all.end(), [&](const Json& m) { return m.at("name") == name; });
+  for (const Json& module : reply.at("modules")) {
+    if (module.at("name") == name) return module.value("state", "");
+  }
+  return "";
 }
 
 bool is_tainted_by_patches(const Json& loaded) {
@@ -161,6 +163,23 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
   return reply;
 }
 
+// Whether it was us: somebody else may have disabled it since we looked.
+bool disable(Session& session, const std::string& name) {
+  try {
+    set_attribute(session, "patches/" + name + "/enabled", "0");
+    return true;
+  } catch (const Failure&) {
+    const Json reply = session.call(wire::method::patches);
+    const auto& all = reply.at("patches");
+    if (std::any_of(all.begin(), all.end(), [&](const Json& p) {
+          return p.at("name") == name && p.value("enabled", false);
+        })) {
+      throw;
+    }
+    return false;
+  }
+}
+
 Json revert_one(Session& session, const std::string& name, bool keep) {
   const Json before = session.call(wire::method::patches);
   const auto& all = before.at("patches");
@@ -171,8 +190,7 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
   }
   open_traps(session);
   // One that is on its way out already is waited for, and goes on if that takes too long.
-  const bool is_enabled = patch->value("enabled", false);
-  if (is_enabled) set_attribute(session, "patches/" + name + "/enabled", "0");
+  const bool is_enabled = patch->value("enabled", false) && disable(session, name);
   Json reply = {{"name", name}};
   try {
     reply["waited_ms"] = wait_for(session, name, "unpatched").value("waited_ms", std::int64_t{0});
@@ -184,16 +202,25 @@ Json revert_one(Session& session, const std::string& name, bool keep) {
     set_attribute(session, "patches/" + name + "/enabled", "1");
     throw with_outcome(failure, "it is in force again; `molt blocking` shows who is in the way");
   }
-  if (keep || !is_loaded(session, name)) return reply;
-  const Json unloaded = unload_module(session, name);
-  for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
+  if (keep || module_state(session, name).empty()) return reply;
+  try {
+    const Json unloaded = unload_module(session, name);
+    for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
+  } catch (const Failure&) {
+    // Unless somebody else unloads it, who reverts the patch too.
+    if (module_state(session, name) == "live") throw;
+    session.call_waiting(wire::method::wait, {{"name", name}, {"for", "gone"}}, unload_ms);
+  }
   return reply;
 }
 
-std::string patch_state(const Json& patch) {
+// `enabled` turns when the callbacks before a transition have run; where it leads is told from its beginning.
+std::string patch_state(const Json& patch, const Json& transition) {
   const bool enabled = patch.value("enabled", false);
-  if (patch.value("transition", false)) return enabled ? "patching" : "unpatching";
-  return enabled ? "enabled" : "disabled";
+  if (!patch.value("transition", false)) return enabled ? "enabled" : "disabled";
+  const bool is_told = !transition.is_null() && transition.at("patch") == patch.at("name");
+  const bool patching = is_told ? transition.value("target", "") == "patched" : enabled;
+  return patching ? "patching" : "unpatching";
 }
 
 std::string functions_of(const Json& patch) {
@@ -225,7 +252,7 @@ std::string show_status(const Json& reply) {
                {"FUNCTIONS", Table::left}});
   for (const Json& patch : reply.at("patches")) {
     table.add({std::to_string(patch.value("stack_order", 0)), patch.at("name").get<std::string>(),
-               patch_state(patch), functions_of(patch)});
+               patch_state(patch, reply.value("transition", Json())), functions_of(patch)});
   }
   std::string text = table.empty() ? "" : table.text();
   text += progress_of(reply.value("transition", Json()));

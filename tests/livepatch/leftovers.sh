@@ -37,6 +37,22 @@ run() { # CODE WORDS VERB...: the exit code, and what its one line has ("": it s
 modules() { "$molt" list --proc -p "$pid" | cut -d' ' -f1 | xargs; }
 expect_modules() { [ "$(modules)" = "$1" ] || die "modules: '$(modules)', not '$1'"; }
 
+# Two at once: what the one has done the other finds done, or the patch not there any more.
+for _ in 1 2 3; do
+  run 0 "" apply "$patches/lp_two.so"
+  "$molt" revert -p "$pid" lp_two >"$told" 2>&1 &
+  one=$!
+  "$molt" revert -p "$pid" lp_two >"$told.2" 2>&1 &
+  other=$!
+  wait $one && code=0 || code=$?
+  wait $other && code=$code-0 || code=$code-$?
+  case $code in
+    0-0 | 0-3 | 3-0) ;;
+    *) die "two reverts: $code: $(cat "$told" "$told.2")" ;;
+  esac
+  rm -f "$told.2"
+done
+
 # Its module stays, on request: `apply` puts it in force again.
 run 0 "" apply "$patches/lp_two.so"
 run 0 "" apply "$patches/lp_two.so"

@@ -76,6 +76,12 @@ TEST(Transition, RefusesWhatTheRuntimeCallsItself) {
   EXPECT_EQ(lp_answer(0), 1);
 }
 
+TEST(Transition, RefusesFlagsItDoesNotKnow) {
+  EXPECT_EQ(load_patch("lp_two", "flags=8"), -EINVAL);
+  EXPECT_NE(std::strstr(molt_last_error(), "'lp_answer' has unknown flags, 0x8"), nullptr)
+      << molt_last_error();
+}
+
 TEST(Transition, StacksInAnyOrder) {
   EXPECT_EQ(apply("lp_two"), "");
   EXPECT_EQ(apply("lp_three"), "");
