@@ -262,14 +262,30 @@ bool is_bound_to(const Object& object, const elf::Range& extent) {
          object.binding.extent.begin == extent.begin;
 }
 
+// Versions of a patch that came to a library before an older one's: nobody has run anything of it yet.
+void put_on_top(Patch& patch, Object& object) {
+  Status ok = unpatch_object(object);
+  if (ok) ok = patch_object(object);
+  if (ok) return;
+  say("patch '%s' failed for library '%s': %s", patch.name.c_str(), object.name.c_str(),
+      ok.error().detail);
+  if (object.patched) return;
+  call_post_unpatch(object);
+  unbind(object);
+}
+
 }  // namespace
 
 void library_coming(const elf::Range& extent) {
+  bool has_come = false;
   for (const PatchPtr& patch : installed()) {
     for (const auto& object : patch->objects) {
+      // It was enabled since the library is in the loader's list, and before its turn here.
+      if (has_come && object->patched && is_bound_to(*object, extent)) put_on_top(*patch, *object);
       if (object->is_program() || object->binding.loaded || !takes_libraries(*patch)) continue;
       auto named = elf::find_loaded(object->name);
       if (!named || named->extent.begin != extent.begin) continue;
+      has_come = true;
       if (Status ok = apply(*patch, *object, "library"); !ok) {
         say("patch '%s' failed for library '%s', which is loaded without it: %s",
             patch->name.c_str(), object->name.c_str(), ok.error().detail);

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -231,6 +232,35 @@ TEST(Library, ThatGoesDuringTheTransitionLeavesTheOthersTheirSides) {
   EXPECT_EQ(new_side.answer_of(&lp_sleeper), 2);
   EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
   EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
+// A patch that is enabled when the library is in the loader's list, and before it is the library's turn, comes to it
+// before an older one.
+TEST(Library, ThatIsPatchedBeforeItsTurnKeepsTheOrderOfPatches) {
+  ASSERT_EQ(apply("lp_library", "object=liblp_second.so"), "");
+  lp_shared.hold = 1;
+  int loaded = -1;
+  std::thread newer(
+      [&] { loaded = load_patch("lp_library_three", "object=liblp_second.so waits=1"); });
+  ASSERT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  g_constructor_waits = 1;
+  std::optional<Plugin> plugin;
+  std::thread loader([&] { plugin.emplace("liblp_second.so"); });
+  ASSERT_TRUE(eventually([] { return g_in_constructor == 1; }));
+  lp_shared.hold = 0;
+  syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+  newer.join();
+  EXPECT_EQ(loaded, 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  g_constructor_waits = 0;
+  syscall(SYS_futex, &g_constructor_waits, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  loader.join();
+  EXPECT_EQ(plugin->answer(), 3);
+  EXPECT_EQ(revert("lp_library_three"), "");
+  EXPECT_EQ(plugin->answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(plugin->answer(), 1);
   taken();
 }
 
