@@ -34,8 +34,8 @@ std::vector<PatchPtr> installed() {
 Status check_names(const Func& func) {
   for (const auto& object : func.object->patch->objects) {
     for (const auto& other : object->funcs) {
-      const bool clashes = other->site == func.site && !other->nop && !func.nop &&
-                           other->address != func.address;
+      const bool clashes =
+          other->site == func.site && !other->nop && !func.nop && other->address != func.address;
       if (!clashes) continue;
       return fail(EEXIST, "'%s' is '%s' by another name, which has another replacement",
                   func.name.c_str(), other->name.c_str());

@@ -380,8 +380,8 @@ Status patch_object(Object& object) {
     foreseen = old_code(t, changes);
     number = ++last_number;
   }
-  Status placed = lead(leads, t.generation, prologue_patience_ms,
-                       number != 0 ? &foreseen : nullptr, number);
+  Status placed =
+      lead(leads, t.generation, prologue_patience_ms, number != 0 ? &foreseen : nullptr, number);
   if (!placed) {
     say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
         -placed.error().code);
@@ -405,7 +405,8 @@ Status patch_object(Object& object) {
 }
 
 Status unpatch_object(Object& object) {
-  Status ok = settle_sites(Entries::with_removed, false, [&](const Func& f) { return f.object == &object; });
+  Status ok = settle_sites(Entries::with_removed, false,
+                           [&](const Func& f) { return f.object == &object; });
   if (!ok) return ok;
   Lock lock(engine().mutex);
   object.patched = false;
