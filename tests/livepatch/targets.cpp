@@ -11,7 +11,7 @@ int lp_answer(int argument) {
   return argument + 1;
 }
 
-extern "C" __attribute__((alias("lp_answer"), nothrow)) int lp_answer_too(int argument);
+extern "C" __attribute__((alias("lp_answer"))) int lp_answer_too(int argument) noexcept;
 
 int lp_untouched(int argument) {
   asm volatile("" : "+r"(argument));

@@ -18,7 +18,7 @@ struct Shared {
 extern "C" __attribute__((visibility("default"))) Shared lp_shared;
 
 LP_TARGET int lp_answer(int argument);
-LP_TARGET int lp_answer_too(int argument);  // the same function
+LP_TARGET int lp_answer_too(int argument) noexcept;  // the same function
 // Patched by one test alone: an entry is compared with the file's when it is patched first.
 LP_TARGET int lp_untouched(int argument);
 // Built with room for a jump: -fpatchable-function-entry=8,6.
