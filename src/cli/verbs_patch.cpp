@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -71,10 +72,24 @@ Json unload_module(Session& session, const std::string& name) {
   return reply;
 }
 
+[[noreturn]] void fail_missing(const std::string& name) {
+  fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
+       name);
+}
+
 bool is_installed(Session& session, const std::string& name) {
   const Json reply = session.call(wire::method::patches);
   const auto& all = reply.at("patches");
   return std::any_of(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
+}
+
+// "": it is not loaded, as after `unload --resident`, which leaves a patch in force.
+std::string module_state(Session& session, const std::string& name) {
+  const Json reply = session.call(wire::method::list);
+  for (const Json& module : reply.at("modules")) {
+    if (module.at("name") == name) return module.value("state", "");
+  }
+  return "";
 }
 
 bool is_tainted_by_patches(const Json& loaded) {
@@ -132,6 +147,10 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
       throw with_outcome(failure, fmt::format("{} enables no patch; `molt load` it", file));
     }
     if (failure.kind != ErrorClass::stalled) throw;
+    // Somebody else's transition: as it was before.
+    if (reply.value("already", false)) {
+      throw with_outcome(failure, "its transition goes on; `molt blocking` shows who holds it up");
+    }
     set_attribute(session, "patches/" + name + "/enabled", "0");
     try {
       wait_for(session, name, "unpatched");
@@ -144,36 +163,64 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
   return reply;
 }
 
+// Whether it was us: somebody else may have disabled it since we looked.
+bool disable(Session& session, const std::string& name) {
+  try {
+    set_attribute(session, "patches/" + name + "/enabled", "0");
+    return true;
+  } catch (const Failure&) {
+    const Json reply = session.call(wire::method::patches);
+    const auto& all = reply.at("patches");
+    if (std::any_of(all.begin(), all.end(), [&](const Json& p) {
+          return p.at("name") == name && p.value("enabled", false);
+        })) {
+      throw;
+    }
+    return false;
+  }
+}
+
 Json revert_one(Session& session, const std::string& name, bool keep) {
   const Json before = session.call(wire::method::patches);
   const auto& all = before.at("patches");
   const auto patch =
       std::find_if(all.begin(), all.end(), [&](const Json& p) { return p.at("name") == name; });
   if (patch == all.end()) {
-    fail(ErrorClass::missing, ENOENT, "{}: no such patch is installed; `molt status` lists them",
-         name);
+    fail_missing(name);
   }
   open_traps(session);
-  // One that is on its way out already is waited for.
-  if (patch->value("enabled", false)) set_attribute(session, "patches/" + name + "/enabled", "0");
+  // One that is on its way out already is waited for, and goes on if that takes too long.
+  const bool is_enabled = patch->value("enabled", false) && disable(session, name);
   Json reply = {{"name", name}};
   try {
     reply["waited_ms"] = wait_for(session, name, "unpatched").value("waited_ms", std::int64_t{0});
   } catch (const Failure& failure) {
     if (failure.kind != ErrorClass::stalled) throw;
+    if (!is_enabled) {
+      throw with_outcome(failure, "its reversion goes on; `molt blocking` shows who holds it up");
+    }
     set_attribute(session, "patches/" + name + "/enabled", "1");
     throw with_outcome(failure, "it is in force again; `molt blocking` shows who is in the way");
   }
-  if (keep) return reply;
-  const Json unloaded = unload_module(session, name);
-  for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
+  if (keep || module_state(session, name).empty()) return reply;
+  try {
+    const Json unloaded = unload_module(session, name);
+    for (const char* field : {"result", "reason"}) reply[field] = unloaded.at(field);
+  } catch (const Failure&) {
+    // Unless somebody else unloads it, who reverts the patch too.
+    if (module_state(session, name) == "live") throw;
+    session.call_waiting(wire::method::wait, {{"name", name}, {"for", "gone"}}, unload_ms);
+  }
   return reply;
 }
 
-std::string patch_state(const Json& patch) {
+// `enabled` turns when the callbacks before a transition have run; where it leads is told from its beginning.
+std::string patch_state(const Json& patch, const Json& transition) {
   const bool enabled = patch.value("enabled", false);
-  if (patch.value("transition", false)) return enabled ? "patching" : "unpatching";
-  return enabled ? "enabled" : "disabled";
+  if (!patch.value("transition", false)) return enabled ? "enabled" : "disabled";
+  const bool is_told = !transition.is_null() && transition.at("patch") == patch.at("name");
+  const bool patching = is_told ? transition.value("target", "") == "patched" : enabled;
+  return patching ? "patching" : "unpatching";
 }
 
 std::string functions_of(const Json& patch) {
@@ -205,7 +252,7 @@ std::string show_status(const Json& reply) {
                {"FUNCTIONS", Table::left}});
   for (const Json& patch : reply.at("patches")) {
     table.add({std::to_string(patch.value("stack_order", 0)), patch.at("name").get<std::string>(),
-               patch_state(patch), functions_of(patch)});
+               patch_state(patch, reply.value("transition", Json())), functions_of(patch)});
   }
   std::string text = table.empty() ? "" : table.text();
   text += progress_of(reply.value("transition", Json()));
@@ -287,7 +334,9 @@ Runner declare_status(CLI::App& verb) {
       }
       std::ofstream file(*svg, std::ios::trunc);
       file << transition_svg(reply.at("history"));
-      if (!file.flush()) fail(ErrorClass::failed, errno, "cannot write {}", *svg);
+      if (!file.flush()) {
+        fail(ErrorClass::failed, errno, "cannot write {}: {}", *svg, std::strerror(errno));
+      }
       return reply;
     };
     return run_on_targets(options, "status", {ask, show_status});
@@ -301,6 +350,7 @@ Runner declare_force(CLI::App& verb) {
     refuse_dry_run(options, "force");
     return run_on_targets(options, "force",
                           {[name](Session& session) {
+                             if (!is_installed(session, *name)) fail_missing(*name);
                              set_attribute(session, "patches/" + *name + "/force", "1");
                              return Json{{"name", *name}};
                            },

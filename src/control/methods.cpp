@@ -186,6 +186,11 @@ Reply unload(Arguments& arguments, const Caller& caller) {
   if (Status ok = arguments.complete(); !ok) return refuse(Asked::request, ok);
 
   const auto report = module::unload(request);
+  if (!report && report.error().code == EAGAIN && livepatch::find(request.name)) {
+    return refuse(Asked::module, fail(EAGAIN, "%s has a patch in force; `molt revert` unloads both",
+                                      request.name.c_str())
+                                     .value());
+  }
   if (!report) return refuse(Asked::module, report);
   return Json{{"name", report->name},
               {"result", module::to_text(report->fate)},
@@ -360,8 +365,10 @@ Reply wait(Arguments& arguments, const Caller& caller) {
   const std::int64_t began_ns = now_ns();
   const Deadline deadline = Deadline::in_ms(timeout_ms);
   Status done = module::wait(name, until, deadline, cancelled_by(caller));
-  // Without a name: a transition is something under way as well.
-  if (done && name.empty()) done = livepatch::wait(deadline, cancelled_by(caller));
+  // A transition is something under way as well, without a name or with its patch's.
+  const auto transition = livepatch::transition();
+  const bool has_one = name.empty() || (!has_event && transition && transition->patch == name);
+  if (done && has_one) done = livepatch::wait(deadline, cancelled_by(caller));
   if (!done) return refuse(Asked::other, done);
   return Json{{"waited_ms", (now_ns() - began_ns) / 1'000'000}};
 }

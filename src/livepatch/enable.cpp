@@ -25,6 +25,11 @@ Status copy_funcs(Object& object, const molt_patch_func* given) {
       return fail(EINVAL, "object '%s': a function without a name, or without a replacement",
                   display_name(object).c_str());
     }
+    if (const std::uint32_t unknown = given->flags & ~std::uint32_t{MOLT_PATCH_FUNC_IMMEDIATE};
+        unknown != 0 || given->reserved != 0) {
+      return fail(EINVAL, "object '%s': function '%s' has unknown flags, %#x",
+                  display_name(object).c_str(), given->old_name, unknown | given->reserved);
+    }
     auto func = std::make_unique<Func>();
     func->name = given->old_name;
     func->position = given->position;

@@ -30,6 +30,20 @@ std::vector<PatchPtr> installed() {
   return {engine().patches.begin(), engine().patches.end()};
 }
 
+// D5: a function under two names, with two replacements.
+Status check_names(const Func& func) {
+  for (const auto& object : func.object->patch->objects) {
+    for (const auto& other : object->funcs) {
+      const bool clashes =
+          other->site == func.site && !other->nop && !func.nop && other->address != func.address;
+      if (!clashes) continue;
+      return fail(EEXIST, "'%s' is '%s' by another name, which has another replacement",
+                  func.name.c_str(), other->name.c_str());
+    }
+  }
+  return {};
+}
+
 Object* object_named(Patch& patch, std::string_view name) {
   for (const auto& object : patch.objects) {
     if (!object->is_program() && object->name == name) return object.get();
@@ -163,6 +177,11 @@ Status resolve(Object& object) {
     Lock lock(engine().mutex);
     func->site = *site;
   }
+  for (const auto& func : object.funcs) {
+    if (Status ok = check_names(*func); !ok) {
+      return fail(EEXIST, "object '%s': %s", display_name(object).c_str(), ok.error().detail);
+    }
+  }
   return {};
 }
 
@@ -251,14 +270,30 @@ bool is_bound_to(const Object& object, const elf::Range& extent) {
          object.binding.extent.begin == extent.begin;
 }
 
+// Versions of a patch that came to a library before an older one's: nobody has run anything of it yet.
+void put_on_top(Patch& patch, Object& object) {
+  Status ok = unpatch_object(object);
+  if (ok) ok = patch_object(object);
+  if (ok) return;
+  say("patch '%s' failed for library '%s': %s", patch.name.c_str(), object.name.c_str(),
+      ok.error().detail);
+  if (object.patched) return;
+  call_post_unpatch(object);
+  unbind(object);
+}
+
 }  // namespace
 
 void library_coming(const elf::Range& extent) {
+  bool has_come = false;
   for (const PatchPtr& patch : installed()) {
     for (const auto& object : patch->objects) {
+      // It was enabled since the library is in the loader's list, and before its turn here.
+      if (has_come && object->patched && is_bound_to(*object, extent)) put_on_top(*patch, *object);
       if (object->is_program() || object->binding.loaded || !takes_libraries(*patch)) continue;
       auto named = elf::find_loaded(object->name);
       if (!named || named->extent.begin != extent.begin) continue;
+      has_come = true;
       if (Status ok = apply(*patch, *object, "library"); !ok) {
         say("patch '%s' failed for library '%s', which is loaded without it: %s",
             patch->name.c_str(), object->name.c_str(), ok.error().detail);

@@ -147,12 +147,17 @@ unsigned blocked_of(const std::vector<threads::Finding>& holders) {
 
 // --- putting things in place ---------------------------------------------------------------------------
 
-// Brings all entries to what will be in force once `removed` have gone, and takes those out of the
-// stacks. All or nothing. `traps_open`: as of lead().
+// Brings entries to what will be in force once `removed` have gone, and takes those out of the stacks: all
+// entries, or those that have such a version; the others keep their gates. All or nothing. `traps_open`: as of
+// lead().
+enum class Entries : std::uint8_t { all, with_removed };
 template <class Removed>
-Status settle_sites(bool traps_open, Removed&& removed) {
+Status settle_sites(Entries which, bool traps_open, Removed&& removed) {
   std::vector<Lead> leads;
   for (Site* site : patched_sites()) {
+    const bool has_removed = std::any_of(site->stack.begin(), site->stack.end(),
+                                         [&](const Func* f) { return removed(*f); });
+    if (which == Entries::with_removed && !has_removed) continue;
     const auto after = std::find_if(site->stack.begin(), site->stack.end(),
                                     [&](const Func* f) { return !removed(*f); });
     Func* top = after == site->stack.end() ? nullptr : *after;
@@ -199,7 +204,7 @@ bool complete(bool traps_open = false) {
     return std::any_of(replaced.begin(), replaced.end(),
                        [&](const PatchPtr& r) { return r.get() == p; });
   };
-  Status placed = settle_sites(traps_open, [&](const Func& f) {
+  Status placed = settle_sites(Entries::all, traps_open, [&](const Func& f) {
     if (!patching) return f.object->patch == patch.get();
     return f.nop || is_replaced(f.object->patch);
   });
@@ -268,6 +273,7 @@ bool complete(bool traps_open = false) {
   for (const PatchPtr& other : replaced) {
     retire(other, unproven != nullptr      ? unproven
                   : other->has_immediate() ? "it is immediate"
+                  : patch->has_immediate() ? "what replaced it is immediate"
                                            : nullptr);
   }
   if (!patching) {
@@ -343,7 +349,9 @@ void init_transition(const PatchPtr& patch, gate::Side target) {
 Status patch_object(Object& object) {
   Engine& e = engine();
   Transition& t = e.transition;
-  const bool gated = is_gated(t) && t.patch.get() == object.patch && !t.sealed;
+  // One that is loaded in the middle of its patch's transition, too: whoever is in old code is marked by then,
+  // and calls the old version of it.
+  const bool gated = is_gated(t) && t.patch.get() == object.patch && !t.completing;
   std::vector<Lead> leads;
   std::vector<Change> changes;
   if (!redirecting()) {
@@ -351,7 +359,16 @@ Status patch_object(Object& object) {
         object.funcs.empty() ? "" : object.funcs.front()->name.c_str(), -EBUSY);
     return fail(EBUSY, "redirecting functions is switched off in this process (host/redirect)");
   }
+  // Of one function one version: aliases are one function, and one library may be listed by two names. A nop
+  // is listed behind what it stands beside.
+  const auto has_version = [&](const Site* site) {
+    return std::any_of(changes.begin(), changes.end(),
+                       [&](const Change& change) { return change.site == site; }) ||
+           std::any_of(site->stack.begin(), site->stack.end(),
+                       [&](const Func* f) { return f->object->patch == object.patch; });
+  };
   for (const auto& func : object.funcs) {
+    if (has_version(func->site)) continue;
     leads.push_back({func->site, func->site->top(), func.get(), gated});
     changes.push_back({func->site, func->site->top(), func.get(), gated});
   }
@@ -359,12 +376,12 @@ Status patch_object(Object& object) {
   static std::uint64_t last_number = 0;
   threads::RangeSet foreseen;
   std::uint64_t number = 0;
-  if (gated) {
+  if (gated && !t.sealed) {
     foreseen = old_code(t, changes);
     number = ++last_number;
   }
   Status placed =
-      lead(leads, t.generation, prologue_patience_ms, gated ? &foreseen : nullptr, number);
+      lead(leads, t.generation, prologue_patience_ms, number != 0 ? &foreseen : nullptr, number);
   if (!placed) {
     say("failed to register redirect for function '%s' (%d)", object.funcs.front()->name.c_str(),
         -placed.error().code);
@@ -373,18 +390,23 @@ Status patch_object(Object& object) {
   Lock lock(e.mutex);
   t.foreseen = std::move(foreseen);
   t.foreseen_number = number;
-  for (const auto& func : object.funcs) {
-    func->site->stack.insert(func->site->stack.begin(), func.get());
-    func->patched = true;
-    func->transition = gated;
+  for (const Change& change : changes) {
+    change.site->stack.insert(change.site->stack.begin(), change.patched);
+    change.patched->patched = true;
+    change.patched->transition = gated;
   }
   object.patched = true;
-  if (gated) t.changes.insert(t.changes.end(), changes.begin(), changes.end());
+  if (!gated) return {};
+  t.changes.insert(t.changes.end(), changes.begin(), changes.end());
+  lock.unlock();
+  // Nobody has run anything of the object yet.
+  if (t.sealed) publish_old_code(t);
   return {};
 }
 
 Status unpatch_object(Object& object) {
-  Status ok = settle_sites(false, [&](const Func& f) { return f.object == &object; });
+  Status ok = settle_sites(Entries::with_removed, false,
+                           [&](const Func& f) { return f.object == &object; });
   if (!ok) return ok;
   Lock lock(engine().mutex);
   object.patched = false;

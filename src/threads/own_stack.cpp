@@ -54,10 +54,10 @@ __attribute__((no_sanitize("address"))) std::uintptr_t interrupted_sp(std::uintp
 }
 
 // Copied by the kernel: should memory be missing in between, that is an answer, not a fault. To the end
-// if it is of interest where the outermost lies.
-Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end,
-                   std::uintptr_t* held_at) {
-  constexpr std::size_t words = 512;
+// if it is of interest where the outermost lies. Not inline: only one of the buffers is on the stack.
+template <std::size_t words>
+__attribute__((noinline)) Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp,
+                                             std::uintptr_t end, std::uintptr_t* held_at) {
   std::uintptr_t buffer[words];
   Own own = Own::leaves;
   for (std::uintptr_t at = sp & ~std::uintptr_t{7};
@@ -80,6 +80,10 @@ Own scan_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t end
   return own;
 }
 
+// On an alternate stack, which may have 8 KiB, lie a signal's frame and the gate's own already: 6.3 KiB of them
+// where there are the registers of AVX-512.
+constexpr std::size_t few_words = 64, many_words = 512;
+
 }  // namespace
 
 Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t* held_at) {
@@ -100,12 +104,14 @@ Own look_at_own_stack(const RangeSet& ranges, std::uintptr_t sp, std::uintptr_t*
     constexpr std::uintptr_t red_zone = 128;
     const std::uintptr_t below = interrupted_sp(sp, alternate);
     if (below == 0) return Own::unknown;
-    const Own here = scan_own_stack(ranges, sp, alternate_end, held_at);
+    const Own here = scan_own_stack<few_words>(ranges, sp, alternate_end, held_at);
     if (here != Own::leaves) return here;
     sp = below - red_zone;
   }
   const std::uintptr_t end = stack_end(sp);
-  return end == 0 ? Own::unknown : scan_own_stack(ranges, sp, end, held_at);
+  if (end == 0) return Own::unknown;
+  return is_on_alternate ? scan_own_stack<few_words>(ranges, sp, end, held_at)
+                         : scan_own_stack<many_words>(ranges, sp, end, held_at);
 }
 
 void find_main_stack() {

@@ -236,6 +236,13 @@ TEST(Entry, ALoopThatBeginsWithTheFunction) {
   auto entry = look({five_nops, tail, {}, {}, true});
   ASSERT_TRUE(entry) << entry.error().detail;
   EXPECT_EQ(entry->kind, EntryKind::prepared);
+  // endbr64; 1: add rdi,rax; dec rdi; jne 1b; ret. As gcc -Os -fcf-protection has it.
+  expect_refused({{}, endbr + loop, {}}, Refusal::branch_into_entry);
+  // A call of itself from its end is a jump to the endbr64.
+  EXPECT_TRUE(look({{}, endbr + code({0x48, 0x01, 0xf8, 0x48, 0xff, 0xcf, 0x75, 0xf4, 0xc3}), {}}));
+  // A short one, with padding in front: its two bytes are no other.
+  expect_refused({five_nops, endbr + code({0xff, 0xcf, 0x75, 0xfc}), code({0xc3})},
+                 Refusal::branch_into_entry);
   // A call of itself is a call.
   EXPECT_TRUE(look({{}, prologue + code({0xe8, 0xf2, 0xff, 0xff, 0xff}), {}}));
 }

@@ -389,6 +389,36 @@ TEST(Trap, AHandlerThatBlocksThemDoesSoNoLonger) {
   EXPECT_EQ(sigismember(&after.sa_mask, SIGUSR1), 1);
 }
 
+// Else a handler that interrupts ours on an alternate stack, and meets an int3, needs room for three frames there.
+TEST(Trap, IsInterruptedByNothingAndTheHostsIsAsEver) {
+  EXPECT_EQ(in_child([] {
+              static sigset_t in_host;
+              struct sigaction host = {};
+              host.sa_handler = [](int) { pthread_sigmask(SIG_SETMASK, nullptr, &in_host); };
+              sigaddset(&host.sa_mask, SIGUSR1);
+              sigaction(SIGTRAP, &host, nullptr);
+              sigset_t own;
+              sigemptyset(&own);
+              sigaddset(&own, SIGUSR2);
+              pthread_sigmask(SIG_BLOCK, &own, nullptr);
+              if (!trap_prepare()) return 1;
+              struct sigaction ours;
+              sigaction(SIGTRAP, nullptr, &ours);
+              const auto blocks = [](const sigset_t& mask, int signal) {
+                return sigismember(&mask, signal) == 1;
+              };
+              if (!blocks(ours.sa_mask, SIGALRM) || !blocks(ours.sa_mask, SIGUSR1)) return 2;
+              if (blocks(ours.sa_mask, SIGTRAP) || blocks(ours.sa_mask, SIGSEGV)) return 3;
+              asm volatile("int3");
+              if (!blocks(in_host, SIGUSR1) || !blocks(in_host, SIGUSR2)) return 4;
+              if (blocks(in_host, SIGALRM)) return 5;
+              sigset_t after;
+              pthread_sigmask(SIG_SETMASK, nullptr, &after);
+              return blocks(after, SIGUSR2) && !blocks(after, SIGUSR1) ? 0 : 6;
+            }),
+            0);
+}
+
 // --- names -----------------------------------------------------------------------------------
 
 TEST(Names, PerfIsToldWhenItAsks) {

@@ -37,6 +37,22 @@ run() { # CODE WORDS VERB...: the exit code, and what its one line has ("": it s
 modules() { "$molt" list --proc -p "$pid" | cut -d' ' -f1 | xargs; }
 expect_modules() { [ "$(modules)" = "$1" ] || die "modules: '$(modules)', not '$1'"; }
 
+# Two at once: what the one has done the other finds done, or the patch not there any more.
+for _ in 1 2 3; do
+  run 0 "" apply "$patches/lp_two.so"
+  "$molt" revert -p "$pid" lp_two >"$told" 2>&1 &
+  one=$!
+  "$molt" revert -p "$pid" lp_two >"$told.2" 2>&1 &
+  other=$!
+  wait $one && code=0 || code=$?
+  wait $other && code=$code-0 || code=$code-$?
+  case $code in
+    0-0 | 0-3 | 3-0) ;;
+    *) die "two reverts: $code: $(cat "$told" "$told.2")" ;;
+  esac
+  rm -f "$told.2"
+done
+
 # Its module stays, on request: `apply` puts it in force again.
 run 0 "" apply "$patches/lp_two.so"
 run 0 "" apply "$patches/lp_two.so"
@@ -70,6 +86,33 @@ grep -q 'it was reverted meanwhile' "$told" || die "apply says: $(cat "$told")"
 expect_modules ""
 expect wake 'woken 1'
 
+# Whoever waits for a transition that somebody else has begun leaves it as it was.
+expect sleep asleep
+run 0 "" apply "$patches/lp_two.so" sleeper=1 --no-wait
+run 6 'its transition goes on' apply "$patches/lp_two.so" --timeout 0.2
+run 0 1 get patches/lp_two/enabled
+run 1 'lp_two has a patch in force; `molt revert`' unload lp_two
+expect wake 'woken 1'
+run 0 "" wait lp_two
+expect sleep asleep
+run 0 "" set patches/lp_two/enabled 0
+run 6 'its reversion goes on' revert lp_two --timeout 0.2
+run 0 0 get patches/lp_two/enabled
+expect wake 'woken 2'
+run 0 "" wait
+run 0 "" unload lp_two
+
+# In force still when its module's name is free.
+run 0 "" apply "$patches/lp_two.so"
+run 0 "" unload lp_two --resident
+expect call 'answer 2'
+run 0 "" revert lp_two
+expect call 'answer 1'
+expect_modules ""
+run 0 "lp_two: freed" gc
+run 3 'lp_two: no such patch is installed' force lp_two
+run 1 'cannot write /dev/null/picture: Not a directory' status --svg /dev/null/picture
+
 # An immediate patch with a thread in it: taken back, and its name is free. The thread holds up the next one.
 run 0 "" apply "$patches/lp_two.so" sleeper=1 immediate=1
 expect sleep asleep
@@ -77,6 +120,7 @@ run 0 'reverted, but its memory stays: it is immediate' revert lp_two
 expect call 'answer 1'
 run 0 "" apply "$patches/lp_two.so" sleeper=1 --no-wait
 run 6 'in lp_sleeper, asleep' wait lp_two --for patched --timeout 0.2
+run 6 'in lp_sleeper, asleep' wait lp_two --timeout 0.2
 run 0 "" revert lp_two
 expect_modules ""
 run 0 'may return into new_sleeper' blocking lp_two

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -165,6 +166,101 @@ TEST(Library, ComesAndGoesDuringTheTransition) {
   EXPECT_EQ(taken(), Transcript{"post_patch"});
   EXPECT_EQ(revert("lp_library"), "");
   EXPECT_EQ(plugin.answer(), 1);
+  taken();
+}
+
+// Whoever sleeps in lp_sleeper is on the side that is left, and calls what is of that side when it wakes.
+class SideOfASleeper {
+ public:
+  SideOfASleeper() {
+    lp_shared.hold = 1;
+    thread_ = std::thread([] { lp_sleeper(); });
+    EXPECT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  }
+  ~SideOfASleeper() { answer_of(nullptr); }
+  SideOfASleeper(const SideOfASleeper&) = delete;
+  SideOfASleeper& operator=(const SideOfASleeper&) = delete;
+  int answer_of(int (*function)()) {
+    if (!thread_.joinable()) return 0;
+    lp_shared.calls = function;
+    lp_shared.hold = 0;
+    syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+    thread_.join();
+    return lp_shared.called.exchange(0);
+  }
+
+ private:
+  std::thread thread_;
+};
+
+TEST(Library, ThatComesDuringTheTransitionIsOfTwoSides) {
+  {
+    SideOfASleeper old_side;
+    ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+    Plugin plugin;
+    EXPECT_EQ(plugin.answer(), 2);
+    EXPECT_EQ(old_side.answer_of(reinterpret_cast<int (*)()>(plugin.code())), 1);
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+    EXPECT_EQ(plugin.answer(), 2);
+  }
+  SideOfASleeper new_side;
+  ASSERT_EQ(molt_patch_set_enabled("lp_library", 0), 0) << molt_last_error();
+  Plugin plugin;
+  EXPECT_EQ(plugin.answer(), 1);
+  EXPECT_EQ(new_side.answer_of(reinterpret_cast<int (*)()>(plugin.code())), 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(plugin.answer(), 1);
+  EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
+TEST(Library, ThatGoesDuringTheTransitionLeavesTheOthersTheirSides) {
+  {
+    SideOfASleeper old_side;
+    {
+      Plugin plugin;
+      ASSERT_EQ(load_patch("lp_library", "sleeper=1"), 0) << molt_last_error();
+    }
+    EXPECT_EQ(old_side.answer_of(&lp_sleeper), 1);
+    EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  }
+  SideOfASleeper new_side;
+  {
+    Plugin plugin;
+    ASSERT_EQ(molt_patch_set_enabled("lp_library", 0), 0) << molt_last_error();
+  }
+  EXPECT_EQ(new_side.answer_of(&lp_sleeper), 2);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_unload("lp_library", 0, -1), 0) << molt_last_error();
+  taken();
+}
+
+// A patch that is enabled when the library is in the loader's list, and before it is the library's turn, comes to it
+// before an older one.
+TEST(Library, ThatIsPatchedBeforeItsTurnKeepsTheOrderOfPatches) {
+  ASSERT_EQ(apply("lp_library", "object=liblp_second.so"), "");
+  lp_shared.hold = 1;
+  int loaded = -1;
+  std::thread newer(
+      [&] { loaded = load_patch("lp_library_three", "object=liblp_second.so waits=1"); });
+  ASSERT_TRUE(eventually([] { return lp_shared.inside == 1; }));
+  g_constructor_waits = 1;
+  std::optional<Plugin> plugin;
+  std::thread loader([&] { plugin.emplace("liblp_second.so"); });
+  ASSERT_TRUE(eventually([] { return g_in_constructor == 1; }));
+  lp_shared.hold = 0;
+  syscall(SYS_futex, &lp_shared.hold, FUTEX_WAKE_PRIVATE, 100, nullptr, nullptr, 0);
+  newer.join();
+  EXPECT_EQ(loaded, 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  g_constructor_waits = 0;
+  syscall(SYS_futex, &g_constructor_waits, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  loader.join();
+  EXPECT_EQ(plugin->answer(), 3);
+  EXPECT_EQ(revert("lp_library_three"), "");
+  EXPECT_EQ(plugin->answer(), 2);
+  EXPECT_EQ(revert("lp_library"), "");
+  EXPECT_EQ(plugin->answer(), 1);
   taken();
 }
 

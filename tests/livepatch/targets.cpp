@@ -11,6 +11,8 @@ int lp_answer(int argument) {
   return argument + 1;
 }
 
+extern "C" __attribute__((alias("lp_answer"))) int lp_answer_too(int argument) noexcept;
+
 int lp_untouched(int argument) {
   asm volatile("" : "+r"(argument));
   return argument * 5 - 4;
@@ -38,6 +40,7 @@ void lp_wait_while_held() {
   while (lp_shared.hold.load() == 1) {
     syscall(SYS_futex, &lp_shared.hold, FUTEX_WAIT_PRIVATE, 1, nullptr, nullptr, 0);
   }
+  if (auto* call = lp_shared.calls.exchange(nullptr)) lp_shared.called = call();
   lp_shared.inside.fetch_sub(1);
 }
 

@@ -12,10 +12,13 @@ struct Shared {
   std::atomic<std::uint32_t> hold{0};      // lp_sleeper sleeps while this is 1
   std::atomic<std::uint32_t> inside{0};    // threads in lp_sleeper
   std::atomic<void*> returns_to{nullptr};  // of the new lp_keeps
+  std::atomic<int (*)()> calls{nullptr};   // once, from inside lp_sleeper when it wakes
+  std::atomic<int> called{0};              // what that answered
 };
 extern "C" __attribute__((visibility("default"))) Shared lp_shared;
 
 LP_TARGET int lp_answer(int argument);
+LP_TARGET int lp_answer_too(int argument) noexcept;  // the same function
 // Patched by one test alone: an entry is compared with the file's when it is patched first.
 LP_TARGET int lp_untouched(int argument);
 // Built with room for a jump: -fpatchable-function-entry=8,6.

@@ -76,6 +76,12 @@ TEST(Transition, RefusesWhatTheRuntimeCallsItself) {
   EXPECT_EQ(lp_answer(0), 1);
 }
 
+TEST(Transition, RefusesFlagsItDoesNotKnow) {
+  EXPECT_EQ(load_patch("lp_two", "flags=8"), -EINVAL);
+  EXPECT_NE(std::strstr(molt_last_error(), "'lp_answer' has unknown flags, 0x8"), nullptr)
+      << molt_last_error();
+}
+
 TEST(Transition, StacksInAnyOrder) {
   EXPECT_EQ(apply("lp_two"), "");
   EXPECT_EQ(apply("lp_three"), "");
@@ -218,6 +224,28 @@ TEST(Transition, AReversedReplacementRestoresAll) {
   EXPECT_EQ(revert("lp_two"), "");
 }
 
+// As the two names of a constructor are: what replaces has no nop for the one, and a version for the other.
+TEST(Transition, AFunctionWithTwoNamesIsOne) {
+  EXPECT_EQ(apply("lp_two"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(load_patch("lp_three", "replace=1 answer=0 answer_too=1 sleeper=1"), 0)
+      << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 3);
+  sleeper.let_go();
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 3);
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), 0) << molt_last_error();
+  EXPECT_EQ(apply("lp_two", "answer_too=1"), "");
+  EXPECT_EQ(lp_answer(0), 2);
+  EXPECT_EQ(revert("lp_two"), "");
+  EXPECT_EQ(lp_answer(0), 3);
+  EXPECT_EQ(load_patch("lp_four", "answer_too=1 differs=1"), -EEXIST);
+  EXPECT_NE(std::strstr(molt_last_error(), "'lp_answer_too' by another name"), nullptr)
+      << molt_last_error();
+  EXPECT_EQ(revert("lp_three"), "");
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
 TEST(Transition, ForcedPatchingCanBeUndoneCleanly) {
   Sleeper sleeper;
   ASSERT_EQ(load_patch("lp_two", "sleeper=1"), 0) << molt_last_error();
@@ -264,6 +292,26 @@ TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
   EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0);
   EXPECT_TRUE(eventually([] { return molt_unload("lp_three", 0, -1) == 0; })) << molt_last_error();
   EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
+  EXPECT_EQ(lp_answer(0), 1);
+}
+
+// The same where 2 has replaced 1, and only its function is immediate.
+TEST(Transition, TheHoleOfImmediateReplacementsIsClosed) {
+  ASSERT_EQ(apply("lp_two", "sleeper=1"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(apply("lp_three", "sleeper=1 replace=1 immediate_sleeper=1"), "");
+  ASSERT_EQ(load_patch("lp_four", "sleeper=1"), 0) << molt_last_error();
+  EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
+  EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
+  sleeper.let_go();
+  EXPECT_EQ(sleeper.result, 2);
+  EXPECT_EQ(sleeper.second, 4);
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(revert("lp_four"), "");
+  EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0);
+  for (const char* name : {"lp_three", "lp_two"}) {
+    EXPECT_TRUE(eventually([&] { return molt_unload(name, 0, -1) == 0; })) << molt_last_error();
+  }
   EXPECT_EQ(lp_answer(0), 1);
 }
 

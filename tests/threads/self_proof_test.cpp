@@ -266,4 +266,27 @@ TEST_F(OtherStackTest, AWordBelowWhatAHandlerInterruptedHoldsNobody) {
   EXPECT_EQ(in_handler_, Own::leaves);
 }
 
+// A handler may stand on 8 KiB, which its signal's frame and the gate have used most of.
+TEST_F(OtherStackTest, OnAnAlternateStackALookTakesLittleOfIt) {
+  static std::size_t used;
+  static volatile unsigned char* bottom;
+  handled_ = [] {
+    constexpr std::size_t looked_at = 16 * 1024, own = 512;
+    auto* const frame = static_cast<volatile unsigned char*>(__builtin_frame_address(0));
+    bottom = frame - looked_at;
+    for (volatile unsigned char* at = bottom; at < frame - own; ++at) *at = 0xa5;
+    in_handler_ = look_here();
+    const volatile unsigned char* touched = bottom;
+    while (*touched == 0xa5) ++touched;
+    used = static_cast<std::size_t>(frame - touched);
+  };
+  on_thread(2, [](void* alternate) -> void* {
+    sigaltstack(static_cast<stack_t*>(alternate), nullptr);
+    raise(SIGUSR2);
+    return nullptr;
+  });
+  EXPECT_EQ(in_handler_, Own::leaves);
+  EXPECT_LT(used, 3072u);
+}
+
 }  // namespace

@@ -200,10 +200,10 @@ Status Analysis::search(std::span<const std::byte> bytes, CodeAddress at, const 
         return refuse(Refusal::branch_into_entry,
                       "the jump at byte %td leads into the bytes that are changed", offset);
       }
-      // A loop that begins with the function looks like a call of itself from its end.
-      bool own_start = instruction.target == entry.site ||
-                       (instruction.target == entry.function && entry.function == entry.site);
-      if (own_start && instruction.flow != Flow::call && !own_start_is_call) {
+      // A loop that begins with the function looks like a call of itself from its end. Behind an
+      // endbr64 it is told from one: that is a jump to the endbr64, and no branch to our bytes.
+      if (instruction.target == entry.site && instruction.flow != Flow::call &&
+          !own_start_is_call) {
         return refuse(Refusal::branch_into_entry,
                       "the jump at byte %td leads back to its first instruction", offset);
       }
@@ -303,8 +303,7 @@ Result<Entry> Analysis::run() {
     return entry;
   }
 
-  if (straight_fits)
-    straight_fits = search_all(straight, straight.inner(), site_ != query_.address);
+  if (straight_fits) straight_fits = search_all(straight, straight.inner(), false);
   if (straight_fits) return straight;
 
   if (before && refusal_of(straight_fits.error()) == Refusal::too_short) {
@@ -313,9 +312,7 @@ Result<Entry> Analysis::run() {
     entry.padding = query_.address - jump_bytes;
     if (site_ + 2 > function_end() && !padding_behind(site_ + 2)) return pass(straight_fits);
     if (auto fits = displace_at_least(2, entry); !fits) return pass(fits);
-    if (auto clear = search_all(entry, entry.inner(), site_ != query_.address); !clear) {
-      return pass(clear);
-    }
+    if (auto clear = search_all(entry, entry.inner(), false); !clear) return pass(clear);
     entry.straight_boundaries = 0xff;
     return entry;
   }

@@ -83,6 +83,8 @@ bool is_handled(const struct sigaction& action) {
   return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
 }
 
+bool is_ours(const struct sigaction& action);
+
 // What the host would have had, had it been alone.
 [[maybe_unused]] void pass_to_host(Layer& layer, int signal, siginfo_t* info, void* context) {
   struct sigaction& kept = layer.host[layer.now.load(std::memory_order_acquire)];
@@ -106,7 +108,14 @@ bool is_handled(const struct sigaction& action) {
   }
   sigset_t mask = host.sa_mask, before;
   if ((host.sa_flags & SA_NODEFER) == 0) sigaddset(&mask, SIGTRAP);
-  pthread_sigmask(SIG_BLOCK, &mask, &before);
+  // S8: what ours blocks the host's does not, unless the host has called ours.
+  struct sigaction installed;
+  if (sigaction(SIGTRAP, nullptr, &installed) == 0 && is_ours(installed)) {
+    sigorset(&mask, &mask, &static_cast<ucontext_t*>(context)->uc_sigmask);
+    pthread_sigmask(SIG_SETMASK, &mask, &before);
+  } else {
+    pthread_sigmask(SIG_BLOCK, &mask, &before);
+  }
 #ifndef MOLT_MUTATE_HANDLER_BLOCKS
   if (armed.load(std::memory_order_seq_cst) != 0) {  // S5; partner: the witness's second look
     sigset_t trap;
@@ -241,8 +250,12 @@ Status trap_stay() {
   if (is_ours(now)) return {};
   struct sigaction ours = {};
   ours.sa_sigaction = handlers[layer_over(now)];
-  // NODEFER: a handler of the host that interrupts this one may meet an int3 as well.
+  // NODEFER: the host's own handler, which this one calls, may meet an int3 as well.
   ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | (now.sa_flags & SA_RESTART);
+  sigfillset(&ours.sa_mask);  // S8
+  for (const int open : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS}) {
+    sigdelset(&ours.sa_mask, open);
+  }
   if (sigaction(SIGTRAP, &ours, nullptr) != 0) return fail_errno(errno, "cannot handle SIGTRAP");
   return {};
 }

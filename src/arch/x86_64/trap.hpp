@@ -19,6 +19,9 @@
 //               as in S5.
 //            S7 The trap that is handled is the one whose frame lies on the stack, whatever the handler was called
 //               with: a host's handler may call the one before it with the number alone.
+//            S8 Nothing interrupts our handler but faults: on an alternate stack lies one frame of ours at most,
+//               above the handler of the host that met the int3. Three frames do not fit into the 8 KiB of a
+//               SIGSTKSZ where each has the registers of AVX-512. The host's own handler runs with the mask that it would have.
 // Order      destination (release) -> int3 byte -> serialise_cores(); handler: site (acquire).
 // Death      Nothing is allocated in the handler; it takes no lock.
 // Refuses    Nothing. Threads' own masks are the caller's to look at.

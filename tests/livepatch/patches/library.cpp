@@ -12,6 +12,7 @@ MOLT_PARAM(std::string, object, "liblp_plugin.so", "what the library is called",
 MOLT_PARAM(std::string, function, "lp_plugin_answer", "the function of the library", 0)
 MOLT_PARAM(unsigned, position, 0, "which one of that name", 0)
 MOLT_PARAM(bool, missing, false, "name a function that the library has not", 0)
+MOLT_PARAM(bool, waits, false, "wait while the program says so, and enable the patch then", 0)
 MOLT_PARAM(std::string, loads, "", "a library that callbacks load and unload", 0)
 MOLT_PARAM(int, pre_patch_ret, 0, "what pre_patch answers for the library", 0)
 
@@ -53,6 +54,7 @@ static int start() {
   static std::string name;
   name = object.get();
   objects[n++] = {name.c_str(), of_library, callbacks};
+  if (waits) lp_wait_while_held();
   static const molt_patch patch = {sizeof(molt_patch), 0, objects, nullptr};
   return molt_patch_enable(&molt_this_module, &patch);
 }

@@ -4,6 +4,9 @@
 #include "../targets.hpp"
 
 MOLT_PARAM(bool, answer, true, "replace lp_answer", 0)
+MOLT_PARAM(bool, answer_too, false, "replace lp_answer_too, which is lp_answer", 0)
+MOLT_PARAM(bool, differs, false, "lp_answer_too by another function than lp_answer", 0)
+MOLT_PARAM(unsigned, flags, 0, "flags of lp_answer", 0)
 MOLT_PARAM(bool, untouched, false, "replace lp_untouched", 0)
 MOLT_PARAM(bool, nested, false, "replace lp_outer and lp_inner", 0)
 MOLT_PARAM(bool, sleeper, false, "replace lp_sleeper", 0)
@@ -44,9 +47,12 @@ MOLT_MODULE(LP_NAME, "1.0", "Apache-2.0", "answers another number")
 MOLT_LIVEPATCH_MODULE
 
 static int start() {
-  static molt_patch_func funcs[8] = {};
+  static molt_patch_func funcs[9] = {};
   int n = 0;
-  if (answer) funcs[n++] = molt::replacement("lp_answer", new_answer);
+  if (answer) funcs[n++] = molt::replacement("lp_answer", new_answer, 0, flags);
+  if (answer_too) {
+    funcs[n++] = molt::replacement("lp_answer_too", differs ? new_untouched : new_answer);
+  }
   if (nested) {
     funcs[n++] = molt::replacement("lp_outer", new_outer);
     funcs[n++] = molt::replacement("lp_inner", new_inner);
