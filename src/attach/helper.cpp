@@ -1,5 +1,8 @@
 #include "attach/helper.hpp"
 
+#include "attach/freezer.hpp"
+#include "attach/obstacles.hpp"
+
 #include <signal.h>
 
 #include <algorithm>
@@ -72,6 +75,14 @@ class Followed {
   int round_ = 0;
 };
 
+// What went wrong, or that it was frozen or stopped in the meantime, which explains it.
+tl::unexpected<Error> fail_at_rest(const Target& target, const Error& error) {
+  const auto rests = standstill(target.pid());
+  if (!rests) return tl::unexpected<Error>(error);
+  return fail(rests->code, "process %d cannot be attached to: %s", target.pid(),
+              rests->text.c_str());
+}
+
 }  // namespace
 
 Result<Helper> Helper::start(Target& target, const Functions& functions, std::uint64_t code,
@@ -89,13 +100,13 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     }
     if (Clock::now() > deadline) {
       why_not = last_why_not;
-      if (!why_not.empty()) {
+      if (!why_not.empty() && !standstill(target.pid())) {
         return fail(EAGAIN,
                     "no thread of process %d sleeps in a plain system call: %s; what runs was "
                     "followed, and made none in time (tries: %zu)",
                     target.pid(), why_not.c_str(), followed.count());
       }
-      return tl::unexpected<Error>(last);
+      return fail_at_rest(target, last);
     }
     if (auto done = target.refresh(); !done) return pass(done);
     why_not.clear();
@@ -132,6 +143,8 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
       }
       last = loan.error();
       if (last.code != EAGAIN) return pass(loan);
+      // Each that has been frozen since would take the longest that a stop may take.
+      if (find_freezer(target.pid())) return fail_at_rest(target, last);
     }
     // Threads that sleep for less than it takes to stop one are met at a call that they make.
     if (!lent && Clock::now() - begin > patience_with_sleepers) {
@@ -159,8 +172,10 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     while (!target.read(*pages, std::as_writable_bytes(std::span(&shared, 1))) ||
            shared.created == 0) {
       if (Clock::now() > give_up) {
-        return fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
-                    target.pid());
+        return fail_at_rest(
+            target, fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
+                         target.pid())
+                        .value());
       }
       if (target.has_ended()) return fail(ESRCH, "process %d has ended", target.pid());
       pace.wait();

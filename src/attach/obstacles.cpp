@@ -1,6 +1,7 @@
 #include "attach/obstacles.hpp"
 
 #include "attach/borrow.hpp"
+#include "attach/freezer.hpp"
 #include "attach/seccomp.hpp"
 #include "attach/target.hpp"
 #include "attach/tracer.hpp"
@@ -207,6 +208,20 @@ Status look_at_filters(int pid) {
 
 }  // namespace
 
+std::optional<Obstacle> standstill(int pid) {
+  const Process process{pid, "\n" + read_text("/proc/" + std::to_string(pid) + "/status")};
+  const std::string state = process.line("State");
+  if (state.starts_with("T") || state.starts_with("t")) {
+    return Obstacle{EBUSY, "it is stopped; let it go on (kill -CONT) first"};
+  }
+  if (const auto frozen = find_freezer(pid)) {
+    // What to do comes last: a long path may be cut off.
+    return Obstacle{EBUSY,
+                    "it is frozen, as a paused container is; let it go on: " + frozen->remedy()};
+  }
+  return std::nullopt;
+}
+
 std::vector<Obstacle> obstacles(int pid, Depth depth) {
   std::vector<Obstacle> all;
   Process process{pid, {}};
@@ -240,9 +255,7 @@ std::vector<Obstacle> obstacles(int pid, Depth depth) {
   if (const Fd fd = open_program(process.proc("exe"))) {
     if (auto found = check_program(fd, read_text(process.proc("maps")))) all.push_back(*found);
   }
-  if (state.starts_with("T") || state.starts_with("t")) {
-    all.push_back({EBUSY, "it is stopped; let it go on (kill -CONT) first"});
-  }
+  if (auto found = standstill(pid)) all.push_back(*found);
   if (depth == Depth::with_filters && all.empty() && process.line("Seccomp") == "2") {
     if (auto allowed = look_at_filters(pid); !allowed) {
       all.push_back({allowed.error().code, allowed.error().detail});

@@ -1,5 +1,6 @@
 #include "cli/client.hpp"
 
+#include "attach/freezer.hpp"
 #include "cli/network.hpp"
 
 #include <fcntl.h>
@@ -47,6 +48,13 @@ Json parse_reply(const std::string& text) {
        "{} belongs to {}, and may not be looked at from here; run molt as that user or as root, "
        "outside of any container",
        describe(process), user_name(process.uid));
+}
+
+void refuse_frozen(const Process& process) {
+  if (const auto frozen = attach::find_freezer(process.pid)) {
+    fail(ErrorClass::stalled, EBUSY, "{} is frozen; let it go on: {}", describe(process),
+         frozen->remedy());
+  }
 }
 
 ControlSocket find_socket(const Process& process) {
@@ -114,6 +122,7 @@ std::string Deadline::text() const {
 }
 
 Connection::Connection(const Process& process, Deadline deadline) : process_(process) {
+  refuse_frozen(process_);
   connect(find_socket(process), deadline);
 }
 
@@ -306,6 +315,7 @@ void Connection::fail_no_answer(Deadline deadline) const {
     fail(ErrorClass::stalled, ETIMEDOUT, "{} is stopped; continue it with `kill -CONT {}`",
          describe(process_), process_.pid);
   }
+  refuse_frozen(process_);
   fail(ErrorClass::stalled, ETIMEDOUT,
        "{} gave no answer in {}; the request is withdrawn; try again with a longer --timeout",
        describe(process_), deadline.text());

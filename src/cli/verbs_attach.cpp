@@ -101,11 +101,18 @@ Runner declare_doctor(CLI::App& verb) {
       const std::string name = exists ? describe(process) : fmt::format("process {}", pid);
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
-      for (const attach::Obstacle& obstacle :
-           there ? std::vector<attach::Obstacle>()
-                 : attach::obstacles(pid, attach::Depth::with_filters)) {
+      std::vector<attach::Obstacle> found;
+      if (!there) {
+        found = attach::obstacles(pid, attach::Depth::with_filters);
+      } else if (auto rests = attach::standstill(pid)) {
+        found.push_back(*rests);
+      }
+      for (const attach::Obstacle& obstacle : found) {
         obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
-        text += printable(fmt::format("{}: cannot be attached to: {}", name, obstacle.text)) + "\n";
+        text += printable(fmt::format("{}: {}: {}", name,
+                                      there ? "does not answer" : "cannot be attached to",
+                                      obstacle.text)) +
+                "\n";
         if (code == 0) code = obstacle.code;
       }
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);
