@@ -193,7 +193,7 @@ Status look_at_filters(int pid) {
       if (!stopped || !*stopped) return stopped;
       user_regs_struct registers;
       if (!tracer.get(registers) || !is_interrupted(registers)) return false;
-      if (static_cast<long>(registers.orig_rax) != victim.call) return false;
+      if (static_cast<long>(registers.orig_rax) != victim.shown_call()) return false;
       if (!tracer.rewind(registers)) return false;
       if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
       return true;

@@ -104,7 +104,25 @@ bool is_frame(std::span<const std::uint64_t> words) {
   return false;
 }
 
+// Those that the kernel goes on with by restart_syscall(); their arguments are still in their registers, and their
+// number is in the program's text: mov $NUMBER,%eax; syscall.
+std::optional<long> restarted_call(const Target& target, std::uint64_t instruction) {
+  std::array<unsigned char, 7> code = {};
+  if (!target.read(instruction - code.size(), std::as_writable_bytes(std::span(code)))) {
+    return std::nullopt;
+  }
+  if (code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05) return std::nullopt;
+  std::uint32_t number = 0;
+  std::memcpy(&number, &code[1], sizeof number);
+  for (const long call : {SYS_poll, SYS_nanosleep, SYS_clock_nanosleep, SYS_futex}) {
+    if (static_cast<long>(number) == call) return call;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+long Victim::shown_call() const { return is_restarted ? SYS_restart_syscall : call; }
 
 std::optional<Victim> asleep(const Target& target, pid_t tid) {
   const std::string line = read_text(target.proc("task/" + std::to_string(tid) + "/syscall"));
@@ -119,6 +137,11 @@ std::optional<Victim> asleep(const Target& target, pid_t tid) {
   std::copy_n(n, a.size(), a.begin());
   v.stack_pointer = n[6];
   v.instruction = n[7];
+  if (v.call == SYS_restart_syscall) {
+    const auto call = restarted_call(target, v.instruction);
+    v.is_restarted = call.has_value();
+    v.call = call.value_or(v.call);
+  }
   return v;
 }
 
