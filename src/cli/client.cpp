@@ -64,6 +64,12 @@ ControlSocket find_socket(const Process& process) {
     case ControlSocket::found:
       return socket;
     case ControlSocket::absent:
+      if (has_own_threads(process)) {
+        fail(ErrorClass::missing, ENXIO,
+             "{} has Molt, but somebody has removed its control socket, or its root is another one "
+             "since; `molt attach -p {}` makes the socket anew",
+             describe(process), process.pid);
+      }
       fail(ErrorClass::missing, ENXIO,
            "{} has no control socket: it does not use Molt, or did not call molt_start(); "
            "`molt ps` lists those that did",

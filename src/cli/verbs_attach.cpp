@@ -13,8 +13,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <system_error>
@@ -41,23 +39,6 @@ Runner declare_attach(CLI::App&) {
     return run_on_targets(options, "attach", {ask, show, false, true});
   };
 }
-
-namespace {
-
-bool has_own_threads(const Process& process) {
-  const std::string tasks = fmt::format("/proc/{}/task", process.pid);
-  std::error_code error;
-  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
-    // The process may have "molt" in its own name; its first thread is never ours.
-    if (task.path().filename() == std::to_string(process.pid)) continue;
-    std::ifstream in(task.path() / "comm");
-    std::string name;
-    if (std::getline(in, name) && name.starts_with("molt")) return true;
-  }
-  return false;
-}
-
-}  // namespace
 
 Runner declare_detach(CLI::App&) {
   return [](const Options& options) {

@@ -109,6 +109,32 @@ class Attach(unittest.TestCase):
                 self.assertIn("Hook", self.does("hook", "list", "-p", target.pid))
                 self.assertEqual(target.end(), ("ok", 0))
 
+    def test_removed_socket(self):
+        """Somebody has cleared /run away: whoever attaches makes the socket anew, and the agent is as it was."""
+        target = self.start("sleeper")
+        self.does("attach", "-p", target.pid)
+        folder = next(path for path in (Path(f"/run/molt/{target.pid}"), Path(f"/tmp/molt-{os.geteuid()}/{target.pid}"),
+                                        Path(f"/run/user/{os.geteuid()}/molt/{target.pid}")) if path.is_dir())
+        # Before anything was asked of it nobody is there who could be rung for.
+        for lost, verb, words in ((folder / "control", ["attach", "--json"], '"started"'),
+                                  (folder, ["attach", "--json"], '"started"'),
+                                  (folder, ["load", "-v", MODULE], "attached: started"),
+                                  (folder, ["load", "-v", EXAMPLES / "count_opens.so"], "attached: started")):
+            shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+            self.refuses(3, f"somebody has removed its control socket, or its root is another one since; `molt attach -p "
+                         f"{target.pid}` makes", "list", "-p", target.pid)
+            done = molt(*verb, "-p", target.pid)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(words, done.stdout + done.stderr)
+            self.does("list", "-p", target.pid)
+        self.assertEqual(self.does("events", "-p", target.pid).count("was removed, and is made anew"), 4)
+        for name in ("count_opens", "plain"):
+            unloaded = json.loads(self.does("unload", "-p", target.pid, name, "--json"))
+            self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.does("detach", "-p", target.pid)
+        self.assertFalse(folder.exists())
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_load(self):
         target = self.start("sleeper")
         self.refuses(3, "no control socket", "list", "-p", target.pid)
