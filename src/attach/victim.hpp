@@ -5,7 +5,7 @@
 // may have interrupted one. A thread asleep in a plain system call is at such a place, if
 //   - it waits for an event, not for a lock: a mutex's waiter (FUTEX_WAIT) may hold others already;
 //     condition variables, semaphores and joins wait with FUTEX_WAIT_BITSET;
-//   - no signal frame is on its stack;
+//   - no signal frame is on its stack, but of a handler that has interrupted such a call;
 //   - there is room on its stack.
 #pragma once
 

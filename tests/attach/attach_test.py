@@ -210,6 +210,32 @@ class Attach(unittest.TestCase):
         self.does("attach", "-p", target.pid)
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_in_a_handler_for_good(self):
+        """PostgreSQL makes processes in a handler that they never leave. Had that interrupted nothing but a wait, they are as
+        good as any other."""
+        for kind in ("handler", "handler_again"):
+            with self.subTest(kind):
+                target = self.start("sleeper", kind)
+                while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+                    time.sleep(0.001)  # tidy: sleep-ok it says that it is ready before it reads
+                os.kill(target.pid, signal.SIGUSR1)
+                self.assertEqual(target.line(), ["inside"])
+                while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+                    time.sleep(0.001)  # tidy: sleep-ok it says that it is inside before it reads
+                self.assertIn("attach: yes, through thread", self.does("doctor", target.pid))
+                self.does("load", "-p", target.pid, MODULE)
+                self.does("unload", "-p", target.pid, "plain")
+                self.assertEqual(target.end(), ("ok", 0))
+
+    def test_name(self):
+        """What it is called, whatever the program has written over its arguments."""
+        target = self.start("sleeper", "retitled")
+        self.does("attach", "-p", target.pid)
+        self.assertIn(b"other/words: 1\0", Path(f"/proc/{target.pid}/cmdline").read_bytes())
+        names = {answer["pid"]: answer.get("name") for answer in json.loads(molt("ps", "--json").stdout)["processes"]}
+        self.assertEqual(names[target.pid], "sleeper")
+        self.assertEqual(target.end(), ("ok", 0))
+
     def test_dry_run_changes_nothing(self):
         target = self.start("sleeper")
         self.refuses(3, "no control socket", "load", "-n", "-p", target.pid, MODULE)
