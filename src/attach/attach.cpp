@@ -30,6 +30,8 @@ namespace {
 constexpr int rtld_now = 2;
 constexpr int rtld_noload = 4;
 constexpr const char* runtime_soname = "libmolt.so.0";
+constexpr std::chrono::milliseconds moment{1};
+constexpr std::chrono::seconds longest_exec{1};
 // It may be stopped just before it falls asleep.
 constexpr int most_wakes = 20;
 // From these names the C library is known; before glibc 2.34 it was three libraries.
@@ -367,15 +369,37 @@ class Attaching {
 
 }  // namespace
 
-Result<Report> attach(int pid, const Options& options) {
-  const Clock::time_point begin = Clock::now();
-  const Clock::time_point deadline = begin + std::chrono::milliseconds(options.timeout_ms);
+namespace {
+
+Result<Report> attach_once(int pid, const Options& options, Clock::time_point deadline) {
   if (auto none = refuse(pid); !none) return pass(none);
   auto target = Target::open(pid);
   if (!target) return pass(target);
   auto lock = lock_process(*target, deadline);
   if (!lock) return pass(lock);
-  auto report = Attaching(*target, options, deadline).run();
+  // Of a program that has just been executed little is there.
+  const Clock::time_point begin = Clock::now();
+  const auto is_loaded = [&] {
+    return target->is_loaded() && (target->object("libc.so.") || target->object("libc-2.") ||
+                                   Clock::now() - begin > longest_exec);
+  };
+  for (; !is_loaded() && Clock::now() < deadline; std::this_thread::sleep_for(moment)) {
+    if (auto done = target->refresh(); !done) return pass(done);
+  }
+  return Attaching(*target, options, deadline).run();
+}
+
+}  // namespace
+
+Result<Report> attach(int pid, const Options& options) {
+  const Clock::time_point begin = Clock::now();
+  const Clock::time_point deadline = begin + std::chrono::milliseconds(options.timeout_ms);
+  auto report = attach_once(pid, options, deadline);
+  // What was looked at is gone, and the process is there: it has executed another program meanwhile.
+  while (!report && report.error().code == ESRCH && Clock::now() < deadline && refuse(pid)) {
+    std::this_thread::sleep_for(moment);
+    report = attach_once(pid, options, deadline);
+  }
   if (!report) return report;
   report->total_us = std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
   return report;

@@ -131,8 +131,7 @@ Fd open_program(const std::string& path) {
 }
 
 void check_permission(const Process& process, std::vector<Obstacle>& all) {
-  const int tracer = std::atoi(process.line("TracerPid").c_str());
-  if (tracer != 0) {
+  if (const pid_t tracer = foreign_tracer(process.pid); tracer != 0) {
     all.push_back({EBUSY, "process " + std::to_string(tracer) +
                               " traces it (a debugger, strace); end that first"});
     return;
@@ -211,7 +210,7 @@ Status look_at_filters(int pid) {
 std::optional<Obstacle> standstill(int pid) {
   const Process process{pid, "\n" + read_text("/proc/" + std::to_string(pid) + "/status")};
   const std::string state = process.line("State");
-  if (state.starts_with("T") || state.starts_with("t")) {
+  if (state.starts_with("T") || (state.starts_with("t") && foreign_tracer(pid) != 0)) {
     return Obstacle{EBUSY, "it is stopped; let it go on (kill -CONT) first"};
   }
   if (const auto frozen = find_freezer(pid)) {

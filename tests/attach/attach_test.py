@@ -543,6 +543,17 @@ class Attach(unittest.TestCase):
                 self.assertLess(time.monotonic(), end, told)
         self.assertEqual(target.end(), ("ok", 0))
 
+    def test_as_soon_as_it_is_there(self):
+        """By several at once, to a program that has only just been executed: each waits for its loader, and for the others."""
+        for _ in range(12):
+            program = subprocess.Popen([TARGETS / "sleeper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.addCleanup(program.communicate)
+            self.addCleanup(program.kill)
+            asking = [subprocess.Popen([MOLT, "load", "-p", str(program.pid), MODULE], stderr=subprocess.PIPE, text=True)
+                      for _ in range(3)]
+            self.assertEqual([one.communicate(timeout=60)[1] for one in asking], ["", "", ""])
+            self.assertEqual(program.communicate(input="x", timeout=60)[0].split()[-1], "ok")
+
     def test_many(self):
         """Selected by tree and by program; one of them cannot, and is told by one line."""
         parent = self.start("sleeper", "fork")
