@@ -263,6 +263,9 @@ Result<std::string> make_in(const std::string& candidate, const Identity& self) 
     empty(*directory);
   }
   if (Status ok = write_owner(*directory, self); !ok) {
+    // Without it nobody could tell whose this is, neither who comes next nor we.
+    empty(*directory);
+    unlinkat(folder->get(), name.c_str(), AT_REMOVEDIR);
     return fail(ok.error().code, "%s: %s", path.c_str(), ok.error().detail);
   }
   return path;

@@ -327,6 +327,22 @@ TEST_F(DirectoryTest, SaysWhyThereIsNone) {
   });
 }
 
+TEST_F(DirectoryTest, LeavesNothingWhereNothingFits) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can mount a small file system";
+  in_child([&] {
+    ASSERT_EQ(unshare(CLONE_NEWNS), 0);
+    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    ASSERT_EQ(mount("none", base_.c_str(), "tmpfs", 0, "size=16k,mode=0755"), 0);
+    std::ofstream(base_ / "all") << std::string(1 << 20, 'x');
+    setenv("MOLT_DIRECTORY", "/tmp", 1);
+    const auto path = process_directory(base_);
+    ASSERT_TRUE(path) << path.error().detail;
+    EXPECT_NE(path->find(base_.string() + "/"), 0u) << *path;
+    EXPECT_FALSE(fs::exists(made_by(getpid())));
+    remove_process_directory();
+  });
+}
+
 TEST_F(DirectoryTest, KnowsWhereCodeMayLie) {
   EXPECT_TRUE(allows_exec(base_));
   EXPECT_FALSE(allows_exec(base_ / "missing"));
