@@ -2,6 +2,7 @@
 
 #include "attach/helper.hpp"
 #include "attach/obstacles.hpp"
+#include "attach/tracer.hpp"
 
 #include <fcntl.h>
 #include <linux/close_range.h>
@@ -29,6 +30,10 @@ namespace {
 constexpr int rtld_now = 2;
 constexpr int rtld_noload = 4;
 constexpr const char* runtime_soname = "libmolt.so.0";
+constexpr std::chrono::milliseconds moment{1};
+constexpr std::chrono::seconds longest_exec{1};
+// It may be stopped just before it falls asleep.
+constexpr int most_wakes = 20;
 // From these names the C library is known; before glibc 2.34 it was three libraries.
 constexpr std::string_view libraries[] = {"libc.so.", "libc-2.", "libpthread", "libdl"};
 
@@ -320,13 +325,32 @@ class Attaching {
     return at;
   }
 
+  // To be stopped ends the sleep of its thread, as it would end anybody's.
+  void wake_runtime() const {
+    for (const pid_t tid : target_.threads()) {
+      const std::string name = read_text(target_.proc("task/" + std::to_string(tid) + "/comm"));
+      if (tid == target_.pid() || name != "molt\n") continue;
+      static_cast<void>(traced<bool>([&]() -> Result<bool> {
+        Tracer tracer(tid);
+        if (auto done = tracer.seize(); !done) return pass(done);
+        return tracer.stop();
+      }));
+    }
+  }
+
   Status start(Helper& helper, std::uint64_t handle, Report& report) {
     auto start = symbol(helper, handle, "molt_start_agent");
     if (!start) return pass(start);
     auto result = helper.call(*start, {}, deadline_);
+    // It runs, and somebody has removed its socket (control/server.hpp, S7).
+    int wakes = 0;
+    for (; result && static_cast<int>(*result) == -ENOTCONN && wakes < most_wakes; ++wakes) {
+      wake_runtime();
+      result = helper.call(*start, {}, deadline_);
+    }
     if (!result) return pass(result);
     const int code = static_cast<int>(*result);
-    if (code == -EALREADY) report.found = Found::running;
+    if (code == -EALREADY && wakes == 0) report.found = Found::running;
     if (code == 0 || code == -EALREADY) return {};
     auto last = symbol(helper, handle, "molt_last_error");
     if (!last) return pass(last);
@@ -345,15 +369,37 @@ class Attaching {
 
 }  // namespace
 
-Result<Report> attach(int pid, const Options& options) {
-  const Clock::time_point begin = Clock::now();
-  const Clock::time_point deadline = begin + std::chrono::milliseconds(options.timeout_ms);
+namespace {
+
+Result<Report> attach_once(int pid, const Options& options, Clock::time_point deadline) {
   if (auto none = refuse(pid); !none) return pass(none);
   auto target = Target::open(pid);
   if (!target) return pass(target);
   auto lock = lock_process(*target, deadline);
   if (!lock) return pass(lock);
-  auto report = Attaching(*target, options, deadline).run();
+  // Of a program that has just been executed little is there.
+  const Clock::time_point begin = Clock::now();
+  const auto is_loaded = [&] {
+    return target->is_loaded() && (target->object("libc.so.") || target->object("libc-2.") ||
+                                   Clock::now() - begin > longest_exec);
+  };
+  for (; !is_loaded() && Clock::now() < deadline; std::this_thread::sleep_for(moment)) {
+    if (auto done = target->refresh(); !done) return pass(done);
+  }
+  return Attaching(*target, options, deadline).run();
+}
+
+}  // namespace
+
+Result<Report> attach(int pid, const Options& options) {
+  const Clock::time_point begin = Clock::now();
+  const Clock::time_point deadline = begin + std::chrono::milliseconds(options.timeout_ms);
+  auto report = attach_once(pid, options, deadline);
+  // What was looked at is gone, and the process is there: it has executed another program meanwhile.
+  while (!report && report.error().code == ESRCH && Clock::now() < deadline && refuse(pid)) {
+    std::this_thread::sleep_for(moment);
+    report = attach_once(pid, options, deadline);
+  }
   if (!report) return report;
   report->total_us = std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
   return report;

@@ -126,8 +126,9 @@ Result<Loan> borrow_here(const Target& target, const Victim& victim, std::uint64
     return fail(EAGAIN, "thread %d woke up", victim.tid);  // B3
   }
   // B1, first step. From now on the interruption has left no trace.
-  const bool same = static_cast<long>(r.orig_rax) == victim.call && r.rip == victim.instruction &&
-                    r.rsp == victim.stack_pointer;
+  const bool same = static_cast<long>(r.orig_rax) == victim.shown_call() &&
+                    r.rip == victim.instruction && r.rsp == victim.stack_pointer;
+  if (same) r.orig_rax = static_cast<std::uint64_t>(victim.call);
 #ifdef MOLT_MUTATE_NO_REWIND
   r.orig_rax = ~0ull;
   if (!tracer.set(r)) return fail(EAGAIN, "thread %d has ended", victim.tid);

@@ -1,9 +1,15 @@
 #include "attach/helper.hpp"
 
+#include "attach/freezer.hpp"
+#include "attach/obstacles.hpp"
+
 #include <signal.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <thread>
@@ -72,6 +78,58 @@ class Followed {
   int round_ = 0;
 };
 
+// A program that has just begun makes threads, allocators and libraries ready, and what comes in between may meet locks
+// in an order that never occurs later: redis hung once in 900 attaches in its first 100 ms, in jemalloc, which makes a
+// thread under a lock of its own, while the loader wanted memory. So its first thread is to be seen asleep
+// first, or to have had the time to come to it.
+class Beginning {
+ public:
+  explicit Beginning(const Target& target) : target_(target), age_s_(age_s()) {}
+
+  bool is_over() {
+    if (is_over_) return true;
+    if (!target_.is_loaded()) return false;
+    const std::string task = target_.proc("task/" + std::to_string(target_.pid()));
+    const std::string runs = read_text(task + "/schedstat");
+    // It has not run since it was last seen asleep.
+    is_over_ = age_s_ > young_s || (asleep(target_, target_.pid()) && runs == slept_at_);
+    if (Clock::now() - begin_ > std::chrono::duration<double>(young_s)) is_over_ = true;
+    slept_at_ = runs;
+    return is_over_;
+  }
+
+ private:
+  static constexpr double young_s = 2;
+
+  double age_s() const {
+    const std::string stat = read_text(target_.proc("stat"));
+    // The second field is the name, which may contain anything; the third begins behind the last ')'.
+    std::size_t at = stat.rfind(')');
+    constexpr int start_field = 22;
+    for (int field = 2; field < start_field && at != stat.npos; ++field)
+      at = stat.find(' ', at + 1);
+    if (at == stat.npos) return young_s;
+    timespec now{};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return static_cast<double>(now.tv_sec) -
+           std::strtod(stat.c_str() + at, nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+
+  const Target& target_;
+  const double age_s_;
+  const Clock::time_point begin_ = Clock::now();
+  std::string slept_at_;
+  bool is_over_ = false;
+};
+
+// What went wrong, or that it was frozen or stopped in the meantime, which explains it.
+tl::unexpected<Error> fail_at_rest(const Target& target, const Error& error) {
+  const auto rests = standstill(target.pid());
+  if (!rests) return tl::unexpected<Error>(error);
+  return fail(rests->code, "process %d cannot be attached to: %s", target.pid(),
+              rests->text.c_str());
+}
+
 }  // namespace
 
 Result<Helper> Helper::start(Target& target, const Functions& functions, std::uint64_t code,
@@ -81,6 +139,7 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
   Error last{EAGAIN, "borrow", ""};
   const Clock::time_point begin = Clock::now();
   Followed followed;
+  Beginning beginning(target);
   for (;; nap(between_tries)) {
     // At the last look they may happen to run: who was in a signal handler before is the reason.
     if (!why_not.empty() &&
@@ -89,16 +148,20 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     }
     if (Clock::now() > deadline) {
       why_not = last_why_not;
-      if (!why_not.empty()) {
+      if (!why_not.empty() && !standstill(target.pid())) {
         return fail(EAGAIN,
                     "no thread of process %d sleeps in a plain system call: %s; what runs was "
                     "followed, and made none in time (tries: %zu)",
                     target.pid(), why_not.c_str(), followed.count());
       }
-      return tl::unexpected<Error>(last);
+      return fail_at_rest(target, last);
     }
     if (auto done = target.refresh(); !done) return pass(done);
     why_not.clear();
+    if (!beginning.is_over()) {
+      last = fail(EAGAIN, "process %d has only just begun", target.pid()).value();
+      continue;
+    }
     const std::vector<Victim> victims = find_victims(target, stack_needed, &why_not);
     const auto pages = target.hole(pages_bytes);
     if (!pages) return fail(ENOMEM, "process %d has no address space left", target.pid());
@@ -132,6 +195,8 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
       }
       last = loan.error();
       if (last.code != EAGAIN) return pass(loan);
+      // Each that has been frozen since would take the longest that a stop may take.
+      if (find_freezer(target.pid())) return fail_at_rest(target, last);
     }
     // Threads that sleep for less than it takes to stop one are met at a call that they make.
     if (!lent && Clock::now() - begin > patience_with_sleepers) {
@@ -159,8 +224,10 @@ Result<Helper> Helper::start(Target& target, const Functions& functions, std::ui
     while (!target.read(*pages, std::as_writable_bytes(std::span(&shared, 1))) ||
            shared.created == 0) {
       if (Clock::now() > give_up) {
-        return fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
-                    target.pid());
+        return fail_at_rest(
+            target, fail(ETIMEDOUT, "the thread that was borrowed from process %d does not run",
+                         target.pid())
+                        .value());
       }
       if (target.has_ended()) return fail(ESRCH, "process %d has ended", target.pid());
       pace.wait();

@@ -1,6 +1,7 @@
 #include "attach/obstacles.hpp"
 
 #include "attach/borrow.hpp"
+#include "attach/freezer.hpp"
 #include "attach/seccomp.hpp"
 #include "attach/target.hpp"
 #include "attach/tracer.hpp"
@@ -130,8 +131,7 @@ Fd open_program(const std::string& path) {
 }
 
 void check_permission(const Process& process, std::vector<Obstacle>& all) {
-  const int tracer = std::atoi(process.line("TracerPid").c_str());
-  if (tracer != 0) {
+  if (const pid_t tracer = foreign_tracer(process.pid); tracer != 0) {
     all.push_back({EBUSY, "process " + std::to_string(tracer) +
                               " traces it (a debugger, strace); end that first"});
     return;
@@ -192,7 +192,7 @@ Status look_at_filters(int pid) {
       if (!stopped || !*stopped) return stopped;
       user_regs_struct registers;
       if (!tracer.get(registers) || !is_interrupted(registers)) return false;
-      if (static_cast<long>(registers.orig_rax) != victim.call) return false;
+      if (static_cast<long>(registers.orig_rax) != victim.shown_call()) return false;
       if (!tracer.rewind(registers)) return false;
       if (auto allowed = check_filters(victim.tid); !allowed) return pass(allowed);
       return true;
@@ -206,6 +206,20 @@ Status look_at_filters(int pid) {
 }
 
 }  // namespace
+
+std::optional<Obstacle> standstill(int pid) {
+  const Process process{pid, "\n" + read_text("/proc/" + std::to_string(pid) + "/status")};
+  const std::string state = process.line("State");
+  if (state.starts_with("T") || (state.starts_with("t") && foreign_tracer(pid) != 0)) {
+    return Obstacle{EBUSY, "it is stopped; let it go on (kill -CONT) first"};
+  }
+  if (const auto frozen = find_freezer(pid)) {
+    // What to do comes last: a long path may be cut off.
+    return Obstacle{EBUSY,
+                    "it is frozen, as a paused container is; let it go on: " + frozen->remedy()};
+  }
+  return std::nullopt;
+}
 
 std::vector<Obstacle> obstacles(int pid, Depth depth) {
   std::vector<Obstacle> all;
@@ -240,9 +254,7 @@ std::vector<Obstacle> obstacles(int pid, Depth depth) {
   if (const Fd fd = open_program(process.proc("exe"))) {
     if (auto found = check_program(fd, read_text(process.proc("maps")))) all.push_back(*found);
   }
-  if (state.starts_with("T") || state.starts_with("t")) {
-    all.push_back({EBUSY, "it is stopped; let it go on (kill -CONT) first"});
-  }
+  if (auto found = standstill(pid)) all.push_back(*found);
   if (depth == Depth::with_filters && all.empty() && process.line("Seccomp") == "2") {
     if (auto allowed = look_at_filters(pid); !allowed) {
       all.push_back({allowed.error().code, allowed.error().detail});

@@ -22,6 +22,9 @@ enum class Depth {
 // All of them, most telling first. Empty: nothing speaks against it.
 [[nodiscard]] std::vector<Obstacle> obstacles(int pid, Depth depth);
 
+// Of one that has the runtime already: why it does not answer. It is stopped, or frozen.
+[[nodiscard]] std::optional<Obstacle> standstill(int pid);
+
 // Why the runtime would not come into a program, or a script's interpreter, that is told by its environment to
 // load it first.
 [[nodiscard]] std::optional<Obstacle> obstacle_to_preload(const std::string& path);

@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <link.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -113,6 +114,11 @@ std::uint64_t Object::function(std::string_view name) const {
   auto found = library_->symbols.find(name);
   if (!found || !found->is_function() || found->is_indirect()) return 0;
   return found->address + bias_;
+}
+
+std::uint64_t Object::variable(std::string_view name) const {
+  auto found = library_->symbols.find(name);
+  return found && !found->is_function() ? found->address + bias_ : 0;
 }
 
 std::optional<std::uint64_t> Object::room_for_code(std::size_t bytes) const {
@@ -233,6 +239,18 @@ Status Target::write_code(std::uint64_t address, std::span<const std::byte> code
   const int error = written < 0 ? errno : EIO;
   if (has_ended()) return fail(ESRCH, "process %d has ended", pid_);
   return fail_errno(error, "code cannot be written into process %d", pid_);
+}
+
+bool Target::is_loaded() const {
+  // Where a debugger looks for libraries. Later it is in a state of change while one is loaded, by a program of one
+  // thread that thread's own work, which is waited for as well.
+  std::optional<Object> loader = object("ld-linux-x86-64.so.2");
+  if (!loader) loader = object("ld-2.");
+  const std::uint64_t at = loader ? loader->variable("_r_debug") : 0;
+  r_debug state = {};
+  if (at == 0 || !read(at, std::as_writable_bytes(std::span(&state, 1)))) return true;
+  if (state.r_version != 0 && state.r_state == r_debug::RT_CONSISTENT) return true;
+  return threads().size() > 1;
 }
 
 std::vector<pid_t> Target::threads() const {

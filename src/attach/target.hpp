@@ -44,6 +44,8 @@ class Object {
  public:
   // The address of what it exports; 0 if it does not. Functions only, and no indirect ones.
   std::uint64_t function(std::string_view name) const;
+  // The same of a variable.
+  std::uint64_t variable(std::string_view name) const;
   // Room in its code for `bytes` that nothing uses: zeros behind the end of its text.
   std::optional<std::uint64_t> room_for_code(std::size_t bytes) const;
 
@@ -73,6 +75,10 @@ class Target {
   std::string text(std::uint64_t address, std::size_t most = 1000) const;
   // Writes code, although it is not writable. Only while a thread is traced by the caller.
   [[nodiscard]] Status write_code(std::uint64_t address, std::span<const std::byte> code) const;
+
+  // Whether the dynamic loader has handed over to the program. Until then the C library is not what its functions
+  // count on.
+  bool is_loaded() const;
 
   std::vector<pid_t> threads() const;
   // Also one that nobody has waited for yet, whose threads are still listed.

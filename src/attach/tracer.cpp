@@ -15,12 +15,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <string>
 
 namespace molt::attach {
 
 namespace {
 
 constexpr double longest_us = 10e6;
+
+constexpr const char* tracer_name = "molt-tracer";
 
 // In the tracing process: whose it is.
 pid_t g_asked_by = 0;
@@ -67,7 +71,7 @@ bool in_tracing_process(const std::function<void()>& work) {
   if (child == 0) {
     g_asked_by = asking;
     setsid();
-    prctl(PR_SET_NAME, "molt-tracer");
+    prctl(PR_SET_NAME, tracer_name);
     signal(SIGCHLD, SIG_DFL);  // its handlers are its own
     sigset_t child_signal;
     sigemptyset(&child_signal);
@@ -96,16 +100,34 @@ SharedBytes::~SharedBytes() {
 
 bool nobody_waits() { return getppid() != g_asked_by; }
 
+pid_t foreign_tracer(pid_t id) {
+  const std::string status = read_text("/proc/" + std::to_string(id) + "/status");
+  const std::string key = "\nTracerPid:";
+  const std::size_t at = status.find(key);
+  const int tracer = at == status.npos ? 0 : std::atoi(status.c_str() + at + key.size());
+  if (tracer == 0) return 0;
+  const std::string name = read_text("/proc/" + std::to_string(tracer) + "/comm");
+  return name.empty() || name == std::string(tracer_name) + "\n" ? 0 : tracer;
+}
+
 Status Tracer::seize() {
-  if (ptrace(PTRACE_SEIZE, tid_, 0, PTRACE_O_TRACESYSGOOD) == 0) {
-    seized_ = true;
-    return {};
+  constexpr int tries = 20;
+  for (int i = 1;; ++i) {
+    if (ptrace(PTRACE_SEIZE, tid_, 0, PTRACE_O_TRACESYSGOOD) == 0) {
+      seized_ = true;
+      return {};
+    }
+    const int code = errno;
+    if (code == ESRCH || (code == EPERM && is_ending(tid_))) {
+      return fail(EAGAIN, "thread %d has ended", tid_);
+    }
+    // Where another of its kind traces the thread the kernel says the same as where nobody may.
+    if (code != EPERM || i == tries || foreign_tracer(tid_) != 0) {
+      return fail_errno(code, "thread %d cannot be traced", tid_);
+    }
+    const timespec moment{0, 500'000};
+    nanosleep(&moment, nullptr);
   }
-  const int code = errno;
-  if (code == ESRCH || (code == EPERM && is_ending(tid_))) {
-    return fail(EAGAIN, "thread %d has ended", tid_);
-  }
-  return fail_errno(code, "thread %d cannot be traced", tid_);
 }
 
 Result<bool> Tracer::stop() {

@@ -35,6 +35,10 @@ double now_us();
 // In the tracing process: who asked for it has died.
 bool nobody_waits();
 
+// Who traces process or thread `id` now, and is no such process: of this program or another that does the same, which
+// lets go in a moment. 0: nobody.
+pid_t foreign_tracer(pid_t id);
+
 // Memory that processes forked later share.
 class SharedBytes {
  public:

@@ -2,8 +2,10 @@
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <sys/ucontext.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -68,7 +70,8 @@ constexpr unsigned char restorer[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x0
 // Behind the word that leads there the kernel has put a ucontext: flags of three bits, no link, and the
 // code segment of a 64-bit process. A `struct sigaction` that a function saved (libcurl does that in each
 // transfer) has the word too, and nothing of that behind it.
-constexpr std::size_t flags_at = 1, link_at = 2, segments_at = 24, frame_words = 25;
+constexpr std::size_t flags_at = 1, link_at = 2, registers_at = 6, segments_at = 24,
+                      frame_words = 25;
 constexpr std::uint64_t most_flags = 7, user_code_segment = 0x33;
 
 bool is_frame(std::span<const std::uint64_t> words) {
@@ -77,7 +80,45 @@ bool is_frame(std::span<const std::uint64_t> words) {
          (words[segments_at] & 0xffff) == user_code_segment;
 }
 
-// Is there, from the stack pointer on, the frame of a signal handler?
+// The number of a system call, by the instruction in front of it: mov $NUMBER,%eax; syscall. That of read() is 0, and
+// made by xor %eax,%eax.
+std::optional<long> call_before(const Target& target, std::uint64_t instruction) {
+  std::array<unsigned char, 7> code = {};
+  if (!target.read(instruction - code.size(), std::as_writable_bytes(std::span(code)))) {
+    return std::nullopt;
+  }
+  if (code[5] != 0x0f || code[6] != 0x05) return std::nullopt;
+  if (code[3] == 0x31 && code[4] == 0xc0) return SYS_read;
+  if (code[0] != 0xb8) return std::nullopt;
+  std::uint32_t number = 0;
+  std::memcpy(&number, &code[1], sizeof number);
+  return number;
+}
+
+// Has the handler interrupted a call in which the thread could have been borrowed itself? PostgreSQL 15 makes some of its
+// processes in a handler, which they never leave.
+bool has_interrupted_plain_call(const Target& target, std::span<const std::uint64_t> frame) {
+  const auto saved = [&](int name) { return frame[registers_at + static_cast<std::size_t>(name)]; };
+  Victim v;
+  v.arguments = {saved(REG_RDI), saved(REG_RSI), saved(REG_RDX),
+                 saved(REG_R10), saved(REG_R8),  saved(REG_R9)};
+  const std::uint64_t next = saved(REG_RIP);
+  const auto result = static_cast<long>(saved(REG_RAX));
+  std::array<unsigned char, 2> code = {};
+  if (result >= 0) {
+    // Before it, to make it again.
+    if (!target.read(next, std::as_writable_bytes(std::span(code)))) return false;
+    v.call = result;
+  } else if (result == -EINTR) {
+    const auto call = call_before(target, next);
+    if (!call) return false;
+    code = {0x0f, 0x05};
+    v.call = *call;
+  }
+  return code[0] == 0x0f && code[1] == 0x05 && rank_of(v) != unsuitable;
+}
+
+// Is there, from the stack pointer on, the frame of a handler that may have interrupted anything?
 [[maybe_unused]] bool has_signal_frame(const Target& target, const Victim& victim,
                                        const Mapping& stack) {
   const std::uint64_t begin = victim.stack_pointer & ~std::uint64_t{7};
@@ -99,12 +140,28 @@ bool is_frame(std::span<const std::uint64_t> words) {
       at->second = target.read(word, std::as_writable_bytes(std::span(code))) &&
                    std::memcmp(code.data(), restorer, sizeof restorer) == 0;
     }
-    if (at->second && is_frame(std::span(words).subspan(i))) return true;
+    if (!at->second) continue;
+    const auto frame = std::span<const std::uint64_t>(words).subspan(i);
+    if (is_frame(frame) &&
+        (frame.size() < frame_words || !has_interrupted_plain_call(target, frame))) {
+      return true;
+    }
   }
   return false;
 }
 
+// Those that the kernel goes on with by restart_syscall(); their arguments are still in their registers.
+std::optional<long> restarted_call(const Target& target, std::uint64_t instruction) {
+  const auto number = call_before(target, instruction);
+  for (const long call : {SYS_poll, SYS_nanosleep, SYS_clock_nanosleep, SYS_futex}) {
+    if (number == call) return call;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+long Victim::shown_call() const { return is_restarted ? SYS_restart_syscall : call; }
 
 std::optional<Victim> asleep(const Target& target, pid_t tid) {
   const std::string line = read_text(target.proc("task/" + std::to_string(tid) + "/syscall"));
@@ -119,6 +176,11 @@ std::optional<Victim> asleep(const Target& target, pid_t tid) {
   std::copy_n(n, a.size(), a.begin());
   v.stack_pointer = n[6];
   v.instruction = n[7];
+  if (v.call == SYS_restart_syscall) {
+    const auto call = restarted_call(target, v.instruction);
+    v.is_restarted = call.has_value();
+    v.call = call.value_or(v.call);
+  }
   return v;
 }
 

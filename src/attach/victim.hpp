@@ -5,7 +5,7 @@
 // may have interrupted one. A thread asleep in a plain system call is at such a place, if
 //   - it waits for an event, not for a lock: a mutex's waiter (FUTEX_WAIT) may hold others already;
 //     condition variables, semaphores and joins wait with FUTEX_WAIT_BITSET;
-//   - no signal frame is on its stack;
+//   - no signal frame is on its stack, but of a handler that has interrupted such a call;
 //   - there is room on its stack.
 #pragma once
 
@@ -25,9 +25,15 @@ struct Victim {
   std::array<std::uint64_t, 6> arguments = {};
   std::uint64_t stack_pointer = 0;
   std::uint64_t instruction = 0;  // behind the `syscall`
+  // It had been interrupted before (it was stopped, frozen, traced), and the kernel goes on with it by a call of its
+  // own, restart_syscall(): that is what registers show, and what cannot be made again once the thread was elsewhere.
+  // `call` is the one that the program made.
+  bool is_restarted = false;
   // The lower the better. Calls that the kernel begins anew by itself and that have no time limit come
   // first: rewinding costs them nothing.
   int rank = 0;
+
+  long shown_call() const;
 };
 
 // Whether a thread that stands where this says, in or before that call, may be borrowed. Reads the

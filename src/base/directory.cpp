@@ -89,20 +89,23 @@ Status write_owner(const Fd& directory, const Identity& owner) {
 
 // A socket's file outlives its process, but answers no more: then nobody listens on it. A server
 // that stops in good order removes the file first.
-bool has_deaf_socket(const Fd& directory) {
+enum class Socket { none, deaf, hears };
+Socket socket_in(const Fd& directory) {
   struct stat info {};
   if (fstatat(directory.get(), control_socket_name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
       !S_ISSOCK(info.st_mode)) {
-    return false;
+    return Socket::none;
   }
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return false;
+  if (!fd) return Socket::hears;
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::snprintf(address.sun_path, sizeof address.sun_path, "/proc/thread-self/fd/%d/%s",
                 directory.get(), control_socket_name);
-  return connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 &&
-         errno == ECONNREFUSED;
+  const bool is_deaf =
+      connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 &&
+      errno == ECONNREFUSED;
+  return is_deaf ? Socket::deaf : Socket::hears;
 }
 
 // Files of a process that has just made them and is not done yet look like leftovers.
@@ -115,7 +118,10 @@ bool is_fresh(const Fd& directory) {
 // Whether the process `pid` that made this directory is dead. What cannot be known is not dead.
 bool is_abandoned(const Fd& directory, int pid, const Identity& self) {
   Identity owner;
-  if (!read_owner(directory, owner)) return !is_fresh(directory);
+  if (!read_owner(directory, owner)) {
+    // What sweeps old files away leaves sockets that are in use.
+    return socket_in(directory) != Socket::hears && !is_fresh(directory);
+  }
   if (self.pid_namespace != 0 && owner.pid_namespace == self.pid_namespace) {
     if (pid == getpid()) return true;  // an earlier process of this number, or what exec left
     if (kill(pid, 0) != 0 && errno == ESRCH) return true;
@@ -124,7 +130,7 @@ bool is_abandoned(const Fd& directory, int pid, const Identity& self) {
   }
   // Another pid namespace, in which it cannot be looked for: a container of the past, or a living
   // one that shares this directory with us.
-  return has_deaf_socket(directory) && !is_fresh(directory);
+  return socket_in(directory) == Socket::deaf && !is_fresh(directory);
 }
 
 std::vector<std::string> names_in(const Fd& directory) {
@@ -257,6 +263,9 @@ Result<std::string> make_in(const std::string& candidate, const Identity& self) 
     empty(*directory);
   }
   if (Status ok = write_owner(*directory, self); !ok) {
+    // Without it nobody could tell whose this is, neither who comes next nor we.
+    empty(*directory);
+    unlinkat(folder->get(), name.c_str(), AT_REMOVEDIR);
     return fail(ok.error().code, "%s: %s", path.c_str(), ok.error().detail);
   }
   return path;
@@ -280,6 +289,12 @@ std::vector<std::string> candidates(const std::string& preferred) {
   add(("/run/user/" + std::to_string(geteuid())).c_str());
   add("/tmp");
   return all;
+}
+
+// Somebody has removed it, or the process has another root since.
+bool is_missing(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) != 0 && (errno == ENOENT || errno == ENOTDIR);
 }
 
 // The directory of one process. Never freed: the child of a fork may find its parent's, with a
@@ -314,7 +329,8 @@ Made& made_by_this_process() {
 Result<std::string> process_directory(const std::string& preferred) {
   Made& made = made_by_this_process();
   std::lock_guard lock(made.mutex);
-  if (!made.path.empty()) return made.path;
+  if (!made.path.empty() && !is_missing(made.path)) return made.path;
+  made.path.clear();
 
   const Identity self = identity_of_this_process();
   std::string refused;

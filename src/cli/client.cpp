@@ -1,5 +1,6 @@
 #include "cli/client.hpp"
 
+#include "attach/freezer.hpp"
 #include "cli/network.hpp"
 
 #include <fcntl.h>
@@ -49,6 +50,13 @@ Json parse_reply(const std::string& text) {
        describe(process), user_name(process.uid));
 }
 
+void refuse_frozen(const Process& process) {
+  if (const auto frozen = attach::find_freezer(process.pid)) {
+    fail(ErrorClass::stalled, EBUSY, "{} is frozen; let it go on: {}", describe(process),
+         frozen->remedy());
+  }
+}
+
 ControlSocket find_socket(const Process& process) {
   SocketFinder finder;
   ControlSocket socket = finder.find(process);
@@ -56,6 +64,12 @@ ControlSocket find_socket(const Process& process) {
     case ControlSocket::found:
       return socket;
     case ControlSocket::absent:
+      if (has_own_threads(process)) {
+        fail(ErrorClass::missing, ENXIO,
+             "{} has Molt, but somebody has removed its control socket, or its root is another one "
+             "since; `molt attach -p {}` makes the socket anew",
+             describe(process), process.pid);
+      }
       fail(ErrorClass::missing, ENXIO,
            "{} has no control socket: it does not use Molt, or did not call molt_start(); "
            "`molt ps` lists those that did",
@@ -114,6 +128,7 @@ std::string Deadline::text() const {
 }
 
 Connection::Connection(const Process& process, Deadline deadline) : process_(process) {
+  refuse_frozen(process_);
   connect(find_socket(process), deadline);
 }
 
@@ -306,6 +321,7 @@ void Connection::fail_no_answer(Deadline deadline) const {
     fail(ErrorClass::stalled, ETIMEDOUT, "{} is stopped; continue it with `kill -CONT {}`",
          describe(process_), process_.pid);
   }
+  refuse_frozen(process_);
   fail(ErrorClass::stalled, ETIMEDOUT,
        "{} gave no answer in {}; the request is withdrawn; try again with a longer --timeout",
        describe(process_), deadline.text());

@@ -16,10 +16,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string_view>
+#include <system_error>
 
 namespace molt::cli {
 namespace {
@@ -179,6 +181,20 @@ bool has_inherited(const Process& process) {
     has_runtime |= has("/libmolt.so") || has("/memfd:libmolt.so");
     has_modules |= has("/memfd:molt:") || (has("/molt") && has("/store/") && !has(own_store));
     if (has_runtime && has_modules) return true;
+  }
+  return false;
+}
+
+bool has_own_threads(const Process& process) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  for (fs::directory_iterator task(fmt::format("/proc/{}/task", process.pid), error), end;
+       !error && task != end; task.increment(error)) {
+    // The process may have "molt" in its own name; its first thread is never ours.
+    if (task->path().filename() == std::to_string(process.pid)) continue;
+    std::ifstream in(task->path() / "comm");
+    std::string name;
+    if (std::getline(in, name) && name.starts_with("molt")) return true;
   }
   return false;
 }

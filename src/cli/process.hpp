@@ -47,13 +47,16 @@ struct ControlSocket {
   std::vector<std::string> names;
 };
 
-// Without a socket, but with the runtime and modules mapped: the child of a fork, which has its
-// parent's modules and patches in force and no thread that could answer for them.
 // Nobody listens there: an earlier process of that number has left it, or the process itself before it executed
 // another program.
 bool is_left_behind(const ControlSocket& socket);
 
+// Without a socket, but with the runtime and modules mapped: the child of a fork, which has its
+// parent's modules and patches in force and no thread that could answer for them.
 bool has_inherited(const Process& process);
+
+// Whether the runtime's threads are there.
+bool has_own_threads(const Process& process);
 
 // Remembers what it read for the next process.
 class SocketFinder {

@@ -178,10 +178,11 @@ Json Session::call(std::string_view method, const Json& parameters) {
 
 Json Session::call_waiting(std::string_view method, Json parameters, int default_ms, int fd,
                            int grace_ms) {
-  const int wait = options_.timeout_s ? options_.timeout_ms() : default_ms;
+  const int asked_ms = options_.timeout_s ? std::max(options_.timeout_ms(), least_ms_) : -1;
+  const int wait = options_.timeout_s ? asked_ms : default_ms;
   const Deadline deadline =
       wait < 0 ? Deadline::never() : Deadline::after(std::chrono::milliseconds(wait + grace_ms));
-  parameters["timeout_ms"] = options_.timeout_ms();
+  parameters["timeout_ms"] = asked_ms;
   return connection(deadline).call(method, parameters, fd, deadline);
 }
 

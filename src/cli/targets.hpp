@@ -15,6 +15,8 @@ namespace molt::cli {
 // first, and its own limit is for the pause only.
 inline constexpr int load_ms = 30'000;
 inline constexpr int unload_ms = 10'000;
+// However little time the user gave: to take back what was begun has so much of its own.
+inline constexpr int take_back_ms = 5'000;
 
 // How much longer than the process itself this program waits.
 inline constexpr int default_grace_ms = 2'000;
@@ -52,6 +54,9 @@ class Session {
   void stream(std::string_view method, const Json& parameters,
               const std::function<void(const Json&)>& take);
 
+  // From now on call_waiting() waits for so long at least.
+  void wait_at_least(int ms) { least_ms_ = ms; }
+
   // Closes the connection; the next call makes another.
   void hang_up() { connection_.reset(); }
 
@@ -71,6 +76,7 @@ class Session {
 
   Process process_;
   const Options& options_;
+  int least_ms_ = 0;
   std::optional<Connection> connection_;
   std::vector<Failure> failures_;
   std::vector<std::string> notes_;

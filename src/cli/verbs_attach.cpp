@@ -13,8 +13,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <sstream>
 #include <system_error>
@@ -41,23 +39,6 @@ Runner declare_attach(CLI::App&) {
     return run_on_targets(options, "attach", {ask, show, false, true});
   };
 }
-
-namespace {
-
-bool has_own_threads(const Process& process) {
-  const std::string tasks = fmt::format("/proc/{}/task", process.pid);
-  std::error_code error;
-  for (const auto& task : std::filesystem::directory_iterator(tasks, error)) {
-    // The process may have "molt" in its own name; its first thread is never ours.
-    if (task.path().filename() == std::to_string(process.pid)) continue;
-    std::ifstream in(task.path() / "comm");
-    std::string name;
-    if (std::getline(in, name) && name.starts_with("molt")) return true;
-  }
-  return false;
-}
-
-}  // namespace
 
 Runner declare_detach(CLI::App&) {
   return [](const Options& options) {
@@ -101,11 +82,18 @@ Runner declare_doctor(CLI::App& verb) {
       const std::string name = exists ? describe(process) : fmt::format("process {}", pid);
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
-      for (const attach::Obstacle& obstacle :
-           there ? std::vector<attach::Obstacle>()
-                 : attach::obstacles(pid, attach::Depth::with_filters)) {
+      std::vector<attach::Obstacle> found;
+      if (!there) {
+        found = attach::obstacles(pid, attach::Depth::with_filters);
+      } else if (auto rests = attach::standstill(pid)) {
+        found.push_back(*rests);
+      }
+      for (const attach::Obstacle& obstacle : found) {
         obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
-        text += printable(fmt::format("{}: cannot be attached to: {}", name, obstacle.text)) + "\n";
+        text += printable(fmt::format("{}: {}: {}", name,
+                                      there ? "does not answer" : "cannot be attached to",
+                                      obstacle.text)) +
+                "\n";
         if (code == 0) code = obstacle.code;
       }
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);

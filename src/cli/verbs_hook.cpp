@@ -53,11 +53,8 @@ std::string show_hooks_at_length(const Json& reply) {
 Runner declare_hook_list(CLI::App&) {
   return [](const Options& options) {
     return run_on_targets(options, "hook list",
-                          {[](Session& session) {
-                             attach_if_absent(session);
-                             return session.call(wire::method::hook_list);
-                           },
-                           options.verbose ? show_hooks_at_length : show_hooks, false, true});
+                          {[](Session& session) { return session.call(wire::method::hook_list); },
+                           options.verbose ? show_hooks_at_length : show_hooks});
   };
 }
 

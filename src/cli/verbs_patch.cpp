@@ -152,6 +152,7 @@ Json apply_one(Session& session, const std::string& file, const std::string& arg
       throw with_outcome(failure, "its transition goes on; `molt blocking` shows who holds it up");
     }
     set_attribute(session, "patches/" + name + "/enabled", "0");
+    session.wait_at_least(take_back_ms);
     try {
       wait_for(session, name, "unpatched");
       unload_module(session, name);

@@ -16,6 +16,7 @@
 #include <charconv>
 #include <mutex>
 
+#include "base/program.hpp"
 #include "hook/registry.hpp"
 #include "livepatch/engine.hpp"
 
@@ -523,7 +524,7 @@ void set_host_name(Text name) {
 Text host_name() {
   Content& c = content();
   std::lock_guard lock(c.name_mutex);
-  return c.name.empty() ? program_invocation_short_name : c.name;
+  return c.name.empty() ? Text(program_name()) : c.name;
 }
 
 void forget_tree() {

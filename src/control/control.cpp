@@ -44,7 +44,7 @@ State& state() {
 Status start_with(const Options& options, const Limits& limits) {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  if (s.server) return fail(EALREADY, "the control socket is open already");
+  if (s.server) return s.server->mend();
   if (s.is_stopping) return fail(EBUSY, "the control socket is being closed by another thread");
 
   set_host_name(options.name);

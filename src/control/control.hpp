@@ -32,7 +32,8 @@ struct Options {
 
 // Any thread; the descriptor table of the calling one is that of modules which are loaded from
 // outside. Waits until the socket can be connected to. EALREADY: running. EBUSY: stop() is under
-// way. On any failure nothing is left, and it may be tried again.
+// way. On any failure nothing is left, and it may be tried again. Where it runs already and somebody has removed
+// the socket, that is made anew; ENOTCONN as Server::mend() has it.
 [[nodiscard]] Status start(const Options& options);
 
 // Any thread but a worker's (module code that was asked for from outside), and no agent's server: there it

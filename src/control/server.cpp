@@ -60,6 +60,7 @@ constexpr std::uint64_t listener_id = 0;
 constexpr std::uint64_t bell_id = 1;
 constexpr int backlog = 64;
 constexpr int accept_pause_ms = 1'000;
+constexpr int mend_patience_ms = 20;
 // In one reply to who follows the log.
 constexpr std::size_t events_at_once = 256;
 
@@ -206,12 +207,22 @@ Status Server::set_up() {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = bell_id;
-  bool added = epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) == 0;
-  event.data.u64 = listener_id;
-  added = added && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) == 0;
-  if (!added) return fail_errno(errno, "cannot watch the control socket");
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+    return fail_errno(errno, "cannot watch an eventfd");
+  }
+  if (Status ok = watch_listener_too(); !ok) return ok;
 
   return may_be_rung() ? begin_bell() : Status();
+}
+
+Status Server::watch_listener_too() {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = listener_id;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) != 0) {
+    return fail_errno(errno, "cannot watch the control socket");
+  }
+  return {};
 }
 
 Status Server::listen() {
@@ -220,7 +231,7 @@ Status Server::listen() {
     log::line("", "molt: %s; the control socket has no path", bound.error().detail);
   }
   if (::listen(listener_.get(), backlog) != 0) {
-    return fail_errno(errno, "cannot listen on %s", socket_path_.c_str());
+    return fail_errno(errno, "cannot listen on %s", socket_path().c_str());
   }
   return {};
 }
@@ -230,8 +241,8 @@ Status Server::bind_in_directory() {
   if (!directory) return pass(directory);
   directory_fd_.reset(open(directory->c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!directory_fd_) return fail_errno(errno, "%s", directory->c_str());
-  socket_path_ = *directory + "/" + control_socket_name;
-  auto address = address_of(socket_path_, directory_fd_);
+  const std::string path = *directory + "/" + control_socket_name;
+  auto address = address_of(path, directory_fd_);
   if (!address) return pass(address);
 
   listener_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -240,8 +251,14 @@ Status Server::bind_in_directory() {
   // The umask is the host's; the directory lets nobody else in meanwhile.
   if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&*address), sizeof *address) != 0 ||
       fchmodat(directory_fd_.get(), control_socket_name, 0600, 0) != 0) {
-    return fail_errno(errno, "cannot bind %s", socket_path_.c_str());
+    return fail_errno(errno, "cannot bind %s", path.c_str());
   }
+  struct stat file {};
+  if (fstatat(directory_fd_.get(), control_socket_name, &file, AT_SYMLINK_NOFOLLOW) != 0) {
+    return fail_errno(errno, "%s", path.c_str());
+  }
+  std::lock_guard lock(place_mutex_);
+  place_ = {path, file.st_dev, file.st_ino};
   return {};
 }
 
@@ -267,8 +284,48 @@ Status Server::bind_abstract() {
   if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0) {
     return fail_errno(errno, "cannot bind @%s", name);
   }
-  socket_path_ = std::string("@") + name;
+  std::lock_guard lock(place_mutex_);
+  place_ = {std::string("@") + name};
   return {};
+}
+
+// --- made anew ----------------------------------------------------------------------------------
+
+bool Server::is_lost() const {
+  std::lock_guard lock(place_mutex_);
+  if (place_.path.starts_with('@')) return false;
+  struct stat file {};
+  if (stat(place_.path.c_str(), &file) != 0) return errno == ENOENT || errno == ENOTDIR;
+  return file.st_dev != place_.device || file.st_ino != place_.file;
+}
+
+Status Server::mend() {
+  const std::uint32_t before = mends_.load(std::memory_order_acquire);
+  if (!is_lost()) return fail(EALREADY, "the control socket is open already");
+  is_mend_asked_.store(true, std::memory_order_release);
+  ring();
+  for (const Deadline deadline = Deadline::in_ms(mend_patience_ms);
+       mends_.load(std::memory_order_acquire) == before; futex_wait(mends_, before, deadline)) {
+    if (deadline.passed()) {
+      return fail(ENOTCONN, "the control socket was removed, and its thread sleeps");
+    }
+  }
+  std::lock_guard lock(place_mutex_);
+  return mended_;
+}
+
+void Server::mend_now() {
+  if (!is_mend_asked_.exchange(false, std::memory_order_acq_rel)) return;
+  if (is_lost()) {
+    log::line("", "molt: the control socket was removed, and is made anew");
+    listener_.reset();
+    Status done = listen();
+    if (done) done = watch_listener_too();
+    std::lock_guard lock(place_mutex_);
+    mended_ = done;
+  }
+  mends_.fetch_add(1, std::memory_order_release);
+  futex_wake_all(mends_);
 }
 
 // Whatever was opened is closed here: after this thread its numbers would mean the host's.
@@ -351,6 +408,7 @@ void Server::serve() {
         epoll_wait(epoll_.get(), events, static_cast<int>(std::size(events)), next_round_ms());
     if (n < 0 && errno != EINTR) return;  // it cannot come to that; if it does, no busy loop
     for (int i = 0; i < n; ++i) on_event(events[i].data.u64, events[i].events);
+    mend_now();
     if (accept_again_.passed()) watch_listener(true);
     take_done();
     for (auto& [id, connection] : connections_) {

@@ -22,6 +22,9 @@
 //               follow the log, releases may be delayed or the server may be stopped, there is a bell,
 //               and it stays until none of that is left. Where none can be made that is refused.
 //            S5 Workers never touch a connection: a job is all they see, and it outlives the client.
+//            S7 Whoever starts what is started already finds out whether the socket's name still leads to it,
+//               and has it made anew where it does not: somebody removed the file, or the process has
+//               another root since. Nothing looks by itself: an agent of whom nothing is asked sleeps.
 // Order      A worker: reply written, job put on the list of done ones under the lock, then the bell.
 //            The `molt` thread: bell's counter read, then the list. So no job is overlooked.
 // Progress   One client never waits for another's operation. With as many operations under way as
@@ -78,10 +81,18 @@ class Server {
   // On a worker, so there is a bell: it stays (S6).
   void expect_stop(bool on) { is_stop_expected_.store(on, std::memory_order_release); }
 
+  // S7. EALREADY: nothing was to be done. ENOTCONN: the `molt` thread, which does it, did not come to it; without
+  // a bell nobody in this process can wake it, but whoever may trace it can. The next call goes on with it. One
+  // thread at a time.
+  [[nodiscard]] Status mend();
+
   bool is_agent() const { return role_ == Role::agent; }
   bool is_worker() const { return workers_.is_worker(); }
   // Valid after start().
-  const std::string& socket_path() const { return socket_path_; }
+  std::string socket_path() const {
+    std::lock_guard lock(place_mutex_);
+    return place_.path;
+  }
 
  private:
   struct Flight {
@@ -96,6 +107,9 @@ class Server {
   [[nodiscard]] Status listen();
   [[nodiscard]] Status bind_in_directory();
   [[nodiscard]] Status bind_abstract();
+  [[nodiscard]] Status watch_listener_too();
+  [[nodiscard]] bool is_lost() const;
+  void mend_now();
   void serve();
   void tear_down();
 
@@ -129,7 +143,18 @@ class Server {
   Workers workers_;
   pthread_t thread_{};
   pthread_t bell_thread_{};
-  std::string socket_path_;
+
+  // Written by the `molt` thread.
+  struct Place {
+    std::string path;  // begins with @ where there is no file
+    dev_t device = 0;
+    ino_t file = 0;
+  };
+  mutable std::mutex place_mutex_;
+  Place place_;
+  Status mended_;
+  std::atomic<bool> is_mend_asked_{false};
+  std::atomic<std::uint32_t> mends_{0};  // counted when mended_ is valid
 
   // start() waits for the first, which says that the second is valid.
   std::atomic<std::uint32_t> is_set_up_{0};

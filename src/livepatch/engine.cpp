@@ -12,6 +12,7 @@
 
 #include "base/last_error.hpp"
 #include "base/log.hpp"
+#include "base/program.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
 
@@ -38,7 +39,7 @@ void say(const char* format, ...) {
 }
 
 const std::string& display_name(const Object& object) {
-  static const std::string* program = new std::string(program_invocation_short_name);
+  static const std::string* program = new std::string(program_name());
   return object.is_program() ? *program : object.name;
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/program.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
 
@@ -190,7 +191,7 @@ Status module_coming(molt_module* module, bool is_livepatch) {
   if (!token) return token.status();
   Engine& e = engine();
   const std::string name = module->name;
-  if (name == program_invocation_short_name) {
+  if (name == program_name()) {
     return fail(EINVAL, "a module must not be called like the program, %s", name.c_str());
   }
   {

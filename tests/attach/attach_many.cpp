@@ -1,7 +1,7 @@
-// attach_many RUNTIME ATTACHES[k|t][/SECONDS] PROGRAM [ARGUMENT...]: starts a program that says "ready", attaches to
+// attach_many RUNTIME ATTACHES[k|t|s][/SECONDS] PROGRAM [ARGUMENT...]: starts a program that says "ready", attaches to
 // it again and again, ends its input, and expects it to end well. Only the first attach loads the
 // runtime; each borrows a thread. Prints how long threads were stopped. With "k" behind the number each
-// attach but the last is killed at a random moment. After SECONDS only the last one is begun: on a busy
+// attach but the last is killed at a random moment; with "s" the program is stopped and continued before. After SECONDS only the last one is begun: on a busy
 // machine one may take a second.
 
 #include "attach/attach.hpp"
@@ -120,6 +120,26 @@ static void show_threads(pid_t pid) {
   closedir(folder);
 }
 
+// Until the kernel has gone on with its call by one of its own, which is what a stop makes of some.
+static bool stop_and_continue(pid_t pid) {
+  constexpr int tries = 500;
+  for (int i = 0; i < tries; ++i) {
+    int status = 0;
+    kill(pid, SIGSTOP);
+    if (waitpid(pid, &status, WUNTRACED) != pid || !WIFSTOPPED(status)) return false;
+    kill(pid, SIGCONT);
+    const timespec nap{0, 10'000'000};
+    nanosleep(&nap, nullptr);  // tidy: sleep-ok between two looks, bounded
+    const std::string file = "/proc/" + std::to_string(pid) + "/syscall";
+    const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    char text[8] = {};
+    const bool is_read = read(fd, text, 4) == 4;
+    close(fd);
+    if (is_read && std::strcmp(text, "219 ") == 0) return true;
+  }
+  return false;
+}
+
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "calls") == 0) {
     for (const long number : attach::calls_made()) std::printf("%ld\n", number);
@@ -148,6 +168,7 @@ int main(int argc, char** argv) {
   FILE* says = fdopen(out[0], "r");
   char line[200];
   bool good = std::fgets(line, sizeof line, says) != nullptr && std::strcmp(line, "ready\n") == 0;
+  if (std::strchr(argv[2], 's') != nullptr) good = good && stop_and_continue(pid);
   std::vector<double> stopped;
   const attach::Options options{argv[1], 15'000};
   const bool tracers = std::strchr(argv[2], 't') != nullptr;

@@ -94,22 +94,45 @@ class Attach(unittest.TestCase):
         self.assertIn(words, done.stderr + done.stdout)
 
     def test_hook(self):
-        """Each verb of `molt hook` puts the agent in, as load and apply do."""
-        for verb, code, words in ((["hook", "list"], 0, "Hook"),
-                                  (["hook", "order", "--all-hooks", "plain"], 0, ""),
+        """What changes hooks puts the agent in, as load and apply do; what only looks at them does not."""
+        for verb, code, words in ((["hook", "order", "--all-hooks", "plain"], 0, ""),
                                   (["hook", "order", "--all-hooks", "--reset"], 0, ""),
                                   (["hook", "order", "libc.so.6:open64", "plain"], 3, "libc.so.6:open64")):
             with self.subTest(verb):
                 target = self.start("sleeper")
-                self.refuses(3, "no control socket", "list", "-p", target.pid)
+                for look in (["list"], ["hook", "list"], ["hook", "list", "-n"]):
+                    self.refuses(3, "no control socket", *look, "-p", target.pid)
+                self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
                 done = molt(*verb, "-p", target.pid)
                 self.assertEqual(done.returncode, code, done.stderr)
                 self.assertIn(words, done.stdout + done.stderr)
-                self.assertEqual(self.does("list", "-p", target.pid).count("\n"), 1)
+                self.assertIn("Hook", self.does("hook", "list", "-p", target.pid))
                 self.assertEqual(target.end(), ("ok", 0))
+
+    def test_removed_socket(self):
+        """Somebody has cleared /run away: whoever attaches makes the socket anew, and the agent is as it was."""
         target = self.start("sleeper")
-        self.refuses(3, "no control socket", "hook", "list", "-n", "-p", target.pid)
-        self.assertNotIn("molt", Path(f"/proc/{target.pid}/maps").read_text())
+        self.does("attach", "-p", target.pid)
+        folder = next(path for path in (Path(f"/run/molt/{target.pid}"), Path(f"/tmp/molt-{os.geteuid()}/{target.pid}"),
+                                        Path(f"/run/user/{os.geteuid()}/molt/{target.pid}")) if path.is_dir())
+        # Before anything was asked of it nobody is there who could be rung for.
+        for lost, verb, words in ((folder / "control", ["attach", "--json"], '"started"'),
+                                  (folder, ["attach", "--json"], '"started"'),
+                                  (folder, ["load", "-v", MODULE], "attached: started"),
+                                  (folder, ["load", "-v", EXAMPLES / "count_opens.so"], "attached: started")):
+            shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+            self.refuses(3, f"somebody has removed its control socket, or its root is another one since; `molt attach -p "
+                         f"{target.pid}` makes", "list", "-p", target.pid)
+            done = molt(*verb, "-p", target.pid)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(words, done.stdout + done.stderr)
+            self.does("list", "-p", target.pid)
+        self.assertEqual(self.does("events", "-p", target.pid).count("was removed, and is made anew"), 4)
+        for name in ("count_opens", "plain"):
+            unloaded = json.loads(self.does("unload", "-p", target.pid, name, "--json"))
+            self.assertEqual(unloaded["result"], "unmapped", unloaded)
+        self.does("detach", "-p", target.pid)
+        self.assertFalse(folder.exists())
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_load(self):
@@ -185,6 +208,32 @@ class Attach(unittest.TestCase):
     def test_a_saved_sigaction_is_no_signal_handler(self):
         target = self.start("sleeper", "saved")
         self.does("attach", "-p", target.pid)
+        self.assertEqual(target.end(), ("ok", 0))
+
+    def test_in_a_handler_for_good(self):
+        """PostgreSQL makes processes in a handler that they never leave. Had that interrupted nothing but a wait, they are as
+        good as any other."""
+        for kind in ("handler", "handler_again"):
+            with self.subTest(kind):
+                target = self.start("sleeper", kind)
+                while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+                    time.sleep(0.001)  # tidy: sleep-ok it says that it is ready before it reads
+                os.kill(target.pid, signal.SIGUSR1)
+                self.assertEqual(target.line(), ["inside"])
+                while Path(f"/proc/{target.pid}/syscall").read_text().split()[0] != "0":
+                    time.sleep(0.001)  # tidy: sleep-ok it says that it is inside before it reads
+                self.assertIn("attach: yes, through thread", self.does("doctor", target.pid))
+                self.does("load", "-p", target.pid, MODULE)
+                self.does("unload", "-p", target.pid, "plain")
+                self.assertEqual(target.end(), ("ok", 0))
+
+    def test_name(self):
+        """What it is called, whatever the program has written over its arguments."""
+        target = self.start("sleeper", "retitled")
+        self.does("attach", "-p", target.pid)
+        self.assertIn(b"other/words: 1\0", Path(f"/proc/{target.pid}/cmdline").read_bytes())
+        names = {answer["pid"]: answer.get("name") for answer in json.loads(molt("ps", "--json").stdout)["processes"]}
+        self.assertEqual(names[target.pid], "sleeper")
         self.assertEqual(target.end(), ("ok", 0))
 
     def test_dry_run_changes_nothing(self):
@@ -493,6 +542,17 @@ class Attach(unittest.TestCase):
                 told = [molt(*verb, "-p", target.pid).stderr for verb in (["unload", "plain"], ["detach"])]
                 self.assertLess(time.monotonic(), end, told)
         self.assertEqual(target.end(), ("ok", 0))
+
+    def test_as_soon_as_it_is_there(self):
+        """By several at once, to a program that has only just been executed: each waits for its loader, and for the others."""
+        for _ in range(12):
+            program = subprocess.Popen([TARGETS / "sleeper"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.addCleanup(program.communicate)
+            self.addCleanup(program.kill)
+            asking = [subprocess.Popen([MOLT, "load", "-p", str(program.pid), MODULE], stderr=subprocess.PIPE, text=True)
+                      for _ in range(3)]
+            self.assertEqual([one.communicate(timeout=60)[1] for one in asking], ["", "", ""])
+            self.assertEqual(program.communicate(input="x", timeout=60)[0].split()[-1], "ok")
 
     def test_many(self):
         """Selected by tree and by program; one of them cannot, and is told by one line."""

@@ -2,6 +2,7 @@
 """Programs in straits: no descriptor left, no folder to write to, another root, no /proc, other rights,
 another C library, another architecture. Each is served, or told why not."""
 import concurrent.futures
+import contextlib
 import ctypes
 import json
 import os
@@ -304,6 +305,59 @@ class Straits(unittest.TestCase):
         self.assertIn("it is stopped", molt("doctor", target.pid).stdout)
         self.assertEqual(libc.ptrace(detach, target.pid, None, None), 0)
         self.full_service(target)
+
+    def freezers(self):
+        """Groups of both versions, made for this test: each with the file that freezes it, and what to write there."""
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields, _, kind = line.partition(" - ")
+            root = Path(fields.split()[4])
+            if kind.startswith("cgroup2 "):
+                file, words = "cgroup.freeze", ("1", "0")
+            elif kind.startswith("cgroup ") and "freezer" in kind.split()[-1].split(","):
+                file, words = "freezer.state", ("FROZEN", "THAWED")
+            else:
+                continue
+            group = root / f"molt-test-{os.getpid()}"
+            with contextlib.suppress(OSError):
+                group.mkdir()
+                self.addCleanup(group.rmdir)
+                if os.access(group / file, os.W_OK):
+                    yield group / file, words
+
+    def test_frozen(self):
+        """As a paused container is: refused at once, and told what lets it go on."""
+        freezers = list(self.freezers())
+        if not freezers:
+            self.skipTest("needs a control group of its own")
+        for file, (frozen, thawed) in freezers:
+            with self.subTest(file):
+                target = self.start("sleeper")
+                below = file.parent / "below"
+                below.mkdir()
+                (below / "cgroup.procs").write_text(str(target.pid))
+                remedy = f"echo {thawed} >{file}"
+                try:
+                    for is_there in (False, True):
+                        file.write_text(frozen)
+                        begin = time.monotonic()
+                        if not is_there:
+                            self.refuses(5, f"cannot be attached to: it is frozen, as a paused container is; let it go on: "
+                                         f"{remedy}\n", "doctor", target.pid)
+                            for verb in (["attach"], ["load", MODULE]):
+                                self.refuses(1, remedy, *verb, "-p", target.pid)
+                        else:
+                            self.refuses(5, f"does not answer: it is frozen, as a paused container is; let it go on: {remedy}\n",
+                                         "doctor", target.pid)
+                            for verb in (["list"], ["load", MODULE]):
+                                self.refuses(6, f"is frozen; let it go on: {remedy}\n", *verb, "-p", target.pid)
+                        self.assertLess(time.monotonic() - begin, 5)
+                        subprocess.run(["sh", "-c", remedy], check=True)
+                        self.does("attach", "-p", target.pid)
+                    self.full_service(target)
+                finally:
+                    file.write_text(thawed)
+                    target.kill()
+                    below.rmdir()
 
     def test_has_ended(self):
         """Not waited for yet by who started it."""

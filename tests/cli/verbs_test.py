@@ -86,6 +86,22 @@ class Unload(MoltTest):
                               f"limiter_tick; `molt gc -p {process.pid}` frees it after that\n")
         self.quiet("unload", "limiter", "-q", "-p", process.pid)
 
+    def test_apply_takes_back_in_a_time_of_its_own(self):
+        """However little the user gave: threads that have changed over need some to come back."""
+        loaded = {"schema": 1, "name": "fix", "already": False, "shared": False, "taint": "K"}
+        stalled = {"errno": "ETIMEDOUT", "code": 110, "class": "stalled", "message": "fix: 1 thread has not changed over"}
+        script = {"molt.Load": {"reply": loaded}, "molt.Set": {"reply": {"schema": 1}},
+                  "molt.Wait": [{"error": stalled}, {"reply": {"schema": 1, "waited_ms": 3}}],
+                  "molt.Patches": {"reply": {"schema": 1, "patches": [], "pinned": []}},
+                  "molt.Blocking": {"error": {"class": "missing", "errno": "ENOENT", "code": 2, "message": "no module fix"}},
+                  "molt.Unload": {"reply": {"schema": 1, "name": "fix", "result": "unmapped", "reason": "", "drain_us": 42}}}
+        process = self.fake(script)
+        self.assertEqual(self.complaint("apply", "-p", process.pid, self.file("fix.so"), "--timeout", "0.2", code=6),
+                         "fix: 1 thread has not changed over; reverted; try again, with a longer --timeout, or --no-wait")
+        self.assertEqual([(one["method"], one["parameters"]["timeout_ms"]) for one in process.requests()
+                          if "timeout_ms" in one["parameters"]],
+                         [("molt.Load", 200), ("molt.Wait", 200), ("molt.Wait", 5000), ("molt.Unload", 5000)])
+
     def test_revert_tells_that_memory_stays(self):
         patch = {"name": "fix", "enabled": True, "transition": False, "stack_order": 1, "objects": []}
         reply = {"schema": 1, "name": "fix", "result": "resident", "drain_us": 42,

@@ -86,6 +86,16 @@ class DirectoryTest : public testing::Test {
     return left;
   }
   std::string dead_owner() const { return "pidns=" + pid_namespace() + " start=1\n"; }
+  static Fd listen_in(const fs::path& folder) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::snprintf(address.sun_path, sizeof address.sun_path, "%s/control", folder.c_str());
+    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    fs::remove(folder / "control");
+    EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(fd.get(), 1), 0);
+    return fd;
+  }
   static void make_old(const fs::path& path) {
     const utimbuf long_ago{1000, 1000};
     utime(path.c_str(), &long_ago);
@@ -237,18 +247,32 @@ TEST_F(DirectoryTest, LeavesTheLivingAlone) {
   });
 }
 
+// What removes old files from /tmp leaves a socket that is in use.
+TEST_F(DirectoryTest, LeavesTheLivingAloneWhoHaveLostTheirSignature) {
+  const fs::path living = leave(999'999, "");
+  const Fd listens = listen_in(living);
+  const fs::path died = leave(999'998, "");
+  { const Fd listened = listen_in(died); }
+  make_old(living);
+  make_old(died);
+  in_child([&] { ASSERT_TRUE(process_directory(base_)); });
+  EXPECT_TRUE(fs::exists(living / "control"));
+  EXPECT_FALSE(fs::exists(died));
+}
+
+TEST_F(DirectoryTest, IsMadeAnewWhenSomebodyHasRemovedIt) {
+  in_child([&] {
+    const fs::path mine = *process_directory(base_);
+    fs::remove_all(base_ / "molt");
+    EXPECT_EQ(*process_directory("/elsewhere"), *process_directory(base_));
+    remove_process_directory();
+    EXPECT_EQ(*process_directory(base_), mine.string());
+    EXPECT_TRUE(fs::exists(mine / "owner"));
+  });
+}
+
 // A container that starts again has the same process id in another namespace.
 TEST_F(DirectoryTest, TakesItsOwnPlaceFromADeadNamespaceOnly) {
-  const auto listen_in = [](const fs::path& folder) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::snprintf(address.sun_path, sizeof address.sun_path, "%s/control", folder.c_str());
-    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    fs::remove(folder / "control");
-    EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(listen(fd.get(), 1), 0);
-    return fd;
-  };
   setenv("MOLT_DIRECTORY", "/tmp", 1);
   in_child([&] {
     const fs::path left = leave(getpid(), "pidns=1 start=1\n");
@@ -300,6 +324,22 @@ TEST_F(DirectoryTest, SaysWhyThereIsNone) {
     EXPECT_EQ(path.error().code, EACCES);
     EXPECT_NE(std::string(path.error().detail).find("missing"), std::string::npos)
         << path.error().detail;
+  });
+}
+
+TEST_F(DirectoryTest, LeavesNothingWhereNothingFits) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can mount a small file system";
+  in_child([&] {
+    ASSERT_EQ(unshare(CLONE_NEWNS), 0);
+    ASSERT_EQ(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    ASSERT_EQ(mount("none", base_.c_str(), "tmpfs", 0, "size=16k,mode=0755"), 0);
+    std::ofstream(base_ / "all") << std::string(1 << 20, 'x');
+    setenv("MOLT_DIRECTORY", "/tmp", 1);
+    const auto path = process_directory(base_);
+    ASSERT_TRUE(path) << path.error().detail;
+    EXPECT_NE(path->find(base_.string() + "/"), 0u) << *path;
+    EXPECT_FALSE(fs::exists(made_by(getpid())));
+    remove_process_directory();
   });
 }
 

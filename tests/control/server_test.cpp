@@ -80,6 +80,26 @@ TEST_F(ServerTest, StartsAndStopsAgain) {
   control::stop();
 }
 
+TEST_F(ServerTest, MakesARemovedSocketAnew) {
+  start();
+  Client before = connect();
+  const std::filesystem::path path = control::socket_path();
+  // The file alone; all that it lies in; another one in its place.
+  for (const auto& lost : {path, path.parent_path().parent_path(), path}) {
+    std::filesystem::remove_all(lost);
+    EXPECT_FALSE(Client(path).is_connected());
+    if (lost == path) {
+      const Fd other(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    }
+    EXPECT_TRUE(control::start_with(options_, limits_));
+    EXPECT_TRUE(serves_others());
+    EXPECT_EQ(control::start_with(options_, limits_).error().code, EALREADY);
+    EXPECT_EQ(error_code(before.ask("molt.GetInfo")), 0) << "who was connected stays so";
+  }
+  control::stop();
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
 TEST_F(ServerTest, FailsWithoutATrace) {
   options_.directory = directory_ + "/missing";
   setenv("MOLT_DIRECTORY", options_.directory.c_str(), 1);

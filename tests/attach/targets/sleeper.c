@@ -4,7 +4,9 @@
    M": with N descriptors at most, M if it asks, all in use; "root FOLDER": with that for its root;
    "no_exec": no memory may become code, by the kernel's word; "no_exec_filter": by a filter's;
    "crowded": with no room for code near its own; "threads N": with N more of them; "interprets": with a dynamic
-   loader in its memory that is not its own, as valgrind has it; "headless": its first thread ends before. */
+   loader in its memory that is not its own, as valgrind has it; "headless": its first thread ends before; "retitled": with
+   other words where its first argument was; "handler", "handler_again": a handler of SIGUSR1 interrupts its wait and
+   waits itself, and the first wait fails or goes on. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -62,6 +64,11 @@ static void* sleep_for_ever(void* arg) {
   pthread_mutex_lock(&mutex);
   for (;;) pthread_cond_wait(&never, &mutex);
   return arg;
+}
+
+static void wait_inside(int number) {
+  char c;
+  if (number != SIGUSR1 || write(1, "inside\n", 7) != 7 || read(0, &c, 1) < 0) _exit(1);
 }
 
 static void* end_by_itself(void* arg) {
@@ -173,6 +180,13 @@ int main(int argc, char** argv) {
       if (pthread_create(&thread, &little, sleep_for_ever, NULL) != 0) return 1;
     }
   }
+  if (strcmp(how, "retitled") == 0) strcpy(argv[0], "other/words: 1");
+  const int by_handler = strncmp(how, "handler", 7) == 0;
+  if (by_handler) {
+    struct sigaction action = {.sa_handler = wait_inside,
+                               .sa_flags = strcmp(how, "handler_again") == 0 ? SA_RESTART : 0};
+    sigaction(SIGUSR1, &action, NULL);
+  }
   printf("ready %s%s\n", preload ? preload : "-", getenv("MOLT_AGENT") ? " agent" : "");
   fflush(stdout);
   if (strcmp(how, "fork") == 0) {
@@ -190,7 +204,7 @@ int main(int argc, char** argv) {
     if (pthread_create(&thread, NULL, end_by_itself, NULL) != 0) return 1;
     pthread_exit(NULL);
   }
-  if (read(0, &c, 1) < 0) return 1;
+  if (read(0, &c, 1) < 0 && strcmp(how, "handler") != 0) return 1;
   puts(word());
   return 0;
 }
