@@ -22,6 +22,8 @@
 #include "base/own_memory.hpp"
 #include "threads/own_thread.hpp"
 #include "threads/procfs.hpp"
+#include "threads/ranges.hpp"
+#include "threads/start.hpp"
 
 namespace molt::threads {
 namespace {
@@ -98,6 +100,7 @@ Status Census::set_up() {
   // threads.
   const auto own = reinterpret_cast<std::uintptr_t>(__builtin_thread_pointer());
   if (const std::uintptr_t head = robust_list_of(0)) robust_offset_ = head - own;
+  start_offset_ = start_routine_offset();
 
   // The first thread's stack ends where the kernel put its arguments. A child that was forked by
   // another thread runs on that one's.
@@ -246,6 +249,7 @@ void Census::adopt() {
     thread.tid = tid;
     thread.slot = slot;
     thread.serial = next_serial_++;
+    thread.has_begun = starts_at_once() || tid == process_;
     list_.push_back(&thread);
     born.push_back(&thread);
   }
@@ -342,7 +346,15 @@ void Census::find_stack(Thread& thread) {
   if (thread.stack) return;
   const std::uintptr_t pointer = descriptor_of(thread);
   const Extent around = pointer != 0 ? maps_.writable_below(pointer - 8) : Extent{};
-  if (around) thread.stack = {around.begin, pointer};
+  if (!around) return;
+  thread.stack = {around.begin, pointer};
+#ifdef MOLT_MUTATE_NO_START
+  return;
+#endif
+  std::uintptr_t routine[1];
+  if (start_offset_ != 0 && read_words(process_, pointer + start_offset_, routine)) {
+    thread.start_routine = routine[0] ^ RangeSet::mask;
+  }
 }
 
 std::uintptr_t Census::descriptor_of(const Thread& thread) const {
@@ -464,6 +476,7 @@ Status CensusKeeper::start_locked() {
   if (g_keeper == nullptr || g_keeper->process != getpid()) g_keeper = new CensusKeeper;
   CensusKeeper& keeper = *g_keeper;
   if (keeper.census != nullptr) return {};
+  static_cast<void>(starts_at_once());
   keeper.word.store(starting, std::memory_order_relaxed);
   auto thread = start_thread("molt-census", census_stack, run, &keeper);
   if (!thread) return pass(thread);

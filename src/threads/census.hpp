@@ -84,6 +84,7 @@ struct Thread {
   bool is_spare = false;      // opened for one look at a time: the table is full
   bool was_asked = false;     // whether is_worker is known
   bool blocks_traps = false;  // SIGTRAP, when it was asked last
+  bool has_begun = false;     // what it was started for (start.hpp)
   int open_error = 0;         // why its files could not be opened; 0: they are
   Fd schedstat;
   Fd syscall;
@@ -91,6 +92,8 @@ struct Thread {
   // Where this thread's own stack lies; empty while that cannot be found out, as for threads that
   // have no glibc descriptor.
   Extent stack;
+  // The start routine in its descriptor, masked; 0: not known.
+  std::uintptr_t start_routine = 0;
 
   // The last run count that was seen, and when it was seen first: so long, at least, the thread has
   // slept.
@@ -197,7 +200,7 @@ class Census {
   std::vector<Thread*> list_;
   std::uint64_t next_serial_;
   std::uint64_t changes_;
-  std::uintptr_t robust_offset_ = 0;
+  std::uintptr_t robust_offset_ = 0, start_offset_ = 0;  // from a descriptor
   std::uintptr_t main_stack_top_ = 0;
   std::size_t open_descriptors_ = 0;
   int process_ = 0, own_tid_ = 0;

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/futex.hpp"
+#include "threads/start.hpp"
 
 namespace molt::threads {
 namespace {
@@ -99,6 +100,8 @@ bool take_snapshot(Census& census, Thread& thread, Finding& f, Snapshot& s) {
   f.syscall = s.number;
   switch (s.kind) {
     case Snapshot::sleeping:
+      saw_asleep(thread, s.pc);
+      return true;
     case Snapshot::stopped:
       return true;
     case Snapshot::gone:
@@ -132,9 +135,11 @@ void scan_registers(const Snapshot& s, Scan& scan) {
 }
 
 // What can only be said after the stack was found clean.
-void last_doubts(const Snapshot& s, Finding& f) {
+void last_doubts(const Thread& thread, const Snapshot& s, Finding& f) {
   if (f.verdict == Verdict::inside) return;
-  if (s.kind == Snapshot::stopped) {
+  if (!thread.has_begun) {
+    is_unknown(f, not_begun);
+  } else if (s.kind == Snapshot::stopped) {
     is_unknown(f, "it is stopped outside of a system call, with registers that nobody sees");
   } else if (lends_memory(s)) {
     is_unknown(f, "a child process runs in its memory until it executes a program");
@@ -173,7 +178,8 @@ Finding look_by_switches(Census& census, Thread& thread, const RangeSet& ranges)
   Scan scan(ranges, f, s.sp);
   scan_registers(s, scan);
   if (const char* why = scan_stack(census, thread, scan, s.sp)) is_unknown(f, why);
-  last_doubts(s, f);
+  scan.start_of(thread);
+  last_doubts(thread, s, f);
   Finding second;
   const bool slept = take_snapshot(census, thread, second, again) && again.sp == s.sp &&
                      again.pc == s.pc && again.number == s.number &&
@@ -197,7 +203,8 @@ Finding look_once(Census& census, Thread& thread, const RangeSet& ranges, Settle
   Scan scan(ranges, f, s.sp, thread.valid_testimony());
   scan_registers(s, scan);
   if (const char* why = scan_stack(census, thread, scan, s.sp)) is_unknown(f, why);
-  last_doubts(s, f);
+  scan.start_of(thread);
+  last_doubts(thread, s, f);
   // A hit is settled at once: it is told, and shall be true.
   if (settle == Settle::later && f.verdict == Verdict::out) return f;
   if (!threads::settle(thread)) {
@@ -346,9 +353,10 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
       scan_registers(c.snapshot, scan);
       scan.words(reinterpret_cast<const std::uint64_t*>(c.copy), c.bytes / 8,
                  c.snapshot.sp & ~std::uintptr_t{7});
+      scan.start_of(thread);
       // Signal frames may lead to more than was copied.
       const bool followed = scan.interrupted().empty() && !scan.too_many();
-      last_doubts(c.snapshot, f);
+      last_doubts(thread, c.snapshot, f);
       if (foreseen.ranges != nullptr && followed && f.verdict == Verdict::out) {
         Finding also;
         also.verdict = Verdict::out;
@@ -356,6 +364,7 @@ void look_at_all(Census& census, std::span<Thread* const> threads, const RangeSe
         scan_registers(c.snapshot, ahead);
         ahead.words(reinterpret_cast<const std::uint64_t*>(c.copy), c.bytes / 8,
                     c.snapshot.sp & ~std::uintptr_t{7});
+        ahead.start_of(thread);
         // Of the count that was read before the snapshot: settle() below may find another.
         thread.clean_of = also.verdict == Verdict::out ? foreseen.number : 0;
         thread.clean_at = thread.runs;

@@ -45,6 +45,11 @@ class Scan {
 
   // One word that is not on the stack.
   void word(std::uintptr_t value, const char* reason, bool certain);
+  // Who has not begun has the address of what it was started for on no stack.
+  void start_of(const Thread& thread) {
+    const std::uintptr_t routine = thread.start_routine ^ RangeSet::mask;
+    if (!ranges_.is_entry(routine)) word(routine, "it was started to run there", false);
+  }
   // [address, address + 8 * count) of the thread's stack; the copy lies in its cache lines as the
   // original does.
   void words(const std::uint64_t* copy, std::size_t count, std::uintptr_t address);

@@ -70,6 +70,15 @@ Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes, void* 
   return thread;
 }
 
+std::size_t start_routine_offset() {
+  constexpr std::size_t most_words = 256;  // glibc's struct pthread has 288, the routine is at 199
+  const auto* descriptor = static_cast<const volatile std::uintptr_t*>(__builtin_thread_pointer());
+  for (std::size_t i = 0; i < most_words; ++i) {
+    if (descriptor[i] == reinterpret_cast<std::uintptr_t>(&begin)) return i * sizeof *descriptor;
+  }
+  return 0;
+}
+
 // Pages that were never used are read only, which takes no memory: hundreds of threads may come here. Up to
 // the caller's frame: a sanitizer would put something between.
 [[gnu::noinline]] __attribute__((no_sanitize("address"))) void clean_stack_below() {

@@ -19,6 +19,10 @@ inline constexpr std::size_t default_stack = 0;
 [[nodiscard]] Result<pthread_t> start_thread(const char* name, std::size_t stack_bytes,
                                              void* (*run)(void*), void* argument);
 
+// Where libc keeps a thread's start routine, from its descriptor on, the same in all threads: the calling one
+// is of start_thread(), and looks for its own. 0: it is not there, since somebody wraps pthread_create().
+std::size_t start_routine_offset();
+
 // Zeroes what is left below the caller's frame: by an earlier operation of this thread, which ran
 // destructors of modules, or by an earlier thread, whose stack libc gave to this one. In a frame that
 // waits for long, an old return address would hold back what it points into (residency.hpp); two

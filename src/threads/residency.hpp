@@ -31,6 +31,9 @@
 //               asking thread's frames are unwound, or scanned from own_frame on.
 //            Y7 Memory that vanishes while it is read ends the look as `unknown`: it is copied by the
 //               kernel, never dereferenced.
+//            Y8 Who was started in the ranges is inside from birth to end: it may not have begun, with
+//               that address on no stack. Where that cannot be told, who may not have begun is unknown
+//               (start.hpp).
 // Order      gate closed (caller) -> heavy_barrier (caller) -> run count -> registers -> stack -> run
 //            count. For a sleeper the context switch is the barrier. tests/models/residency.pml.
 // Progress   A sleeper is decided in one look. A running thread is sampled by perf_event, if the

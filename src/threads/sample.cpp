@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "threads/look.hpp"
+#include "threads/start.hpp"
 
 namespace molt::threads {
 namespace {
@@ -123,6 +124,7 @@ void judge(Census& census, Thread& thread, const RangeSet& ranges, const std::ui
   for (std::size_t i = 0; i < register_count; ++i) {
     if (i != sp_index && i != ip_index) scan.word(registers[i], "an address in a register", false);
   }
+  saw_running(thread, registers[ip_index]);
   if (!thread.stack.contains(f.sp)) census.find_stack(thread);
   const char* doubt = nullptr;
   std::size_t wanted = copied;
@@ -146,8 +148,10 @@ void judge(Census& census, Thread& thread, const RangeSet& ranges, const std::ui
     for (const Scan::Interrupted& i : scan.interrupted()) {
       if (i.sp < f.sp || !thread.stack.contains(i.sp)) doubt = "it runs on an alternate stack";
     }
+    if (!thread.has_begun) doubt = not_begun;
     if (scan.too_many()) doubt = "more signal frames on its stack than can be followed";
   }
+  scan.start_of(thread);
   if (doubt != nullptr && f.verdict != Verdict::inside) {
     f.verdict = Verdict::unknown;
     f.reason = doubt;

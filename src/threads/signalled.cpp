@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "threads/look.hpp"
+#include "threads/start.hpp"
 
 namespace molt::threads {
 namespace {
@@ -218,9 +219,10 @@ const char* ask(Request& request, Census& census, Thread& thread, const RangeSet
 }
 
 // With the request withdrawn, or done.
-void read_answer(const Request& request, Finding& f) {
+void read_answer(const Request& request, Thread& thread, Finding& f) {
   f.sp = request.sp;
   f.pc = request.pc;
+  saw_running(thread, f.pc ^ RangeSet::mask);
   f.hits = request.hits;
   if (f.hits > 0) {
     f.verdict = Verdict::inside;
@@ -231,10 +233,16 @@ void read_answer(const Request& request, Finding& f) {
     f.reason = f.certain ? "it is in the code"
                : f.at    ? "an address on its stack"
                          : "an address in a register";
-  } else if (request.on_own_stack) {
-    f.verdict = Verdict::out;
-  } else {
+    return;
+  }
+  Scan(*request.ranges, f, f.sp).start_of(thread);
+  if (f.verdict == Verdict::inside) return;
+  if (!request.on_own_stack) {
     f.reason = "it runs on a stack that is not its own";
+  } else if (!thread.has_begun) {
+    f.reason = not_begun;
+  } else {
+    f.verdict = Verdict::out;
   }
 }
 
@@ -278,7 +286,7 @@ void signal_some(Census& census, std::span<Thread* const> threads, const RangeSe
     if (request.looks.load(std::memory_order_relaxed) == 0) {
       findings[i].reason = "it runs, and did not take the signal in time";
     } else {
-      read_answer(request, findings[i]);
+      read_answer(request, *threads[i], findings[i]);
     }
     request.state.store(idle, std::memory_order_relaxed);
   }

@@ -39,6 +39,13 @@ class Code {
     // movl $1,(%rsi); 1: cmpl $0,(%rdi); je 1b; ret
     const unsigned char spin[] = {0xc7, 0x06, 0x01, 0, 0, 0, 0x83, 0x3f, 0x00, 0x74, 0xfb, 0xc3};
     std::memcpy(static_cast<char*>(page_) + 0x100, spin, sizeof spin);
+    // mov (%rdi),%rax; mov 8(%rdi),%rdi; sub $8,%rsp; call *%rax; add $8,%rsp; ret
+    const unsigned char start[] = {0x48, 0x8b, 0x07, 0x48, 0x8b, 0x7f, 0x08, 0x48, 0x83,
+                                   0xec, 0x08, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x08, 0xc3};
+    std::memcpy(static_cast<char*>(page_) + stays, start, sizeof start);
+    // The same, but: jmp *%rax
+    const unsigned char jump[] = {0x48, 0x8b, 0x07, 0x48, 0x8b, 0x7f, 0x08, 0xff, 0xe0};
+    std::memcpy(static_cast<char*>(page_) + leaves, jump, sizeof jump);
   }
   ~Code() { munmap(page_, 4096); }
   Code(const Code&) = delete;
@@ -51,6 +58,22 @@ class Code {
   // Runs in the page, after it has said so, until `stop` is not 0.
   void spin(std::atomic<std::uint32_t>& stop, std::atomic<std::uint32_t>& inside) const {
     reinterpret_cast<void (*)(void*, void*)>(static_cast<char*>(page_) + 0x100)(&stop, &inside);
+  }
+  // Starts a thread at a routine in the page, which calls the work's, and returns to the page, or goes on
+  // there with nothing of the page on its stack.
+  struct Work {
+    void* (*run)(void*);
+    void* argument;
+  };
+  enum Routine : std::size_t { stays = 0x200, leaves = 0x300 };
+  void start_thread(Routine at, Work& work) const {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_t thread;
+    const auto routine = reinterpret_cast<void* (*)(void*)>(static_cast<char*>(page_) + at);
+    while (pthread_create(&thread, &attributes, routine, &work) != 0) sched_yield();
+    pthread_attr_destroy(&attributes);
   }
   std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(page_); }
   std::uintptr_t end() const { return begin() + 4096; }
