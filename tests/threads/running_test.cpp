@@ -2,7 +2,6 @@
 
 #include <linux/perf_event.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -122,39 +121,29 @@ TEST(Sample, ReturnAddressBelow) {
   }
 }
 
-// It has the processor for a microsecond at a time, just after a tick of the clock, and hardly ever meets one: it
-// is sampled where it leaves the processor.
-TEST(Sample, WhoYieldsBesideOthers) {
-  cpu_set_t all, one;
-  CPU_ZERO(&one);
-  CPU_SET(static_cast<std::size_t>(sched_getcpu()), &one);
+// It has the processor for a microsecond at a time, and a clock hardly ever meets it: it is sampled where it leaves
+// the processor. (One that yields may be let go on at once, for as long as a clock needs.)
+TEST(Sample, WhoRunsForAMicrosecond) {
   if (!may_watch_switches()) GTEST_SKIP() << "events of the kernel are forbidden here";
-  ASSERT_EQ(pthread_getaffinity_np(pthread_self(), sizeof all, &all), 0);
-  ASSERT_EQ(pthread_setaffinity_np(pthread_self(), sizeof one, &one), 0);  // the victims inherit it
   std::atomic<bool> stop{false};
   Code code;
-  Victim yields([&] {
-    while (!stop.load(std::memory_order_relaxed)) sched_yield();
+  Victim naps([&] {
+    while (!stop.load(std::memory_order_relaxed)) {
+      const timespec t{0, 50'000};
+      nanosleep(&t, nullptr);  // tidy: sleep-ok this is how it leaves the processor
+    }
   });
-  std::vector<std::unique_ptr<Victim>> others;
-  for (int i = 0; i < 4; ++i) {
-    others.push_back(std::make_unique<Victim>([&] {
-      while (!stop.load(std::memory_order_relaxed)) {
-      }
-    }));
-  }
-  EXPECT_EQ(pthread_setaffinity_np(pthread_self(), sizeof all, &all), 0);
   int at_calls = 0;
   constexpr int samples = 8;
   for (int i = 0; i < samples; ++i) {
-    const Finding f = sample_of(yields.tid(), code.range());
+    const Finding f = sample_of(naps.tid(), code.range());
     EXPECT_EQ(f.verdict, Verdict::out) << f.reason;
     if (f.verdict != Verdict::out) break;
     const auto* next = reinterpret_cast<const unsigned char*>(f.pc ^ RangeSet::mask);
     at_calls += next[-2] == 0x0f && next[-1] == 0x05;  // syscall
   }
   stop.store(true, std::memory_order_relaxed);
-  EXPECT_GE(at_calls, samples - 2);  // a clock's luck brings one or two
+  EXPECT_GE(at_calls, samples - 2);  // a clock's luck brings two or so
 }
 
 // What a sample cannot hold is not proven.
