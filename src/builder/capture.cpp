@@ -190,6 +190,9 @@ void note_begun(const std::string& stem, const std::string& output) {
 // Where the objects go that somebody sees.
 std::vector<std::string> outputs_of(const CompilerCommand& command, const std::string& directory) {
   std::vector<std::string> outputs;
+  if (command.makes_object_of_stdin() && !is_probe("", absolute(directory, command.output))) {
+    outputs.push_back(absolute(directory, command.output));
+  }
   for (const std::string& source : command.sources) {
     const std::string object = command.object_of(source);
     if (object.empty() || is_probe(source, absolute(directory, object))) continue;
@@ -316,6 +319,33 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
   return true;
 }
 
+// What is there can be compared with the running program; more of it nobody has.
+bool record_stdin(const CompilerCommand& command, const std::vector<std::string>& user_words,
+                  const Map& map, const std::string& directory, const std::string& store,
+                  const std::string& noted_dependencies) {
+  Record record;
+  record.source = standard_input;
+  record.directory = map.to_tree(directory);
+  record.command = user_words;
+  const std::string made = absolute(directory, command.output);
+  record.output = map.to_tree(made);
+  if (is_probe("", record.output)) return true;
+  const std::string stem = stem_of(store, record.output);
+  record.plain = stem + ".o";
+  std::error_code error;
+  fs::copy_file(made, record.plain, fs::copy_options::overwrite_existing, error);
+  if (error) return cannot_keep(record.output, error.message().c_str());
+  const std::string dependencies = !command.dependencies.empty()
+                                       ? absolute(directory, command.dependencies)
+                                       : noted_dependencies;
+  if (!dependencies.empty()) record.dependencies = read_dependencies(dependencies, directory);
+  for (std::string& path : record.dependencies) path = map.to_tree(path);
+  if (!write_record(stem + ".json", record)) {
+    return cannot_keep(record.output, std::strerror(errno));
+  }
+  return true;
+}
+
 }  // namespace
 
 int run_captured_compiler(int argc, char** argv) {
@@ -331,12 +361,14 @@ int run_captured_compiler(int argc, char** argv) {
   const Map map = Map::read();
   const std::vector<std::string> user_words = read_command(words, directory).words;
   // In a compilation only: `cc --version` and the like say what they say.
-  if (store != nullptr && read_command(words, directory).makes_objects()) {
+  const CompilerCommand given = read_command(words, directory);
+  if (store != nullptr && (given.makes_objects() || given.makes_object_of_stdin())) {
     const auto options = map.options();
     words.insert(words.begin() + 1, options.begin(), options.end());
   }
   const CompilerCommand command = read_command(words, directory);
-  const bool is_recorded = store != nullptr && command.makes_objects();
+  const bool is_recorded =
+      store != nullptr && (command.makes_objects() || command.makes_object_of_stdin());
   std::string noted;
   const bool notes_itself = !is_recorded || !command.dependencies.empty() ||
                             std::getenv("DEPENDENCIES_OUTPUT") != nullptr ||
@@ -360,7 +392,12 @@ int run_captured_compiler(int argc, char** argv) {
   }
   if (status == 0 && is_recorded) {
     const bool with_shadow = shadows != nullptr && *shadows == '1';
-    for (const std::string& source : command.sources) {
+    if (command.makes_object_of_stdin() &&
+        !record_stdin(command, user_words, map, directory, store, noted)) {
+      return 1;
+    }
+    for (const std::string& source :
+         command.makes_objects() ? command.sources : std::vector<std::string>{}) {
       if (!record_one(command, user_words, map, source, directory, store, with_shadow, noted))
         return 1;
     }

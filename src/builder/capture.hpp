@@ -37,7 +37,7 @@ inline constexpr const char* program_name = "molt-capture";
 
 // A compilation as it was recorded.
 struct Record {
-  std::string source;     // as the compiler was told
+  std::string source;     // as the compiler was told; "-": what was written to it, which is gone
   std::string directory;  // where it ran
   std::vector<std::string> command;
   std::string output;  // absolute
@@ -46,6 +46,8 @@ struct Record {
   std::string shadow_error;
   std::vector<std::string> dependencies;  // absolute: the source and what it includes
 };
+
+inline constexpr const char* standard_input = "-";
 
 // main() of the wrapper: argv[1] is the compiler. Returns what the compiler returned.
 int run_captured_compiler(int argc, char** argv);

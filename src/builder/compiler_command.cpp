@@ -132,6 +132,8 @@ CompilerCommand read_command(const std::vector<std::string>& words, const std::s
     const bool has_next = i + 1 < command.words.size();
     if (word == "-") {
       command.reads_stdin = true;
+      command.is_of_c = language == "c" || language == "c++" || language == "cpp-output" ||
+                        language == "c++-cpp-output";
     } else if (word == "-c") {
       command.compiles = true;
     } else if (word == "-E" || word == "-S" || word == "-M" || word == "-MM" ||

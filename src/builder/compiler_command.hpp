@@ -16,9 +16,14 @@ struct CompilerCommand {
   bool compiles = false;             // -c; without it sources are compiled and linked in one go
   bool only_looks = false;           // -E, -S, -M, --version: makes no object
   bool reads_stdin = false;
+  bool is_of_c = false;  // what it reads there
 
   // Does it make objects that a program may be linked of?
   bool makes_objects() const { return !sources.empty() && !only_looks && !reads_stdin; }
+  // Does it make one of what somebody writes to it? Nobody can have that compiled once more.
+  bool makes_object_of_stdin() const {
+    return reads_stdin && is_of_c && compiles && !only_looks && !output.empty();
+  }
   // Where the object of a source goes, relative to the compiler's folder; "" if nobody sees it, since
   // it is linked at once.
   std::string object_of(std::string_view source) const;

@@ -113,6 +113,7 @@ class Flow {
   Status compile_callbacks(Workspace& space);
   void check_compiled();
   void refuse_moved(const PatchedFile& gone);
+  void refuse_piped(const std::string& output);
   void list_units();
   void leave_alone(Unit& unit);
   void count_identity(const Placement& placement);
@@ -286,7 +287,8 @@ Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type sta
         std::ranges::any_of(space.changed(), [&record = record](const std::string& path) {
           return includes(record, path);
         });
-    if (is_touched && !is_again) stale.push_back(record);
+    const bool is_piped = record.source == standard_input;
+    if (is_touched && !is_again && !is_piped) stale.push_back(record);
   }
   return stale.empty() ? Status{} : space.compile_again("base", stale);
 }
@@ -303,7 +305,12 @@ Status Flow::complete_new(Workspace& space) {
         std::ranges::any_of(files_, [&, &record = record](const PatchedFile& file) {
           return file.new_text && includes(record, source_ + "/" + file.path);
         });
-    if (is_touched && !now->contains(output)) stale.push_back(record);
+    if (!is_touched || now->contains(output)) continue;
+    if (record.source == standard_input) {
+      refuse_piped(output);
+    } else {
+      stale.push_back(record);
+    }
   }
   if (!stale.empty()) {
     result_.notes.push_back(
@@ -359,7 +366,10 @@ Status Flow::complete_old(Workspace& space) {
   std::vector<Record> stale;
   for (const auto& [output, record] : new_) {
     const auto before = base_.find(output);
-    if (before != base_.end() && !now->contains(output)) stale.push_back(before->second);
+    const bool is_piped = record.source == standard_input;
+    if (before != base_.end() && !now->contains(output) && !is_piped) {
+      stale.push_back(before->second);
+    }
   }
   if (!stale.empty()) {
     if (auto done = space.compile_again("old", stale); !done) return done;
@@ -379,6 +389,12 @@ bool Flow::is_in_no_target(const std::string& path) const {
   for (const Records* records : {&base_, &new_}) {
     for (const auto& [output, record] : *records) {
       compiled.insert(std::filesystem::path(record.source).filename().string());
+    }
+  }
+  // What was piped into a compiler has no name there.
+  for (const RunningFile& file : running_) {
+    for (const char* piped : {"<stdin>", "-"}) {
+      if (std::ranges::find(file.source_names(), piped) != file.source_names().end()) return false;
     }
   }
   const std::string name = std::filesystem::path(path).filename().string();
@@ -417,6 +433,16 @@ void Flow::refuse_moved(const PatchedFile& gone) {
   }
 }
 
+// Of what was written to a compiler there is no source to compile once more.
+void Flow::refuse_piped(const std::string& output) {
+  result_.refusals.push_back(refusal(
+      "standard_input", output,
+      fmt::format("{} is compiled from what its compiler reads from standard input, and the "
+                  "diff changes it",
+                  output),
+      "let the build write that into a file, and compile the file"));
+}
+
 // F1
 void Flow::check_compiled() {
   for (const PatchedFile& file : files_) {
@@ -443,13 +469,23 @@ void Flow::check_compiled() {
       result_.notes.push_back(fmt::format("{} is not part of what was built", file.path));
       continue;
     }
-    result_.refusals.push_back(refusal(
-        "not_compiled", file.path,
-        fmt::format("the diff changes {}, which the build command did not compile", file.path),
-        "give a build command that compiles it, or take it out of the diff"));
+    const bool is_piped = std::ranges::any_of(
+        base_, [](const auto& one) { return one.second.source == standard_input; });
+    result_.refusals.push_back(
+        refusal("not_compiled", file.path,
+                fmt::format("the diff changes {}, which the build command did not compile{}",
+                            file.path, is_piped ? " from a file" : ""),
+                is_piped ? "let the build compile it from a file, not from standard input"
+                         : "give a build command that compiles it, or take it out of the diff"));
   }
   for (const auto& [output, record] : new_) {
-    if (!record.shadow_error.empty()) {
+    if (record.source == standard_input) {
+      const Records& before = old_.contains(output) ? old_ : base_;
+      const auto was = before.find(output);
+      if (was == before.end() || !is_same_file(was->second.plain, record.plain)) {
+        refuse_piped(output);
+      }
+    } else if (!record.shadow_error.empty()) {
       result_.refusals.push_back(
           refusal("shadow", output,
                   fmt::format("{} cannot be compiled with sections for each function: {}",

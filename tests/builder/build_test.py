@@ -994,6 +994,23 @@ class Refusing(Tree):
             self.assertIn(text, done.stderr)
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
+    def test_a_source_that_is_piped_into_the_compiler(self):
+        """Its object is known, and stays as it is; a change of it is refused with what to do."""
+        piped = "answer.o: answer.c scale.h\n\tcat answer.c | $(CC) $(CFLAGS) -x c -c -o $@ -\n"
+        self.write("Makefile", MAKEFILE.replace("answer.o: answer.c scale.h\n", piped))
+        self.make_target()
+        for edits in ({"answer_c": lambda text: text.replace(*DOUBLE)}, {"scale_h": lambda text: text.replace("2", "3")}):
+            done, said = self.molt_build(self.diff(**edits))
+            self.assert_refused(done, said, "standard_input", "answer.o is compiled from what its compiler reads")
+            self.assertIn("compile the file", done.stderr)
+        done, said = self.molt_build(self.diff(main_c=lambda text: text.replace("calls += by", "calls += 2 * by")))
+        self.assert_built(done, said, "count")
+        self.assertEqual(said["functions_compared"], said["functions_proven"])
+        # Where the build does not know that it depends on the file, nobody does.
+        self.write("Makefile", MAKEFILE.replace("answer.o: answer.c scale.h\n", piped.replace(" answer.c scale.h", "", 1)))
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_refused(done, said, "not_compiled", "answer.c, which the build command did not compile from a file")
+
     def test_source_that_is_not_built(self):
         self.make_target()
         done, said = self.molt_build(self.change(), command=["make", "-s", "main.o"])
@@ -1050,6 +1067,15 @@ class Refusing(Tree):
         # And leaves nothing behind that the next run would trip over.
         done, said = self.molt_build(self.change())
         self.assert_built(done, said, "answer")
+
+    def test_link_that_fails_with_the_diff(self):
+        """The line that says why, and not the one that says that."""
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace("return count(x)", "int nowhere(int); return nowhere(x)"))
+        done, _ = self.molt_build(diff)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("answer.c:10: undefined reference to `nowhere'", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
 
 if __name__ == "__main__":
