@@ -4,6 +4,7 @@
 #include "builder/patch.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -82,6 +83,19 @@ struct Builder {
 
   // --- refuse what is unsafe ---
 
+  // asm, __asm or __asm__, and what opens the text.
+  static bool has_assembly(std::string_view text) {
+    const auto is_of_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+    for (std::size_t at = text.find("asm"); at != text.npos; at = text.find("asm", at + 1)) {
+      const std::size_t end = at + 3;
+      if ((at == 0 || !is_of_name(text[at - 1])) &&
+          (end == text.size() || !is_of_name(text[end]))) {
+        return text.find_first_of("(\"") != text.npos;
+      }
+    }
+    return false;
+  }
+
   void refuse_unsafe() {
     for (const auto& s : studied) {
       if (!s->comparison) continue;
@@ -99,8 +113,7 @@ struct Builder {
       refuse_functions(facts, refusals);
     }
     for (const EditedLine& line : edits.lines()) {
-      const bool has_asm = line.text.find("asm") != std::string::npos &&
-                           line.text.find_first_of("(\"") != std::string::npos;
+      const bool has_asm = has_assembly(line.text);
       if (line.added && has_asm) {
         report.notes.push_back(fmt::format("{}:{}: inline assembly, which nothing checks: {}",
                                            line.file, line.line, line.text));

@@ -709,6 +709,19 @@ void Prover::find_shared() {
 }
 
 void Prover::refuse(UnitState& unit) {
+  // Its machine code may well be there, and copies of it where it was inlined into other units.
+  if (unit.plain->has_lto_code()) {
+    Refusal refusal;
+    refusal.kind = "lto";
+    refusal.unit = unit.unit->output;
+    refusal.text = fmt::format(
+        "{} was compiled for link-time optimisation (-flto): functions of it may be inlined in "
+        "other units of {}",
+        unit.unit->output, file_.path);
+    refusal.advice = "build program and patch without -flto";
+    state_.refusals.push_back(std::move(refusal));
+    return;
+  }
   for (std::uint32_t i = 1; i < unit.sections.size(); ++i) {
     const PlacedSection& placed = unit.sections[i];
     const ObjectSection& section = unit.plain->sections()[i];
@@ -728,21 +741,12 @@ void Prover::refuse(UnitState& unit) {
     refusal.symbol = name;
     const auto at = file_.symbols.find(name);
     const std::string address = at ? fmt::format(" ({:#x})", at->address + offset) : "";
-    if (unit.plain->has_lto_code()) {
-      refusal.kind = "lto";
-      refusal.text = fmt::format(
-          "{}+{:#x}{}: {} was built with link-time optimisation (-flto): the "
-          "linker made other code of it ({})",
-          name, offset, address, file_.path, difference.text);
-      refusal.advice = "build program and patch without -flto";
-    } else {
-      refusal.kind = "bytes_differ";
-      refusal.text = fmt::format("{}+{:#x}{}: not the code of {}: {}", name, offset, address,
-                                 file_.path, difference.text);
-      refusal.advice =
-          fmt::format("build with the program's own sources, flags and compiler (here {})",
-                      unit.plain->compiler());
-    }
+    refusal.kind = "bytes_differ";
+    refusal.text = fmt::format("{}+{:#x}{}: not the code of {}: {}", name, offset, address,
+                               file_.path, difference.text);
+    refusal.advice =
+        fmt::format("build with the program's own sources, flags and compiler (here {})",
+                    unit.plain->compiler());
     state_.refusals.push_back(std::move(refusal));
     return;
   }

@@ -835,6 +835,8 @@ class Refusing(Tree):
         self.assert_refused(done, said, "bytes_differ", "later+0x")
 
     def test_link_time_optimisation(self):
+        # One that stays a function is byte for byte there, too.
+        self.write("answer.c", ANSWER.replace("int answer", "int __attribute__((noinline)) answer"))
         for first, flags in (("", "-flto"), ("", "-flto -ffat-lto-objects"), ("CC = clang\n", "-flto -fuse-ld=lld")):
             self.write("Makefile", first + MAKEFILE.replace("-O2", f"-O2 {flags}"))
             for folder in ("packaged", "cache"):
@@ -1010,6 +1012,39 @@ class Refusing(Tree):
         self.write("Makefile", MAKEFILE.replace("answer.o: answer.c scale.h\n", piped.replace(" answer.c scale.h", "", 1)))
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
         self.assert_refused(done, said, "not_compiled", "answer.c, which the build command did not compile from a file")
+
+    def test_an_assembler_source(self):
+        """Its object counts for identity; of a change of it nothing can be told."""
+        code = "\t.text\n\t.globl five\n\t.type five,@function\nfive:\n\tlea 5(%rdi), %rax\n\tret\n\t.size five, .-five\n"
+        self.write("five.S", code + '\t.section .note.GNU-stack,"",@progbits\n')
+        self.write("main.c", MAIN.replace("int answer(int);", "int answer(int), five(int);").replace("answer(5)", "answer(five(0))"))
+        self.write("Makefile", MAKEFILE.replace("answer.o\n", "answer.o five.o\n"))
+        self.make_target()
+        done, said = self.molt_build(self.diff(five_S=lambda text: text.replace("lea 5", "lea 6")))
+        self.assert_refused(done, said, "assembly_changed", "made from the assembler source five.S")
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["functions_compared"], said["functions_proven"])
+
+    def test_sources_that_are_compiled_to_one_place(self):
+        """As $@ of another name, one after the other."""
+        one = "%.o: %.c scale.h\n\t$(CC) $(CFLAGS) -c -o tmp.o $<\n\tmv tmp.o $@\n"
+        self.write("Makefile", MAKEFILE.split("main.o: main.c")[0] + one)
+        self.make_target()
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_refused(done, said, "not_compiled", "tmp.o is compiled from several sources one after the other")
+
+    def test_a_diff_of_the_makefile(self):
+        self.make_target()
+        both = {"Makefile": MAKEFILE, "answer.c": ANSWER}
+        edited = {"Makefile": MAKEFILE.replace("-O2", "-O2 -DMORE"), "answer.c": ANSWER.replace(*DOUBLE)}
+        diff = self.folder / "fix.patch"
+        diff.write_text("".join(
+            "".join(difflib.unified_diff(both[name].splitlines(True), edited[name].splitlines(True), f"a/{name}", f"b/{name}"))
+            for name in both))  # fmt: skip
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+        self.assertIn("the diff changes Makefile: 1 of 2 objects", said["notes"][0])
 
     def test_source_that_is_not_built(self):
         self.make_target()
