@@ -283,6 +283,26 @@ class Building(Tree):
             self.skipTest("ptrace is not permitted here")
         self.assertRegex(asked.stdout, r"(?m)^answer \+ 4 in section", asked.stderr)
 
+    def test_a_library_s_function_that_the_program_has_its_own_of(self):
+        """The library's new code calls the program's, as the old does."""
+        self.write("main.c", MAIN.replace("answer(5)", "answer(policy(5))").replace("int answer(int);", "int answer(int);\nint policy(int x) { return x; }"))
+        self.write("answer.c", "int policy(int x) { return x + 1000; }\nint answer(int x) { return policy(x) + 10; }\n")
+        library = "libanswer.so: answer.c\n\t$(CC) $(CFLAGS) -fPIC -c answer.c\n\t$(CC) -shared -Wl,--build-id -o $@ answer.o\n"
+        self.write("Makefile", "CFLAGS = -g -O2\nprog: main.o libanswer.so\n\t$(CC) -o $@ main.o -L. -lanswer -Wl,-rpath,'$$ORIGIN'\n" + library)
+        program = self.make_target()
+        self.target = program.parent / "libanswer.so"
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace("+ 10;", "+ 20;")))
+        self.assert_built(done, said, "answer")
+        process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        process.stdin.write("\n")
+        self.assertEqual(process.stdout.readline(), "25 1\n")
+
     def test_program_and_its_modules_in_one_patch(self):
         self.write(
             "main.c",
