@@ -148,6 +148,24 @@ bool is_probe(const std::string& source, const std::string& output) {
          has("meson-private");
 }
 
+// A build may compile one source after the other to one place, and rename what comes of it. A source that is
+// not there any more has been renamed itself.
+void note_others(const std::string& path, Record& record) {
+  std::ifstream file(path);
+  const Json json = file ? Json::parse(file, nullptr, false) : Json();
+  if (!json.is_object()) return;
+  const std::string before = absolute(json.value("directory", ""), json.value("source", ""));
+  std::error_code error;
+  if (before == absolute(record.directory, record.source) || !fs::exists(before, error)) return;
+  record.others = json.value("others", std::vector<std::string>{});
+  if (std::ranges::find(record.others, before) == record.others.end()) {
+    record.others.push_back(before);
+  }
+  for (const std::string& one : json.value("dependencies", std::vector<std::string>{})) {
+    record.dependencies.push_back(one);
+  }
+}
+
 bool write_record(const std::string& path, const Record& record) {
   const Json json = {{"source", record.source},
                      {"directory", record.directory},
@@ -156,6 +174,7 @@ bool write_record(const std::string& path, const Record& record) {
                      {"plain", record.plain},
                      {"shadow", record.shadow},
                      {"shadow_error", record.shadow_error},
+                     {"others", record.others},
                      {"dependencies", record.dependencies}};
   const std::string temporary = fmt::format("{}.{}", path, ::getpid());
   {
@@ -190,7 +209,12 @@ void note_begun(const std::string& stem, const std::string& output) {
 // Where the objects go that somebody sees.
 std::vector<std::string> outputs_of(const CompilerCommand& command, const std::string& directory) {
   std::vector<std::string> outputs;
-  for (const std::string& source : command.sources) {
+  if (command.makes_object_of_stdin() && !is_probe("", absolute(directory, command.output))) {
+    outputs.push_back(absolute(directory, command.output));
+  }
+  std::vector<std::string> sources = command.sources;
+  sources.insert(sources.end(), command.assembled.begin(), command.assembled.end());
+  for (const std::string& source : sources) {
     const std::string object = command.object_of(source);
     if (object.empty() || is_probe(source, absolute(directory, object))) continue;
     outputs.push_back(absolute(directory, object));
@@ -310,6 +334,39 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
     if (map.is_of_tree(path)) return refuse_tree(path) == 0;
     path = map.to_tree(path);
   }
+  note_others(stem + ".json", record);
+  if (!write_record(stem + ".json", record)) {
+    return cannot_keep(record.output, std::strerror(errno));
+  }
+  return true;
+}
+
+// Of standard input, and of an assembler source: what is there can be compared with the running program; more of
+// it nobody has.
+bool record_opaque(const CompilerCommand& command, const std::vector<std::string>& user_words,
+                   const Map& map, const std::string& source, const std::string& directory,
+                   const std::string& store, const std::string& noted_dependencies) {
+  const std::string object = source == standard_input ? command.output : command.object_of(source);
+  if (object.empty()) return true;
+  Record record;
+  record.source = source;
+  record.directory = map.to_tree(directory);
+  record.command = user_words;
+  const std::string made = absolute(directory, object);
+  record.output = map.to_tree(made);
+  if (is_probe("", record.output)) return true;
+  const std::string stem = stem_of(store, record.output);
+  record.plain = stem + ".o";
+  std::error_code error;
+  fs::copy_file(made, record.plain, fs::copy_options::overwrite_existing, error);
+  if (error) return cannot_keep(record.output, error.message().c_str());
+  const std::string dependencies = !command.dependencies.empty()
+                                       ? absolute(directory, command.dependencies)
+                                       : noted_dependencies;
+  if (!dependencies.empty()) record.dependencies = read_dependencies(dependencies, directory);
+  if (source != standard_input) record.dependencies.push_back(absolute(directory, source));
+  for (std::string& path : record.dependencies) path = map.to_tree(path);
+  note_others(stem + ".json", record);
   if (!write_record(stem + ".json", record)) {
     return cannot_keep(record.output, std::strerror(errno));
   }
@@ -317,6 +374,10 @@ bool record_one(const CompilerCommand& command, const std::vector<std::string>& 
 }
 
 }  // namespace
+
+bool is_opaque(const Record& record) {
+  return record.source == standard_input || is_assembler_source(record.source);
+}
 
 int run_captured_compiler(int argc, char** argv) {
   const char* store = std::getenv(capture::store_variable);
@@ -331,12 +392,14 @@ int run_captured_compiler(int argc, char** argv) {
   const Map map = Map::read();
   const std::vector<std::string> user_words = read_command(words, directory).words;
   // In a compilation only: `cc --version` and the like say what they say.
-  if (store != nullptr && read_command(words, directory).makes_objects()) {
+  const CompilerCommand given = read_command(words, directory);
+  if (store != nullptr && (given.makes_objects() || given.makes_opaque_objects())) {
     const auto options = map.options();
     words.insert(words.begin() + 1, options.begin(), options.end());
   }
   const CompilerCommand command = read_command(words, directory);
-  const bool is_recorded = store != nullptr && command.makes_objects();
+  const bool is_recorded =
+      store != nullptr && (command.makes_objects() || command.makes_opaque_objects());
   std::string noted;
   const bool notes_itself = !is_recorded || !command.dependencies.empty() ||
                             std::getenv("DEPENDENCIES_OUTPUT") != nullptr ||
@@ -360,7 +423,13 @@ int run_captured_compiler(int argc, char** argv) {
   }
   if (status == 0 && is_recorded) {
     const bool with_shadow = shadows != nullptr && *shadows == '1';
-    for (const std::string& source : command.sources) {
+    std::vector<std::string> opaque = command.assembled;
+    if (command.makes_object_of_stdin()) opaque.emplace_back(standard_input);
+    for (const std::string& source : opaque) {
+      if (!record_opaque(command, user_words, map, source, directory, store, noted)) return 1;
+    }
+    for (const std::string& source :
+         command.makes_objects() ? command.sources : std::vector<std::string>{}) {
       if (!record_one(command, user_words, map, source, directory, store, with_shadow, noted))
         return 1;
     }
@@ -421,6 +490,7 @@ Result<std::vector<Record>> read_records(const std::string& store) {
     record.plain = json.value("plain", "");
     record.shadow = json.value("shadow", "");
     record.shadow_error = json.value("shadow_error", "");
+    record.others = json.value("others", std::vector<std::string>{});
     record.dependencies = json.value("dependencies", std::vector<std::string>{});
     records.push_back(std::move(record));
   }

@@ -37,15 +37,21 @@ inline constexpr const char* program_name = "molt-capture";
 
 // A compilation as it was recorded.
 struct Record {
-  std::string source;     // as the compiler was told
+  std::string source;     // as the compiler was told; "-": what was written to it, which is gone
   std::string directory;  // where it ran
   std::vector<std::string> command;
   std::string output;  // absolute
   std::string plain;   // absolute paths in the store
   std::string shadow;  // "": not asked for, or not possible
   std::string shadow_error;
+  // Compiled before this one to the same place: of those no object is known.
+  std::vector<std::string> others;
   std::vector<std::string> dependencies;  // absolute: the source and what it includes
 };
+
+inline constexpr const char* standard_input = "-";
+// Its object can be compared, and cannot be had with sections for each function.
+bool is_opaque(const Record& record);
 
 // main() of the wrapper: argv[1] is the compiler. Returns what the compiler returned.
 int run_captured_compiler(int argc, char** argv);

@@ -16,6 +16,11 @@ std::string text(std::string_view view) { return std::string(view); }
 
 bool is_reference_to_personality(std::string_view name) { return name.starts_with("DW.ref."); }
 
+// Tables that objects of the class have, or that say what it is.
+bool is_of_class(std::string_view name) {
+  return name.starts_with("_ZTV") || name.starts_with("_ZTI") || name.starts_with("_ZTT");
+}
+
 patch_file::Binding binding_of(Place::Kind kind) {
   switch (kind) {
     case Place::Kind::tls:
@@ -149,8 +154,15 @@ Closure::Bound Closure::bind_undefined(const DiffedUnit& unit, const ObjectSymbo
     if (y == 0) continue;
     const ObjectSymbol& defined = other.new_view->symbol(y);
     if (!defined.is_defined() || defined.is_local()) continue;
-    const bool is_old = other.comparison != nullptr && other.comparison->old_symbol(y) != 0;
-    if (!is_old) return own_copy(other, defined.section, defined.value);
+    const std::uint32_t old = other.comparison != nullptr ? other.comparison->old_symbol(y) : 0;
+    if (other.moved.contains(y)) break;
+    if (old == 0 || other.apart.contains(defined.section)) {
+      return own_copy(other, defined.section, defined.value);
+    }
+    // A static one before the diff: its name says nothing about the program.
+    if (other.old_view->symbol(old).is_local()) {
+      return bind_place(unit, name, placement_.symbol(other.index, Flavour::shadow, old), in);
+    }
   }
   Place place = placement_.named(unit.scope, name);
   // A module may use for the first time what the program exports, which it does not say that it needs.
@@ -234,7 +246,24 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
     }
     return bound;
   };
+  // Inline functions and variables, and the static ones in them, of which the unit had none: the program's, if
+  // another unit has brought them. A second one would have a state of its own. Constants are compared by content.
+  const bool is_vague = ref.symbol != 0 && !view.symbol(ref.symbol).is_local() &&
+                        (view.symbol(ref.symbol).bind != STB_GLOBAL || !target.group.empty());
+  if (old_symbol == 0 && is_vague &&
+      (target.is_code() || !view.is_constant(ref.section) || is_of_class(view.name(ref.section)))) {
+    const Place place = placement_.named(unit.scope, view.symbol(ref.symbol).name);
+    const bool is_here = place.kind == Place::Kind::image || place.kind == Place::Kind::tls;
+    const bool is_shared_state = place.kind == Place::Kind::dynamic && !target.is_code();
+    if (is_here || is_shared_state) return to_old(place);
+  }
   if (target.is_code()) {
+    if (const auto from = unit.moved.find(ref.symbol); from != unit.moved.end()) {
+      return to_old(placement_.symbol(from->second.unit, Flavour::shadow, from->second.symbol));
+    }
+    if (unit.joined.contains(ref.symbol)) {
+      return to_old(placement_.symbol(unit.index, Flavour::shadow, old_symbol));
+    }
     if (included_.contains({unit.index, ref.section}) && !unit.replaced.contains(ref.section)) {
       return copy();
     }

@@ -35,6 +35,17 @@ struct DiffedUnit {
   const DebugInfo* new_info = nullptr;     // null: hand-written additions
   std::set<std::uint32_t>
       replaced;  // sections whose function is replaced: entered by its old address
+  // Sections whose function takes something else now: nobody is led to it, and who calls it is replaced.
+  std::set<std::uint32_t> apart{};
+  // Symbols of functions that had code of their own before, and have that of another now.
+  std::set<std::uint32_t> joined{};
+  // Symbols of functions that were another unit's before the diff: entered by their old address there.
+  struct Origin {
+    std::size_t unit = 0;
+    std::uint32_t symbol = 0;  // of its old shadow
+    bool is_same = false;      // the code, too: nothing to replace
+  };
+  std::map<std::uint32_t, Origin> moved{};
 };
 
 class Closure {

@@ -41,6 +41,14 @@ bool is_source(std::string_view word) {
                              [word](std::string_view ending) { return word.ends_with(ending); });
 }
 
+}  // namespace
+
+bool is_assembler_source(std::string_view path) {
+  return path.ends_with(".S") || path.ends_with(".s") || path.ends_with(".sx");
+}
+
+namespace {
+
 std::string_view base_name(std::string_view path) {
   const std::size_t slash = path.rfind('/');
   return slash == path.npos ? path : path.substr(slash + 1);
@@ -132,6 +140,8 @@ CompilerCommand read_command(const std::vector<std::string>& words, const std::s
     const bool has_next = i + 1 < command.words.size();
     if (word == "-") {
       command.reads_stdin = true;
+      command.is_of_c = language == "c" || language == "c++" || language == "cpp-output" ||
+                        language == "c++-cpp-output";
     } else if (word == "-c") {
       command.compiles = true;
     } else if (word == "-E" || word == "-S" || word == "-M" || word == "-MM" ||
@@ -157,6 +167,8 @@ CompilerCommand read_command(const std::vector<std::string>& words, const std::s
       if (language == "c" || language == "c++") command.sources.push_back(word);
     } else if (!word.empty() && word[0] != '-' && is_source(word)) {
       command.sources.push_back(word);
+    } else if (!word.empty() && word[0] != '-' && is_assembler_source(word)) {
+      command.assembled.push_back(word);
     }
   }
   if (wants_dependencies && command.dependencies.empty() && !command.sources.empty()) {

@@ -199,6 +199,19 @@ struct Reader {
     out.types.try_emplace(key, std::move(layout));
   }
 
+  // Each by itself: what is stored as a number nobody else says.
+  void read_enumerators(Dwarf_Die* die, const std::string& path) {
+    for (const TypeMember& m : layout_of(die, "").members) {
+      TypeLayout layout;
+      layout.kind = "enumerator";
+      layout.name = path + m.name;
+      layout.file = file_of(die);
+      layout.line = m.line != 0 ? m.line : line_of(die);
+      layout.members.push_back({"", "", m.offset, layout.line});
+      out.types.try_emplace(layout.kind + " " + layout.name, std::move(layout));
+    }
+  }
+
   // What pointers to it lead to, and what functions of it take, nobody else says.
   void read_typedef(Dwarf_Die* die, const std::string& path) {
     std::optional<Dwarf_Die> last = type_of(die);
@@ -389,7 +402,43 @@ struct Reader {
     return spans;
   }
 
+  std::map<std::string, std::set<int>> declared{};  // lines, by file
+
+  // From each function's line to the last line before the next one that code comes from. What a unit has no
+  // code of is not among them.
+  void read_bodies(Dwarf_Die* unit) {
+    std::map<std::string, std::set<int>> with_code;
+    Dwarf_Lines* lines;
+    std::size_t count;
+    if (dwarf_getsrclines(unit, &lines, &count) != 0) return;
+    for (std::size_t i = 0; i < count; ++i) {
+      Dwarf_Line* row = dwarf_onesrcline(lines, i);
+      int number;
+      const char* file = dwarf_linesrc(row, nullptr, nullptr);
+      if (file != nullptr && dwarf_lineno(row, &number) == 0) with_code[file].insert(number);
+    }
+    for (const auto& [file, firsts] : declared) {
+      for (auto first = firsts.begin(); first != firsts.end(); ++first) {
+        const auto next = std::next(first);
+        SourceSpan body{"", file, *first, *first, true};
+        for (const auto& [of_rows, rows] : with_code) {
+          if (!is_same_path(file, of_rows)) continue;
+          auto end = next == firsts.end() ? rows.end() : rows.lower_bound(*next);
+          if (end != rows.begin()) body.last = std::max(body.last, *--end);
+        }
+        out.bodies.push_back(std::move(body));
+      }
+    }
+    Dwarf_Files* files;
+    if (dwarf_getsrcfiles(unit, &files, &count) != 0) return;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (const char* file = dwarf_filesrc(files, i, nullptr, nullptr)) out.files.insert(file);
+    }
+  }
+
   void read_function(Dwarf_Die* die, const std::string& mangled, Dwarf_Die* unit) {
+    if (!flag(die, DW_AT_declaration) && line_of(die) != 0)
+      declared[file_of(die)].insert(line_of(die));
     Dwarf_Addr base, begin, end;
     if (dwarf_ranges(die, 0, &base, &begin, &end) <= 0) return;
     FunctionInfo info;
@@ -426,6 +475,8 @@ struct Reader {
           }
           if (!name.empty())
             read_layout(child, scope.path, name);
+          else if (dwarf_tag(child) == DW_TAG_enumeration_type)
+            read_enumerators(child, scope.path);
           else
             read_closure(child, scope.function);
           inner.path += name + "::";
@@ -488,7 +539,9 @@ Result<DebugInfo> DebugInfo::read(const std::string& object_path) {
   Dwarf_Die* unit = nullptr;
   while ((unit = dwfl_module_nextcu(module, unit, &bias)) != nullptr) {
     info.is_there = true;
+    reader.declared.clear();
     reader.walk(unit, {}, unit);
+    if (info.functions.contains("main") && info.bodies.empty()) reader.read_bodies(unit);
   }
   return info;
 }

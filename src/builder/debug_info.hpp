@@ -30,7 +30,9 @@ struct TypeMember {
   int line = 0;
 };
 struct TypeLayout {
-  std::string kind;  // "struct", "union", "enum", "typedef": its one member says of what
+  // "struct", "union", "enum"; "typedef": its one member says of what; "enumerator": of an enum without a name, and
+  // its one member has the value.
+  std::string kind;
   std::string name;  // with its scope
   std::string file;
   int line = 0;
@@ -60,6 +62,9 @@ struct DebugInfo {
   // What lambdas capture, in the order of the source, by the mangled function that they are in; "": none.
   std::map<std::string, std::vector<TypeLayout>> closures;
   std::map<std::string, FunctionInfo> functions;  // by mangled name; those with code
+  // Where the unit's functions are in the source, and which files it is made of; where there is a `main`.
+  std::vector<SourceSpan> bodies;
+  std::set<std::string> files;
 
   [[nodiscard]] static Result<DebugInfo> read(const std::string& object_path);
 };

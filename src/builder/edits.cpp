@@ -78,4 +78,29 @@ bool Edits::has_directives() const {
   });
 }
 
+bool Edits::is_harmless(std::string_view text) {
+  text = stripped(text);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r')) {
+    text.remove_suffix(1);
+  }
+  if (text.empty() || text == "{" || text == "}") return true;
+  for (const char* mark : {"//", "/*", "*"}) {
+    if (text.starts_with(mark) && (text.find("*/") == text.npos || text.ends_with("*/")))
+      return true;
+  }
+  if (text.starts_with("#include")) return true;
+  // "long name(int);", but no macro's "NAME(x);", and nothing that tells the compiler more than the types.
+  const std::size_t open = text.find('(');
+  const std::size_t space = text.find(' ');
+  return text.ends_with(");") && space != text.npos && open != text.npos && space < open &&
+         text.find_first_of("={\"") == text.npos && text.find("__") == text.npos &&
+         text.find("noreturn") == text.npos;
+}
+
+bool Edits::is_file_of(const std::set<std::string>& files, std::string_view named) {
+  return std::ranges::any_of(files, [&](const std::string& file) {
+    return is_same_file(file, named) || is_same_file(named, file);
+  });
+}
+
 }  // namespace molt::builder

@@ -1,6 +1,7 @@
 // edits.hpp - which lines of which files a unified diff changes.
 #pragma once
 
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,10 @@ class Edits {
   bool touches(std::string_view file, int first, int last, bool added) const;
   // Edited lines that are directives: they may change any function.
   bool has_directives() const;
+  // Outside of functions it changes none: blank, a comment, a brace, the declaration of a function.
+  static bool is_harmless(std::string_view text);
+  // One of the files is the one that the diff calls so.
+  static bool is_file_of(const std::set<std::string>& files, std::string_view named);
 
  private:
   std::vector<EditedLine> lines_;

@@ -2,6 +2,7 @@
 
 #include "base/hash.hpp"
 #include "builder/capture.hpp"
+#include "builder/compiler_command.hpp"
 #include "builder/diff_file.hpp"
 #include "builder/leave_out.hpp"
 #include "builder/line_guard.hpp"
@@ -113,6 +114,9 @@ class Flow {
   Status compile_callbacks(Workspace& space);
   void check_compiled();
   void refuse_moved(const PatchedFile& gone);
+  void refuse_opaque(const Record& record);
+  void refuse_overwritten();
+  void note_build_files();
   void list_units();
   void leave_alone(Unit& unit);
   void count_identity(const Placement& placement);
@@ -286,7 +290,7 @@ Status Flow::complete_base(Workspace& space, std::filesystem::file_time_type sta
         std::ranges::any_of(space.changed(), [&record = record](const std::string& path) {
           return includes(record, path);
         });
-    if (is_touched && !is_again) stale.push_back(record);
+    if (is_touched && !is_again && !is_opaque(record)) stale.push_back(record);
   }
   return stale.empty() ? Status{} : space.compile_again("base", stale);
 }
@@ -303,7 +307,12 @@ Status Flow::complete_new(Workspace& space) {
         std::ranges::any_of(files_, [&, &record = record](const PatchedFile& file) {
           return file.new_text && includes(record, source_ + "/" + file.path);
         });
-    if (is_touched && !now->contains(output)) stale.push_back(record);
+    if (!is_touched || now->contains(output)) continue;
+    if (is_opaque(record)) {
+      refuse_opaque(record);
+    } else {
+      stale.push_back(record);
+    }
   }
   if (!stale.empty()) {
     result_.notes.push_back(
@@ -359,7 +368,9 @@ Status Flow::complete_old(Workspace& space) {
   std::vector<Record> stale;
   for (const auto& [output, record] : new_) {
     const auto before = base_.find(output);
-    if (before != base_.end() && !now->contains(output)) stale.push_back(before->second);
+    if (before != base_.end() && !now->contains(output) && !is_opaque(record)) {
+      stale.push_back(before->second);
+    }
   }
   if (!stale.empty()) {
     if (auto done = space.compile_again("old", stale); !done) return done;
@@ -379,6 +390,12 @@ bool Flow::is_in_no_target(const std::string& path) const {
   for (const Records* records : {&base_, &new_}) {
     for (const auto& [output, record] : *records) {
       compiled.insert(std::filesystem::path(record.source).filename().string());
+    }
+  }
+  // What was piped into a compiler has no name there.
+  for (const RunningFile& file : running_) {
+    for (const char* piped : {"<stdin>", "-"}) {
+      if (std::ranges::find(file.source_names(), piped) != file.source_names().end()) return false;
     }
   }
   const std::string name = std::filesystem::path(path).filename().string();
@@ -417,10 +434,70 @@ void Flow::refuse_moved(const PatchedFile& gone) {
   }
 }
 
+// Of what was written to a compiler there is no source to compile once more, and assembler has no functions to tell
+// apart.
+void Flow::refuse_opaque(const Record& record) {
+  if (record.source == standard_input) {
+    result_.refusals.push_back(refusal(
+        "standard_input", record.output,
+        fmt::format("{} is compiled from what its compiler reads from standard input, and the "
+                    "diff changes it",
+                    record.output),
+        "let the build write that into a file, and compile the file"));
+    return;
+  }
+  result_.refusals.push_back(refusal(
+      "assembly_changed", record.output,
+      fmt::format("the diff changes {}, which is made from the assembler source {}", record.output,
+                  record.source),
+      fmt::format("patch the function that calls it; --leave-out={} for the rest of the diff",
+                  record.source)));
+}
+
+// Only the last of them is known.
+void Flow::refuse_overwritten() {
+  for (const auto& [output, record] : base_) {
+    if (record.others.empty()) continue;
+    for (const PatchedFile& file : files_) {
+      if (!includes(record, source_ + "/" + file.path)) continue;
+      result_.refusals.push_back(
+          refusal("not_compiled", file.path,
+                  fmt::format("the diff changes {}, and {} is compiled from several sources one "
+                              "after the other, such "
+                              "as {} and {}: only the last is known",
+                              file.path, output, record.others.front(), record.source),
+                  "let the build give each source an object of its own"));
+      break;
+    }
+  }
+}
+
+// What else of a build changes with such a file, nobody but the build command knows.
+void Flow::note_build_files() {
+  std::size_t left = 0;
+  for (const auto& [output, record] : base_) left += new_.contains(output) ? 0 : 1;
+  for (const PatchedFile& file : files_) {
+    const std::string name = std::filesystem::path(file.path).filename().string();
+    const bool is_build_file = name.starts_with("Makefile") || name.starts_with("makefile") ||
+                               name.starts_with("GNUmakefile") || name.starts_with("configure") ||
+                               name.ends_with(".mk") || name.ends_with(".mak") ||
+                               name.ends_with(".am");
+    if (!is_build_file || left == 0 || is_beside(file.path)) continue;
+    result_.notes.push_back(
+        fmt::format("the diff changes {}: {} of {} objects, which the build command did not "
+                    "compile again, are taken to be "
+                    "as they were; if they would be others, change a source that they include too",
+                    file.path, left, base_.size()));
+  }
+}
+
 // F1
 void Flow::check_compiled() {
+  refuse_overwritten();
+  note_build_files();
   for (const PatchedFile& file : files_) {
-    if (!is_c_family(file.path)) continue;
+    const bool is_assembler = is_assembler_source(file.path);
+    if (!is_c_family(file.path) && !is_assembler) continue;
     if (!file.new_text) refuse_moved(file);
     const std::string path = source_ + "/" + file.path;
     bool is_seen = false;
@@ -428,7 +505,7 @@ void Flow::check_compiled() {
       const auto again = new_.find(output);
       if (!includes(record, path)) continue;
       is_seen = true;
-      if (again == new_.end() && file.new_text) {
+      if (again == new_.end() && file.new_text && !is_opaque(record)) {
         result_.refusals.push_back(refusal(
             "not_compiled", output,
             fmt::format("{} is compiled from {}, which the diff changes, but the build command did "
@@ -439,17 +516,27 @@ void Flow::check_compiled() {
     }
     for (const auto& [output, record] : new_) is_seen |= includes(record, path);
     if (is_seen) continue;
-    if (is_beside(file.path) || is_in_no_target(file.path)) {
+    if (is_beside(file.path) || (!is_assembler && is_in_no_target(file.path))) {
       result_.notes.push_back(fmt::format("{} is not part of what was built", file.path));
       continue;
     }
-    result_.refusals.push_back(refusal(
-        "not_compiled", file.path,
-        fmt::format("the diff changes {}, which the build command did not compile", file.path),
-        "give a build command that compiles it, or take it out of the diff"));
+    const bool is_piped = std::ranges::any_of(
+        base_, [](const auto& one) { return one.second.source == standard_input; });
+    result_.refusals.push_back(
+        refusal("not_compiled", file.path,
+                fmt::format("the diff changes {}, which the build command did not compile{}",
+                            file.path, is_piped ? " from a file" : ""),
+                is_piped ? "let the build compile it from a file, not from standard input"
+                         : "give a build command that compiles it, or take it out of the diff"));
   }
   for (const auto& [output, record] : new_) {
-    if (!record.shadow_error.empty()) {
+    if (is_opaque(record)) {
+      const Records& before = old_.contains(output) ? old_ : base_;
+      const auto was = before.find(output);
+      if (was == before.end() || !is_same_file(was->second.plain, record.plain)) {
+        refuse_opaque(record);
+      }
+    } else if (!record.shadow_error.empty()) {
       result_.refusals.push_back(
           refusal("shadow", output,
                   fmt::format("{} cannot be compiled with sections for each function: {}",

@@ -4,6 +4,7 @@
 #include "builder/patch.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -14,6 +15,7 @@
 #include <fmt/format.h>
 
 #include "base/hash.hpp"
+#include "builder/across.hpp"
 #include "builder/closure.hpp"
 #include "builder/compare.hpp"
 #include "builder/debug_info.hpp"
@@ -23,25 +25,12 @@
 #include "builder/patch_writer.hpp"
 #include "builder/source_terms.hpp"
 #include "builder/static_locals.hpp"
+#include "builder/studied.hpp"
 #include "builder/unsafe.hpp"
 #include "elf/image.hpp"
 
 namespace molt::builder {
 namespace {
-
-// One unit that the diff changes, with all that is known of it.
-struct Studied {
-  std::size_t index = 0;
-  const Unit* unit = nullptr;
-  std::optional<Object> old_object, new_object;
-  std::unique_ptr<View> old_view, new_view;
-  DebugInfo old_info, new_info;
-  std::unique_ptr<Comparison> comparison;
-  std::set<std::uint32_t> replaced;
-  std::set<std::uint32_t> again;  // callers of functions that take something else now
-
-  UnitFacts facts() const { return {unit, comparison.get(), &old_info, &new_info}; }
-};
 
 struct Builder {
   std::span<const Unit> units;
@@ -94,6 +83,19 @@ struct Builder {
 
   // --- refuse what is unsafe ---
 
+  // asm, __asm or __asm__, and what opens the text.
+  static bool has_assembly(std::string_view text) {
+    const auto is_of_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+    for (std::size_t at = text.find("asm"); at != text.npos; at = text.find("asm", at + 1)) {
+      const std::size_t end = at + 3;
+      if ((at == 0 || !is_of_name(text[at - 1])) &&
+          (end == text.size() || !is_of_name(text[end]))) {
+        return text.find_first_of("(\"") != text.npos;
+      }
+    }
+    return false;
+  }
+
   void refuse_unsafe() {
     for (const auto& s : studied) {
       if (!s->comparison) continue;
@@ -111,8 +113,7 @@ struct Builder {
       refuse_functions(facts, refusals);
     }
     for (const EditedLine& line : edits.lines()) {
-      const bool has_asm = line.text.find("asm") != std::string::npos &&
-                           line.text.find_first_of("(\"") != std::string::npos;
+      const bool has_asm = has_assembly(line.text);
       if (line.added && has_asm) {
         report.notes.push_back(fmt::format("{}:{}: inline assembly, which nothing checks: {}",
                                            line.file, line.line, line.text));
@@ -146,6 +147,41 @@ struct Builder {
 
   std::set<std::string> kept{};  // of options.keep_old
 
+  // What a function that stays would need that is there no more: compilers use what they know of a callee (which
+  // registers and variables it leaves alone, that it does not return), and copies of it take what they please.
+  // "": nothing; whether it is such a copy.
+  std::pair<std::string, bool> reliance(const Studied& s, std::uint32_t section) const {
+    const std::uint32_t old = s.comparison->old_section(section);
+    const View &before = *s.old_view, &now = *s.new_view;
+    const std::string own(before.name(old));
+    std::string changed;
+    for (const Relocation& r : before.section(old).relocations) {
+      const Referent ref = before.reference(old, r);
+      if (ref.section == 0 || ref.section == old || ref.symbol == 0) continue;
+      if (!before.section(ref.section).is_code()) continue;
+      const std::string name(before.symbol(ref.symbol).name);
+      if (is_cold(name) && name.starts_with(own + ".")) continue;
+      const std::uint32_t y = now.object().find_symbol(name);
+      const bool is_there = y != 0 && now.symbol(y).is_defined();
+      if (!is_there && is_clone(name)) {
+        return {fmt::format("it calls {}, a copy that the compiler makes no more", name), true};
+      }
+      for (const std::uint32_t a : s.comparison->added) {
+        const std::string_view copy = now.name(a);
+        if (!is_there && copy.starts_with(name + ".") && is_clone(copy) && !is_cold(copy)) {
+          return {fmt::format("it calls {}, of which there is only a copy ({}) now", name, copy),
+                  true};
+        }
+      }
+      if (!is_there || !s.comparison->changed.contains(now.symbol(y).section)) continue;
+      if (is_clone(name)) {
+        return {fmt::format("it calls {}, a copy that may take something else now", name), true};
+      }
+      changed = fmt::format("it calls {}, which changed", name);
+    }
+    return {changed, false};
+  }
+
   void keep_old(Studied& s) {
     auto& changed = s.comparison->changed;
     const auto drop = [&](const std::string& name) {
@@ -155,13 +191,31 @@ struct Builder {
             is_cold(other) ? other.substr(0, other.find(".cold")) : other;
         if (!is_called(whole, name)) continue;
         changed.erase(i);
+        s.kept.insert(i);
         kept.insert(name);
       }
     };
-    for (const std::string& name : options.keep_old) drop(name);
+    for (const std::string& name : options.keep_old) {
+      for (const std::uint32_t i : changed) {
+        if (!is_called(s.new_view->name(i), name)) continue;
+        const auto [what, is_copy] = reliance(s, i);
+        if (is_copy) {
+          refusals.push_back({"prototype_changed", s.unit->output, name, place_of(s, name),
+                              fmt::format("{} is to stay as it is, but {}", name, what),
+                              "let it be replaced, or change another function"});
+        } else if (!what.empty()) {
+          report.notes.push_back(
+              fmt::format("{}: {} stays as it was compiled, with what was known of the old "
+                          "functions then, but {}",
+                          s.unit->output, name, what));
+        }
+      }
+      drop(name);
+    }
     for (const std::uint32_t i : std::vector(changed.begin(), changed.end())) {
       if (s.new_view->name(i) != "main") continue;
-      if (is_ripple(s.facts(), "main", edits)) {
+      const std::string what = reliance(s, i).first;
+      if (what.empty() && is_ripple(s.facts(), "main", edits)) {
         report.notes.push_back(
             fmt::format("{}: main changed only because other functions were inlined elsewhere than "
                         "before; it stays as it is",
@@ -171,7 +225,8 @@ struct Builder {
       }
       refusals.push_back(
           {"always_on_stack", s.unit->output, "main", place_of(s, "main"),
-           "main is always on the stack: nobody would ever enter the new one",
+           fmt::format("main is always on the stack: nobody would ever enter the new one{}",
+                       what.empty() ? "" : "; " + what),
            "move the change into a function that main calls, or --keep-old=main if it "
            "changed only by inlining"});
     }
@@ -222,23 +277,131 @@ struct Builder {
     return true;
   }
 
-  void decide(Studied& s) {
-    if (!s.comparison) return;
-    keep_old(s);
-    auto& changed = s.comparison->changed;
-    std::set<std::uint32_t> looked_at, never;
+  void decide() {
+    for (const auto& s : studied) {
+      if (s->comparison) keep_old(*s);
+    }
     for (bool again = true; again;) {
       again = false;
-      for (const std::uint32_t i : std::vector(changed.begin(), changed.end())) {
-        if (!looked_at.insert(i).second || s.new_view->owner(i) == 0 || !is_private(s, i)) continue;
-        never.insert(i);
-        for (std::uint32_t user : unchanged_users(s, i, false)) changed.insert(user);
-        again = true;
+      for (const auto& s : studied) again |= s->comparison && set_apart(*s);
+    }
+    for (const auto& s : studied) {
+      if (s->comparison) choose(*s);
+    }
+  }
+
+  // The functions that take something else now; who calls one has changed too.
+  bool set_apart(Studied& s) {
+    bool is_any = false;
+    for (const std::uint32_t i :
+         std::vector(s.comparison->changed.begin(), s.comparison->changed.end())) {
+      if (!s.looked_at.insert(i).second || s.new_view->owner(i) == 0 || !is_private(s, i)) continue;
+      s.apart.insert(i);
+      is_any = true;
+      const ObjectSymbol& symbol = s.new_view->symbol(s.new_view->owner(i));
+      for (const std::uint32_t user : unchanged_users(s, i, false)) add_user(s, user, symbol);
+      if (symbol.is_local()) continue;
+      for (const auto& other : studied) {
+        if (other.get() != &s) add_users(s, *other, symbol);
       }
     }
-    for (const std::uint32_t i : changed) {
+    return is_any;
+  }
+
+  void refuse_user(const Studied& s, const ObjectSymbol& symbol, const std::string& why) {
+    const std::string name(symbol.name);
+    const std::string change = prototype_change(s.facts(), name);
+    refusals.push_back(
+        {"prototype_changed", s.unit->output, name, place_of(s, name),
+         fmt::format("{}: {}, and {}", name,
+                     change.empty() ? "its entry has no room for a jump" : change, why),
+         "give the new function another name"});
+  }
+
+  void add_user(Studied& of, std::uint32_t user, const ObjectSymbol& called) {
+    const std::string name(of.new_view->name(user));
+    if (name == "main" || of.kept.contains(user)) {
+      refuse_user(of, called, fmt::format("{}, which stays as it is, calls it", name));
+    } else {
+      of.comparison->changed.insert(user);
+    }
+  }
+
+  // Of another unit that changed too, though perhaps not where it calls the function.
+  void add_users(const Studied& s, Studied& other, const ObjectSymbol& called) {
+    const View& view = *other.new_view;
+    for (std::uint32_t i = 1; i < view.object().sections().size(); ++i) {
+      const ObjectSection& from = view.section(i);
+      const bool refers =
+          from.is_allocated() && std::ranges::any_of(from.relocations, [&](const Relocation& r) {
+            const ObjectSymbol& y = view.symbol(r.symbol);
+            return y.is_undefined() && y.name == called.name;
+          });
+      if (!refers) continue;
+      if (!is_wherever(placements, s, other)) {
+        return refuse_user(s, called,
+                           fmt::format("{} calls it from another file", other.unit->output));
+      }
+      if (from.is_code()) {
+        const bool is_known = !other.comparison || other.comparison->changed.contains(i) ||
+                              other.comparison->added.contains(i);
+        if (!is_known) add_user(other, i, called);
+      } else if (view.owner(i) != 0 && other.comparison && other.comparison->old_section(i) != 0) {
+        refuse_user(s, called, fmt::format("its address is stored in {}", view.name(i)));
+      }
+    }
+  }
+
+  // gcc makes one of functions that are equal. Those that were one, and of which one changed, have one entry;
+  // those that have become one have two.
+  void choose_joined(Studied& s) {
+    const View &before = *s.old_view, &now = *s.new_view;
+    struct Led {
+      std::uint32_t symbol, section;
+      bool is_led;
+    };
+    std::map<std::pair<std::uint32_t, std::uint64_t>, std::vector<Led>> entries_before;
+    for (std::uint32_t y = 1; y < now.object().symbols().size(); ++y) {
+      const ObjectSymbol& symbol = now.symbol(y);
+      const std::uint32_t old = s.comparison->old_symbol(y);
+      if (!symbol.is_defined() || symbol.type != STT_FUNC || symbol.size == 0 || old == 0) continue;
+      const std::uint32_t owner = now.owner(symbol.section);
+      if (owner == 0 || symbol.value != now.symbol(owner).value) continue;
+      const ObjectSymbol& was = before.symbol(old);
+      const bool is_joined = s.comparison->old_section(symbol.section) != was.section;
+      const bool is_led = is_joined || s.replaced.contains(symbol.section);
+      entries_before[{was.section, was.value}].push_back({y, symbol.section, is_led});
+      if (!is_joined) continue;
+      const std::string name(symbol.name);
+      s.joined.insert(y);
+      const std::string prototype = prototype_change(s.facts(), name);
+      const auto problem = entry_problem(s, name);
+      if (prototype.empty() && !problem) continue;
+      refusals.push_back({"entry", s.unit->output, name, place_of(s, name),
+                          fmt::format("{} cannot be led to the new one: {}", readable(name),
+                                      problem ? problem->why : prototype),
+                          "change the functions that call it instead"});
+    }
+    for (const auto& [entry, all] : entries_before) {
+      const auto led = std::ranges::find(all, true, &Led::is_led);
+      const auto other = led == all.end() ? led : std::ranges::find_if(all, [&](const Led& one) {
+        return one.section != led->section;
+      });
+      if (other == all.end()) continue;
+      const std::string name(now.symbol(led->symbol).name);
+      refusals.push_back(
+          {"shared_function", s.unit->output, name, place_of(s, name),
+           fmt::format("{} and {} are one function in the running program (the compiler found them "
+                       "equal), and are two now: who calls the one would get the other",
+                       readable(name), readable(now.symbol(other->symbol).name)),
+           "make the change in both, or in a new function that is called instead"});
+    }
+  }
+
+  void choose(Studied& s) {
+    for (const std::uint32_t i : s.comparison->changed) {
       const std::uint32_t owner = s.new_view->owner(i);
-      if (owner == 0 || never.contains(i)) continue;
+      if (owner == 0 || s.apart.contains(i)) continue;
       const std::string_view name = s.new_view->symbol(owner).name;
       if (name == "main" || is_cold(name)) continue;
       // A clone that all of its users bring along is theirs alone.
@@ -254,6 +417,7 @@ struct Builder {
              "change the functions that it calls instead"});
       }
     }
+    choose_joined(s);
   }
 
   // The objects of units that the diff leaves alone still call the function as it was.
@@ -289,7 +453,7 @@ struct Builder {
       const ObjectSymbol& symbol = view.symbol(owner);
       if (symbol.is_local() || symbol.bind == STB_WEAK || symbol.name.starts_with("_ZT")) continue;
       for (std::size_t u = 0; u < units.size(); ++u) {
-        if (units[u].is_changed() || units[u].is_new()) continue;
+        if (u == s.index || units[u].is_new()) continue;
         auto object = Object::read(units[u].old_objects.plain);
         if (!object) continue;
         const auto symbols = object->symbols();
@@ -392,10 +556,13 @@ struct Builder {
       const bool is_here = s->unit->is_new() || placement.contains(s->index);
       if (!is_here) continue;
       diffed.push_back({s->index, s->index, s->unit, s->new_view.get(), s->old_view.get(),
-                        s->comparison.get(), &s->new_info, s->replaced});
+                        s->comparison.get(), &s->new_info, s->replaced, s->apart, s->joined,
+                        s->moved});
     }
-    const bool any = std::any_of(diffed.begin(), diffed.end(),
-                                 [](const DiffedUnit& d) { return !d.replaced.empty(); });
+    const bool any = std::any_of(diffed.begin(), diffed.end(), [](const DiffedUnit& d) {
+      return !d.replaced.empty() || !d.joined.empty() ||
+             std::ranges::any_of(d.moved, [](const auto& one) { return !one.second.is_same; });
+    });
     if (!any) return;
     const RunningFile& image = placement.image();
     const std::string image_name =
@@ -426,28 +593,34 @@ struct Builder {
     if (has_additions) include_additions(closure, diffed.back());
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {
+      const auto add = [&d = d, &closure, &done, &image_name, &placement, &writer, target, this](
+                           std::uint32_t y, std::size_t of) {
+        add_function(writer, target, placement, d, y, of, closure, image_name, done);
+      };
       for (const std::uint32_t i : d.replaced) {
-        add_function(writer, target, placement, d, d.new_view->owner(i), closure, image_name, done);
-        for (const std::uint32_t y : d.new_view->thunks(i)) {
-          add_function(writer, target, placement, d, y, closure, image_name, done);
-        }
+        add(d.new_view->owner(i), d.index);
+        for (const std::uint32_t y : d.new_view->thunks(i)) add(y, d.index);
+      }
+      for (const std::uint32_t y : d.joined) add(y, d.index);
+      for (const auto& [y, origin] : d.moved) {
+        if (!origin.is_same) add(y, origin.unit);
       }
     }
     closure.finish();
   }
 
   void add_function(PatchWriter& writer, std::uint32_t target, const Placement& placement,
-                    const DiffedUnit& d, std::uint32_t index, Closure& closure,
+                    const DiffedUnit& d, std::uint32_t index, std::size_t of, Closure& closure,
                     const std::string& image_name, std::set<std::uint64_t>& done) {
     const ObjectSymbol& symbol = d.new_view->symbol(index);
     const std::uint32_t section = symbol.section;
     const std::string name(symbol.name);
-    const PlacedFunction* old = placement.function(d.index, name);
+    const PlacedFunction* old = placement.function(of, name);
     if (old == nullptr) {
       // By one of its other names.
       for (std::uint32_t y : d.new_view->section(section).symbols) {
         if (old != nullptr || d.new_view->symbol(y).value != symbol.value) continue;
-        old = placement.function(d.index, d.new_view->symbol(y).name);
+        old = placement.function(of, d.new_view->symbol(y).name);
       }
     }
     const auto absent = [&](const std::string& why) {
@@ -483,7 +656,7 @@ struct Builder {
       function.new_bytes = function.new_bytes.subspan(symbol.value, symbol.size);
     }
     writer.add_function(function);
-    add_parts(writer, target, placement, d.index, name);
+    add_parts(writer, target, placement, of, name);
     report.functions.push_back(
         {name, d.unit->output, image_name, old->size, function.new_bytes.size()});
   }
@@ -515,6 +688,28 @@ struct Builder {
     for (const std::string& note : report.notes) writer.add_info(info::note, note);
   }
 
+  // Is there anything that --accept may mean?
+  bool is_accepted_thing(const std::string& given) const {
+    const auto has_type = [&](const DebugInfo& info) {
+      return std::ranges::any_of(
+          info.types, [&](const auto& one) { return is_called(one.second.name, given); });
+    };
+    const auto has_variable = [&](const View* view, const DebugInfo& info) {
+      if (view == nullptr) return false;
+      for (std::uint32_t y = 1; y < view->object().symbols().size(); ++y) {
+        const ObjectSymbol& symbol = view->symbol(y);
+        if (!symbol.is_defined() || symbol.is_function() || symbol.name.empty()) continue;
+        if (is_called(symbol.name, given) || plain_name(info, *view, y) == given) return true;
+      }
+      return view->object().find_section(given) != 0;
+    };
+    return std::ranges::any_of(studied, [&](const auto& s) {
+      return has_type(s->old_info) || has_type(s->new_info) ||
+             has_variable(s->old_view.get(), s->old_info) ||
+             has_variable(s->new_view.get(), s->new_info);
+    });
+  }
+
   // Where debug information does not have the place, it is in the diff.
   tl::unexpected<std::vector<Refusal>> refused() {
     for (Refusal& one : refusals) {
@@ -542,7 +737,7 @@ struct Builder {
     }
     read_additions();
     read_runtime();
-    for (const auto& s : studied) decide(*s);
+    decide();
     for (const std::string& name : options.keep_old) {
       report.notes.push_back(
           kept.contains(name)
@@ -550,9 +745,21 @@ struct Builder {
               : fmt::format("--keep-old={}: no function of that name changed", name));
     }
     for (const std::string& name : options.accept) {
-      report.notes.push_back(fmt::format("a change of {} is harmless, says the author", name));
+      if (is_accepted_thing(name)) {
+        report.notes.push_back(fmt::format("a change of {} is harmless, says the author", name));
+      } else if (!studied.empty()) {
+        refusals.push_back(
+            {"unknown_name", studied.front()->unit->output, name, "",
+             fmt::format("--accept={}: no type and no variable of that name is in what the diff "
+                         "changes",
+                         name),
+             "name it as a refusal does"});
+      }
     }
     refuse_unsafe();
+    find_moved(
+        {units, placements, options, studied, refusals, report.notes,
+         [this](const Studied& s, const std::string& name) { return entry_problem(s, name); }});
     for (const auto& s : studied) refuse_shared_constants(*s);
     if (!refusals.empty()) return refused();
 

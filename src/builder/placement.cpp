@@ -105,6 +105,8 @@ class Prover {
   std::string check_content(const UnitState& unit, const ObjectSymbol& symbol, std::int64_t offset,
                             std::uint64_t address) const;
 
+  bool is_overridden(const UnitState& unit, const ObjectSymbol& symbol) const;
+  bool is_overridden_section(const UnitState& unit, std::uint32_t section) const;
   void list_functions(UnitState& unit);
   void find_shared();
   void refuse(UnitState& unit);
@@ -132,6 +134,7 @@ std::vector<std::uint64_t> Prover::candidates_by_name(const UnitState& unit,
   for (std::uint32_t symbol_index : unit.plain->sections()[index].symbols) {
     const ObjectSymbol& symbol = unit.symbol(symbol_index);
     if (symbol.type == STT_NOTYPE && symbol.is_local()) continue;
+    if (is_overridden(unit, symbol)) continue;
     std::set<std::uint64_t> bases;
     for (const elf::FoundSymbol& found : file_.symbols.find_all(symbol.name)) {
       if (found.is_thread_local()) continue;
@@ -609,6 +612,31 @@ void Prover::prove_data() {
   } while (moved_);
 }
 
+// A weak definition that another unit has a strong one of: the program's symbol is that one.
+bool Prover::is_overridden(const UnitState& unit, const ObjectSymbol& symbol) const {
+  if (symbol.bind != STB_WEAK || !symbol.is_defined()) return false;
+  if (!unit.plain->section_of(symbol).group.empty()) return false;
+  return std::ranges::any_of(state_.units, [&](const UnitState& other) {
+    if (&other == &unit || !other.plain) return false;
+    const auto found = other.plain_by_name.find(symbol.name);
+    return found != other.plain_by_name.end() &&
+           std::ranges::any_of(found->second, [&](std::uint32_t y) {
+             return other.symbol(y).is_defined() && other.symbol(y).bind == STB_GLOBAL;
+           });
+  });
+}
+
+bool Prover::is_overridden_section(const UnitState& unit, std::uint32_t index) const {
+  const auto& symbols = unit.plain->sections()[index].symbols;
+  bool is_any = false;
+  for (const std::uint32_t y : symbols) {
+    if (!unit.symbol(y).is_function()) continue;
+    if (!is_overridden(unit, unit.symbol(y))) return false;
+    is_any = true;
+  }
+  return is_any;
+}
+
 void Prover::list_functions(UnitState& unit) {
   const auto symbols = unit.plain->symbols();
   for (std::uint32_t i = 1; i < symbols.size(); ++i) {
@@ -627,6 +655,8 @@ void Prover::list_functions(UnitState& unit) {
     } else if (lone != unit.lone_functions.end()) {
       function.match = PlacedFunction::Match::proven;
       function.address = lone->second;
+    } else if (is_overridden(unit, symbol)) {
+      function.match = PlacedFunction::Match::absent;
     } else if (!section.group.empty() || symbol.bind == STB_WEAK) {
       const auto kept = state_.globals.find(symbol.name);
       if (kept != state_.globals.end()) function.address = kept->second;
@@ -679,10 +709,23 @@ void Prover::find_shared() {
 }
 
 void Prover::refuse(UnitState& unit) {
+  // Its machine code may well be there, and copies of it where it was inlined into other units.
+  if (unit.plain->has_lto_code()) {
+    Refusal refusal;
+    refusal.kind = "lto";
+    refusal.unit = unit.unit->output;
+    refusal.text = fmt::format(
+        "{} was compiled for link-time optimisation (-flto): functions of it may be inlined in "
+        "other units of {}",
+        unit.unit->output, file_.path);
+    refusal.advice = "build program and patch without -flto";
+    state_.refusals.push_back(std::move(refusal));
+    return;
+  }
   for (std::uint32_t i = 1; i < unit.sections.size(); ++i) {
     const PlacedSection& placed = unit.sections[i];
     const ObjectSection& section = unit.plain->sections()[i];
-    if (placed.is_proven || !section.group.empty()) continue;
+    if (placed.is_proven || !section.group.empty() || is_overridden_section(unit, i)) continue;
     if (!placed.difference) continue;
     Refusal refusal;
     refusal.unit = unit.unit->output;
@@ -698,21 +741,12 @@ void Prover::refuse(UnitState& unit) {
     refusal.symbol = name;
     const auto at = file_.symbols.find(name);
     const std::string address = at ? fmt::format(" ({:#x})", at->address + offset) : "";
-    if (unit.plain->has_lto_code()) {
-      refusal.kind = "lto";
-      refusal.text = fmt::format(
-          "{}+{:#x}{}: {} was built with link-time optimisation (-flto): the "
-          "linker made other code of it ({})",
-          name, offset, address, file_.path, difference.text);
-      refusal.advice = "build program and patch without -flto";
-    } else {
-      refusal.kind = "bytes_differ";
-      refusal.text = fmt::format("{}+{:#x}{}: not the code of {}: {}", name, offset, address,
-                                 file_.path, difference.text);
-      refusal.advice =
-          fmt::format("build with the program's own sources, flags and compiler (here {})",
-                      unit.plain->compiler());
-    }
+    refusal.kind = "bytes_differ";
+    refusal.text = fmt::format("{}+{:#x}{}: not the code of {}: {}", name, offset, address,
+                               file_.path, difference.text);
+    refusal.advice =
+        fmt::format("build with the program's own sources, flags and compiler (here {})",
+                    unit.plain->compiler());
     state_.refusals.push_back(std::move(refusal));
     return;
   }

@@ -37,8 +37,14 @@ Place Placement::State::of_name(std::string_view name) const {
   const auto in_image = file->symbols.find(name);
   const bool is_global = in_image && in_image->bind != STB_LOCAL;
   const auto exported = [&] {
-    // A program may have its own copy of a library's variable: only the loader knows where it is.
-    if (file->is_program || !is_global || in_image->is_function()) return false;
+    // A program may have its own copy of a library's variable, or a function of its own that takes the place of
+    // the library's in the library too, where that asks the loader: only the loader knows where it is.
+    if (file->is_program || !is_global) return false;
+    const auto is_asked_for = [&](const LoaderRelocation& relocation) {
+      return relocation.symbol == name;
+    };
+    if (in_image->is_function() && std::ranges::none_of(file->relocations, is_asked_for))
+      return false;
     const auto& dynamic = file->image->dynamic_symbols();
     return std::ranges::any_of(dynamic, [&](const elf::Symbol& symbol) {
       return symbol.exported() && symbol.visibility == STV_DEFAULT && symbol.name == name;
@@ -120,7 +126,7 @@ Place Placement::State::of_symbol(const UnitState& unit, std::uint32_t index) co
     return unknown(fmt::format("the linker merges section {}", section.name));
   }
   const bool is_public = !symbol.is_local();
-  if (is_public && !file->is_program && !symbol.is_function()) {
+  if (is_public && !file->is_program) {
     Place place = of_name(symbol.name);
     if (place.kind == Place::Kind::dynamic) {
       place.size = symbol.size;

@@ -36,6 +36,10 @@ std::string difference(const TypeLayout& a, const TypeLayout& b) {
     const std::string &before = a.members[0].type, &after = b.members[0].type;
     return before == after ? "" : fmt::format("{} -> {}", before, after);
   }
+  if (a.kind == "enumerator") {
+    const std::int64_t before = a.members[0].offset, after = b.members[0].offset;
+    return before == after ? "" : fmt::format("value {} -> {}", before, after);
+  }
   const bool is_enum = a.kind == "enum";
   const auto place = [&](const TypeMember& m) {
     return is_enum ? fmt::format("value {}", m.offset) : fmt::format("at byte {}", m.offset / 8);
@@ -128,6 +132,15 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const E
           return r.kind == "layout_changed" && r.symbol == before.name;
         });
     if (is_known) continue;
+    if (before.kind == "enumerator") {
+      refusals.push_back(
+          {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
+           fmt::format("{} {}: {}; what was stored has the old one", before.kind, before.name,
+                       what),
+           fmt::format("add new ones behind the others; --accept={} if it is stored nowhere",
+                       before.name)});
+      continue;
+    }
     const bool is_padding = is_in_padding(before, after);
     refusals.push_back(
         {"layout_changed", facts.unit->output, before.name, at(after.file, after.line),
@@ -205,6 +218,41 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
                     "processes need it",
                     variable));
   }
+  // Tables that the linker puts together, and the program goes through from __start_X to __stop_X.
+  const auto is_gathered = [](const ObjectSection& s) {
+    const auto is_of_name = [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+    };
+    return s.is_allocated() && !s.is_code() && s.size != 0 && !s.name.empty() &&
+           std::isdigit(static_cast<unsigned char>(s.name[0])) == 0 &&
+           std::ranges::all_of(s.name, is_of_name) &&
+           !s.name.starts_with("__patchable_function_entries");
+  };
+  const auto refuse_gathered = [&](std::string_view name, const char* what) {
+    if (is_accepted(options, std::string(name))) return;
+    refusals.push_back({"data_changed", facts.unit->output, std::string(name), "",
+                        fmt::format("section {} {}: who goes through all that units have put there "
+                                    "finds what was there when "
+                                    "the program was linked",
+                                    name, what),
+                        fmt::format("do it in a post_patch callback (--callbacks), or --accept={} "
+                                    "if nobody goes through it",
+                                    name)});
+  };
+  for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
+    if (!is_gathered(now.section(i))) continue;
+    if (before.object().find_section(std::string(now.section(i).name)) == 0) {
+      refuse_gathered(now.section(i).name, "is new");
+    } else if (facts.comparison->old_section(i) == 0 || !facts.comparison->same(i)) {
+      refuse_gathered(now.section(i).name, "changed");
+    }
+  }
+  for (std::uint32_t i = 1; i < before.object().sections().size(); ++i) {
+    if (!is_gathered(before.section(i))) continue;
+    if (now.object().find_section(std::string(before.section(i).name)) == 0) {
+      refuse_gathered(before.section(i).name, "has gone");
+    }
+  }
   // Tables of virtual functions: objects that exist point to the old one.
   for (std::uint32_t i = 1; i < now.object().sections().size(); ++i) {
     const std::string name(now.name(i));
@@ -228,23 +276,50 @@ bool is_state(const View& view, const ObjectSymbol& symbol) {
          !symbol.name.starts_with("DW.ref.");
 }
 
+// `kept`: the old symbols of the others.
+std::map<std::string, std::uint32_t> fresh_variables(const View& now, const UnitFacts& facts,
+                                                     std::set<std::uint32_t>& kept) {
+  std::map<std::string, std::uint32_t> fresh;
+  for (std::uint32_t y = 1; y < now.object().symbols().size(); ++y) {
+    const ObjectSymbol& symbol = now.symbol(y);
+    if (!is_state(now, symbol)) continue;
+    const std::uint32_t old = facts.comparison != nullptr ? facts.comparison->old_symbol(y) : 0;
+    if (old != 0) {
+      kept.insert(old);
+    } else {
+      fresh.emplace(plain_name(*facts.new_info, now, y), y);
+    }
+  }
+  return fresh;
+}
+
 }  // namespace
+
+VariableChanges variable_changes(const View& now, const UnitFacts& facts) {
+  VariableChanges changes;
+  std::set<std::uint32_t> kept;
+  changes.fresh = fresh_variables(now, facts, kept);
+  // Of a header's there may be one in each unit.
+  std::erase_if(changes.fresh, [&](const auto& one) {
+    const ObjectSymbol& symbol = now.symbol(one.second);
+    return symbol.bind == STB_WEAK || symbol.bind == STB_GNU_UNIQUE ||
+           !now.section(symbol.section).group.empty();
+  });
+  if (facts.comparison == nullptr) return changes;
+  const View& before = facts.comparison->old_view();
+  for (std::uint32_t y = 1; y < before.object().symbols().size(); ++y) {
+    if (!is_state(before, before.symbol(y)) || kept.contains(y)) continue;
+    changes.lost.insert(plain_name(*facts.old_info, before, y));
+  }
+  return changes;
+}
 
 void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
                             std::vector<Refusal>& refusals, std::vector<std::string>& notes) {
   const View& now = facts.comparison->new_view();
   const View& before = facts.comparison->old_view();
   std::set<std::uint32_t> kept;
-  std::map<std::string, std::uint32_t> fresh;
-  for (std::uint32_t y = 1; y < now.object().symbols().size(); ++y) {
-    const ObjectSymbol& symbol = now.symbol(y);
-    if (!is_state(now, symbol)) continue;
-    if (const std::uint32_t old = facts.comparison->old_symbol(y); old != 0) {
-      kept.insert(old);
-    } else {
-      fresh.emplace(plain_name(*facts.new_info, now, y), y);
-    }
-  }
+  const std::map<std::string, std::uint32_t> fresh = fresh_variables(now, facts, kept);
   for (std::uint32_t y = 1; y < before.object().symbols().size(); ++y) {
     const ObjectSymbol& symbol = before.symbol(y);
     if (!is_state(before, symbol) || kept.contains(y)) continue;
@@ -486,6 +561,18 @@ void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals) {
     }
     if (now.owner(i) == 0 && now.section(i).size != 0) refuse_section(i);
   }
+  for (const ObjectSymbol& s : now.object().symbols()) {
+    const bool is_chosen = s.is_defined() && s.type == STT_GNU_IFUNC;
+    if (!is_chosen || !facts.comparison->changed.contains(s.section)) continue;
+    const std::string resolver(now.name(s.section));
+    refusals.push_back(
+        {"indirect_function", facts.unit->output, std::string(s.name),
+         place_of_function(*facts.new_info, resolver),
+         fmt::format("what chooses {} when the program starts changed, and has run already",
+                     readable(s.name)),
+         fmt::format("change the functions that it chooses from, or --keep-old={}",
+                     readable(resolver))});
+  }
   // It had another shape before: nobody would be led to what is in it.
   for (std::uint32_t i : facts.comparison->added) {
     const bool is_old = std::ranges::any_of(now.section(i).symbols, [&](std::uint32_t y) {
@@ -503,6 +590,25 @@ bool is_ripple(const UnitFacts& facts, const std::string& function, const Edits&
       old_one->second.spans.empty() || new_one->second.spans.empty()) {
     return false;
   }
+  // Others were inlined there than before: what else may have changed it is not this.
+  const auto inlined = [](const FunctionInfo& info) {
+    std::multiset<std::string> names;
+    for (const SourceSpan& span : info.spans) names.insert(span.function);
+    return names;
+  };
+  if (inlined(old_one->second) == inlined(new_one->second)) return false;
+  // What is edited outside of functions may change any that reads it.
+  const auto is_of_function = [&](const EditedLine& e) {
+    const DebugInfo& info = e.added ? *facts.new_info : *facts.old_info;
+    if (Edits::is_harmless(e.text)) return true;
+    const std::string_view path = e.file;
+    const bool is_header = path.find(".h") != path.npos;
+    if (!is_header && !Edits::is_file_of(info.files, path)) return true;  // another unit's
+    return std::ranges::any_of(info.bodies, [&](const SourceSpan& body) {
+      return e.line >= body.first && e.line <= body.last && Edits::is_file_of({body.file}, path);
+    });
+  };
+  if (!std::ranges::all_of(edits.lines(), is_of_function)) return false;
   // Where the code of a span is not known it may be anywhere.
   const auto is_edited = [&](const FunctionInfo& info, bool added) {
     return std::any_of(info.spans.begin(), info.spans.end(), [&](const SourceSpan& span) {

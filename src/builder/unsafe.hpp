@@ -14,6 +14,10 @@
 #include "builder/edits.hpp"
 #include "builder/patch.hpp"
 
+#include <map>
+#include <set>
+#include <string>
+
 namespace molt::builder {
 
 struct UnitFacts {
@@ -32,6 +36,13 @@ void refuse_data(const UnitFacts& facts, const PatchOptions& options,
 // function, or out of one.
 void refuse_moved_variables(const UnitFacts& facts, const PatchOptions& options,
                             std::vector<Refusal>& refusals, std::vector<std::string>& notes);
+// Variables that the unit has no more, and those that it has anew, by their names in the source.
+struct VariableChanges {
+  std::set<std::string> lost;
+  std::map<std::string, std::uint32_t> fresh;  // symbols of `now`
+};
+// A new unit has no comparison.
+VariableChanges variable_changes(const View& now, const UnitFacts& facts);
 void refuse_constructors(const UnitFacts& facts, const PatchOptions& options,
                          std::vector<Refusal>& refusals);
 void refuse_functions(const UnitFacts& facts, std::vector<Refusal>& refusals);

@@ -223,16 +223,36 @@ bool announce(const std::string& folder, Manifest& known) {
 
 std::string tail_of(const std::string& path) {
   std::ifstream file(path);
+  const auto has_one_of = [](const std::string& line, std::initializer_list<const char*> words) {
+    return std::ranges::any_of(words,
+                               [&](const char* word) { return line.find(word) != line.npos; });
+  };
   std::string line;
-  std::string error;
+  std::string why;    // a compiler's or linker's reason
+  std::string error;  // whatever has the word, and is not told of others
   std::string last;
   while (std::getline(file, line)) {
     if (line.empty()) continue;
+    if (why.starts_with("ld.lld: ") && line.starts_with(">>> ") && why.find(">>>") == why.npos) {
+      why += " " + line;
+    }
     last = line;
+    const bool is_of_others =
+        has_one_of(line, {"collect2: error", "linker command failed", "ld returned"});
+    const bool is_why =
+        has_one_of(line, {"error: ", "Error: ", "undefined reference", "multiple definition of",
+                          "cannot find ", "No such file or directory"});
+    if (is_of_others) continue;
+    if (why.empty() && is_why) why = line;
     if (error.empty() && line.find("error") != line.npos) error = line;
   }
   if (last.empty()) return "it said nothing";
-  return error.empty() ? last : error;
+  std::string best = !why.empty() ? why : !error.empty() ? error : last;
+  // The linker's own name says nothing, and the file does.
+  for (const char* linker : {"/usr/bin/ld: ", "/usr/bin/ld.gold: "}) {
+    if (best.starts_with(linker)) best.erase(0, std::string_view(linker).size());
+  }
+  return best;
 }
 
 bool write_text(const char* path, const std::string& text) {

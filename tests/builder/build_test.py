@@ -283,6 +283,26 @@ class Building(Tree):
             self.skipTest("ptrace is not permitted here")
         self.assertRegex(asked.stdout, r"(?m)^answer \+ 4 in section", asked.stderr)
 
+    def test_a_library_s_function_that_the_program_has_its_own_of(self):
+        """The library's new code calls the program's, as the old does."""
+        self.write("main.c", MAIN.replace("answer(5)", "answer(policy(5))").replace("int answer(int);", "int answer(int);\nint policy(int x) { return x; }"))
+        self.write("answer.c", "int policy(int x) { return x + 1000; }\nint answer(int x) { return policy(x) + 10; }\n")
+        library = "libanswer.so: answer.c\n\t$(CC) $(CFLAGS) -fPIC -c answer.c\n\t$(CC) -shared -Wl,--build-id -o $@ answer.o\n"
+        self.write("Makefile", "CFLAGS = -g -O2\nprog: main.o libanswer.so\n\t$(CC) -o $@ main.o -L. -lanswer -Wl,-rpath,'$$ORIGIN'\n" + library)
+        program = self.make_target()
+        self.target = program.parent / "libanswer.so"
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace("+ 10;", "+ 20;")))
+        self.assert_built(done, said, "answer")
+        process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        process.stdin.write("\n")
+        self.assertEqual(process.stdout.readline(), "25 1\n")
+
     def test_program_and_its_modules_in_one_patch(self):
         self.write(
             "main.c",
@@ -835,6 +855,8 @@ class Refusing(Tree):
         self.assert_refused(done, said, "bytes_differ", "later+0x")
 
     def test_link_time_optimisation(self):
+        # One that stays a function is byte for byte there, too.
+        self.write("answer.c", ANSWER.replace("int answer", "int __attribute__((noinline)) answer"))
         for first, flags in (("", "-flto"), ("", "-flto -ffat-lto-objects"), ("CC = clang\n", "-flto -fuse-ld=lld")):
             self.write("Makefile", first + MAKEFILE.replace("-O2", f"-O2 {flags}"))
             for folder in ("packaged", "cache"):
@@ -994,6 +1016,56 @@ class Refusing(Tree):
             self.assertIn(text, done.stderr)
             self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
+    def test_a_source_that_is_piped_into_the_compiler(self):
+        """Its object is known, and stays as it is; a change of it is refused with what to do."""
+        piped = "answer.o: answer.c scale.h\n\tcat answer.c | $(CC) $(CFLAGS) -x c -c -o $@ -\n"
+        self.write("Makefile", MAKEFILE.replace("answer.o: answer.c scale.h\n", piped))
+        self.make_target()
+        for edits in ({"answer_c": lambda text: text.replace(*DOUBLE)}, {"scale_h": lambda text: text.replace("2", "3")}):
+            done, said = self.molt_build(self.diff(**edits))
+            self.assert_refused(done, said, "standard_input", "answer.o is compiled from what its compiler reads")
+            self.assertIn("compile the file", done.stderr)
+        done, said = self.molt_build(self.diff(main_c=lambda text: text.replace("calls += by", "calls += 2 * by")))
+        self.assert_built(done, said, "count")
+        self.assertEqual(said["functions_compared"], said["functions_proven"])
+        # Where the build does not know that it depends on the file, nobody does.
+        self.write("Makefile", MAKEFILE.replace("answer.o: answer.c scale.h\n", piped.replace(" answer.c scale.h", "", 1)))
+        done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
+        self.assert_refused(done, said, "not_compiled", "answer.c, which the build command did not compile from a file")
+
+    def test_an_assembler_source(self):
+        """Its object counts for identity; of a change of it nothing can be told."""
+        code = "\t.text\n\t.globl five\n\t.type five,@function\nfive:\n\tlea 5(%rdi), %rax\n\tret\n\t.size five, .-five\n"
+        self.write("five.S", code + '\t.section .note.GNU-stack,"",@progbits\n')
+        self.write("main.c", MAIN.replace("int answer(int);", "int answer(int), five(int);").replace("answer(5)", "answer(five(0))"))
+        self.write("Makefile", MAKEFILE.replace("answer.o\n", "answer.o five.o\n"))
+        self.make_target()
+        done, said = self.molt_build(self.diff(five_S=lambda text: text.replace("lea 5", "lea 6")))
+        self.assert_refused(done, said, "assembly_changed", "made from the assembler source five.S")
+        done, said = self.molt_build(self.change())
+        self.assert_built(done, said, "answer")
+        self.assertEqual(said["functions_compared"], said["functions_proven"])
+
+    def test_sources_that_are_compiled_to_one_place(self):
+        """As $@ of another name, one after the other."""
+        one = "%.o: %.c scale.h\n\t$(CC) $(CFLAGS) -c -o tmp.o $<\n\tmv tmp.o $@\n"
+        self.write("Makefile", MAKEFILE.split("main.o: main.c")[0] + one)
+        self.make_target()
+        done, said = self.molt_build(self.diff(scale_h=lambda text: text.replace("2", "3")))
+        self.assert_refused(done, said, "not_compiled", "tmp.o is compiled from several sources one after the other")
+
+    def test_a_diff_of_the_makefile(self):
+        self.make_target()
+        both = {"Makefile": MAKEFILE, "answer.c": ANSWER}
+        edited = {"Makefile": MAKEFILE.replace("-O2", "-O2 -DMORE"), "answer.c": ANSWER.replace(*DOUBLE)}
+        diff = self.folder / "fix.patch"
+        diff.write_text("".join(
+            "".join(difflib.unified_diff(both[name].splitlines(True), edited[name].splitlines(True), f"a/{name}", f"b/{name}"))
+            for name in both))  # fmt: skip
+        done, said = self.molt_build(diff)
+        self.assert_built(done, said, "answer")
+        self.assertIn("the diff changes Makefile: 1 of 2 objects", said["notes"][0])
+
     def test_source_that_is_not_built(self):
         self.make_target()
         done, said = self.molt_build(self.change(), command=["make", "-s", "main.o"])
@@ -1050,6 +1122,15 @@ class Refusing(Tree):
         # And leaves nothing behind that the next run would trip over.
         done, said = self.molt_build(self.change())
         self.assert_built(done, said, "answer")
+
+    def test_link_that_fails_with_the_diff(self):
+        """The line that says why, and not the one that says that."""
+        self.make_target()
+        diff = self.diff(answer_c=lambda text: text.replace("return count(x)", "int nowhere(int); return nowhere(x)"))
+        done, _ = self.molt_build(diff)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("answer.c:10: undefined reference to `nowhere'", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
 
 
 if __name__ == "__main__":
