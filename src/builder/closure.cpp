@@ -256,6 +256,21 @@ Closure::Bound Closure::bind(const DiffedUnit& unit, std::uint32_t in, const Rel
     const bool is_here = place.kind == Place::Kind::image || place.kind == Place::Kind::tls;
     const bool is_shared_state = place.kind == Place::Kind::dynamic && !target.is_code();
     if (is_here || is_shared_state) return to_old(place);
+    // New ones are the first unit's for all.
+    for (const DiffedUnit& other : units_) {
+      if (other.index == unit.index) break;
+      const std::uint32_t y = other.new_view->object().find_symbol(view.symbol(ref.symbol).name);
+      const bool has_it = y != 0 && other.new_view->symbol(y).is_defined() &&
+                          !other.new_view->symbol(y).is_local() &&
+                          (other.comparison == nullptr || other.comparison->old_symbol(y) == 0);
+      if (!has_it) continue;
+      const ObjectSymbol& first = other.new_view->symbol(y);
+      Bound bound = own_copy(other, first.section, 0);
+      bound.addend = r.addend + given_value -
+                     static_cast<std::int64_t>(view.symbol(ref.symbol).value) +
+                     static_cast<std::int64_t>(first.value);
+      return bound;
+    }
   }
   if (target.is_code()) {
     if (const auto from = unit.moved.find(ref.symbol); from != unit.moved.end()) {

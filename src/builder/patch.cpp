@@ -440,6 +440,24 @@ struct Builder {
     }
   }
 
+  // A table of functions, a structure of settings: such are handed to somebody once, who keeps where they are.
+  void note_kept_address(const Studied& s, std::uint32_t constant) {
+    const View& view = *s.new_view;
+    const auto is_structure = [&](const StaticLocal& v) {
+      return v.section == constant && v.offset == 0 &&
+             (v.type.starts_with("struct ") || v.type.starts_with("union "));
+    };
+    const bool is_handed_on = !view.section(constant).relocations.empty() ||
+                              std::ranges::any_of(s.new_info.variables, is_structure) ||
+                              std::ranges::any_of(s.new_info.locals, is_structure);
+    if (!is_handed_on || view.name(constant).starts_with("_ZT")) return;
+    report.notes.push_back(
+        fmt::format("{}: constant {} changed: functions that read it are replaced, and who has "
+                    "kept its address "
+                    "goes on with the old one",
+                    s.unit->output, readable(plain_name(s.new_info, view, view.owner(constant)))));
+  }
+
   // Constants that other units read by name keep their old value there.
   void refuse_shared_constants(const Studied& s) {
     if (!s.comparison) return;
@@ -451,6 +469,7 @@ struct Builder {
         continue;
       }
       const ObjectSymbol& symbol = view.symbol(owner);
+      note_kept_address(s, i);
       if (symbol.is_local() || symbol.bind == STB_WEAK || symbol.name.starts_with("_ZT")) continue;
       for (std::size_t u = 0; u < units.size(); ++u) {
         if (u == s.index || units[u].is_new()) continue;
