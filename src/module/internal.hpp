@@ -81,7 +81,10 @@ struct Module {
   molt_module_state state = MOLT_MODULE_STATE_UNFORMED;
   int refcnt = 0;  // as the kernel stores it: the base while not going, and 1 for each reference
   bool base_held = false;
-  int inside = 0;         // calls of the core into it (parameters) under way
+  int inside = 0;   // calls of the core into it (parameters) under way
+  int looking = 0;  // those of them that only look who is in it: in nobody's way but the memory's
+  bool wanted =
+      false;  // somebody waits until nobody looks at it: no look begins, and who looks ends
   int parameters_by = 0;  // the thread that reads or sets parameters; 0: none
   bool enabled = true;
   bool was_used = false;       // another module imported from it, or an offer of it was acquired
@@ -335,13 +338,14 @@ Status state_compatible(const Module& old, const Module& incoming, bool force);
 // the memory, not the reference count. Not to be begun while it is `freeing`.
 class InsideScope {
  public:
-  InsideScope(Lock& lock, Module& module);
+  InsideScope(Lock& lock, Module& module, bool looks = false);
   ~InsideScope();
   InsideScope(const InsideScope&) = delete;
   InsideScope& operator=(const InsideScope&) = delete;
 
  private:
   Module& module_;
+  const bool looks_;
 };
 
 // The right to call a module's parameter functions: one thread at a time has it (molt.h promises it

@@ -111,10 +111,14 @@ OperationScope::~OperationScope() {
   announce_change();
 }
 
-InsideScope::InsideScope(Lock&, Module& module) : module_(module) { ++module.inside; }
+InsideScope::InsideScope(Lock&, Module& module, bool looks) : module_(module), looks_(looks) {
+  ++module.inside;
+  module.looking += looks;
+}
 InsideScope::~InsideScope() {
   Lock lock(manager().mutex);
   --module_.inside;
+  module_.looking -= looks_;
   announce_change();
 }
 
@@ -557,7 +561,8 @@ void after_fork(bool child) {
       if (module->state != MOLT_MODULE_STATE_LIVE || module->busy != nullptr) {
         module->busy = "an operation that fork cut off";
       }
-      module->inside = 0;
+      module->inside = module->looking = 0;
+      module->wanted = false;
       module->parameters_by = 0;
     }
     m.flights.clear();

@@ -137,9 +137,9 @@ Result<BlockingReport> blocking(std::string_view name) {
       others > 0) {
     add("references", std::to_string(others) + " held by others");
   }
-  if (!module->is_mapped() || module->freeing) return report;
+  if (!module->is_mapped() || module->freeing || module->wanted) return report;
   // Its memory, and what owns its callbacks, stay while this looks at them.
-  InsideScope inside(lock, *module);
+  InsideScope inside(lock, *module, true);
   hooks::Owner* const owner = module->owner;
   lock.unlock();
   MOLT_TORTURE_STEP(1000);
@@ -159,6 +159,10 @@ Result<BlockingReport> blocking(std::string_view name) {
   constexpr int patience_ms = 100;
   threads::ProofOptions options;
   options.deadline = Deadline::in_ms(patience_ms);
+  options.cancelled = [&] {
+    const Lock cancel_lock(manager().mutex);
+    return module->wanted;
+  };
   const auto proof = threads::prove_out(module->text, options);
   if (!proof) return pass(proof);
   for (Holder& holder : name_all(*module, proof->holders))

@@ -22,7 +22,7 @@ namespace molt::module {
 namespace {
 
 constexpr int default_drain_ms = 10'000;
-constexpr int look_patience_ms = 5'000;
+constexpr int look_patience_ms = 10'000;
 
 // Whether the dynamic loader or the kernel still knows the object, by all three means; empty: no.
 std::string still_there(const Module& module) {
@@ -70,7 +70,7 @@ bool drain(Module& module, Deadline deadline, const Cancelled& cancelled,
 
 bool await_core_calls(Module& module, Deadline deadline, const Cancelled& cancelled) {
   Lock lock(manager().mutex);
-  while (module.inside != 0) {
+  while (module.inside > module.looking) {
     if (!wait_for_change(lock, deadline, cancelled)) return false;
   }
   return true;
@@ -140,7 +140,7 @@ void keep_resident(const ModulePtr& module, bool pinned, std::string reason) {
 std::string cannot_free(const Module& module) {
   if (module.owner != nullptr && hooks::entered(module.owner)) return "a thread is inside it";
   Lock lock(manager().mutex);
-  if (module.inside != 0) return "the core is inside it";
+  if (module.inside > module.looking) return "the core is inside it";
   if (int threads = thread_count(module)) {
     return std::to_string(threads) + " of its threads run";
   }
@@ -165,8 +165,25 @@ std::string lasting_pointers(Module& module, Deadline deadline) {
   }
 }
 
-// Changes what a look at the module goes by, when no look is under way (residency.cpp). A look takes a
-// tenth of a second; false: they follow each other for so long that somebody else shall try again.
+// While it exists no look at the module begins (residency.cpp), so those under way can be waited for: one takes a
+// tenth of a second, and on a busy machine as long as whoever unwinds waits between two of them.
+class NoNewLooks {
+ public:
+  explicit NoNewLooks(Module& module) : module_(module) { set(true); }
+  ~NoNewLooks() { set(false); }
+  NoNewLooks(const NoNewLooks&) = delete;
+  NoNewLooks& operator=(const NoNewLooks&) = delete;
+
+ private:
+  void set(bool wanted) {
+    Lock lock(manager().mutex);
+    module_.wanted = wanted;
+  }
+  Module& module_;
+};
+
+// Changes what a look at the module goes by, when no look is under way. False: one takes so long that somebody
+// else shall try again.
 template <class Change>
 bool when_nobody_looks(Module& module, const Change& change) {
 #ifdef MOLT_MUTATE_FREE_UNDER_LOOKS
@@ -175,6 +192,7 @@ bool when_nobody_looks(Module& module, const Change& change) {
   constexpr bool waits = true;
 #endif
   const Deadline deadline = Deadline::in_ms(look_patience_ms);
+  const NoNewLooks none(module);
   Lock lock(manager().mutex);
   while (waits && module.inside != 0) {
     if (!wait_for_change(lock, deadline, {})) return false;

@@ -209,7 +209,8 @@ TEST_F(ObjectTest, DelayedReleaseFindsAPrematureUse) {
 }
 
 TEST_F(ObjectTest, DelayIsOneToFourTimesAsLongAsAsked) {
-  constexpr int delay_ms = 250;  // none shall be due before it was counted, however busy the machine
+  constexpr int delay_ms =
+      250;  // none shall be due before it was counted, however busy the machine
   set_delay_release_ms(delay_ms);
   for (int i = 0; i < 50; ++i) {
     const Ref item = make_object(thing_type, "a", "a");

@@ -80,7 +80,7 @@ TEST(Workers, AnIdleOneHasNothingOfItsLastTask) {
   ranges.add(reinterpret_cast<std::uintptr_t>(code),
              reinterpret_cast<std::uintptr_t>(std::end(code)));
   molt::threads::ProofOptions options;
-  options.deadline = molt::Deadline::in_ms(2000);
+  options.deadline = molt::Deadline::in_ms(20'000);
   const auto proof = molt::threads::prove_out(ranges, options);
   ASSERT_TRUE(proof);
   EXPECT_TRUE(proof->out()) << proof->holders[0].name << ": " << proof->holders[0].reason;

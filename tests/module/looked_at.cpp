@@ -1,12 +1,12 @@
-// looked_at.cpp - one thread asks without a pause who is inside a module (`molt blocking`) which another
-// loads and unloads: neither may meet the other half-way. Built over a runtime that stops in the middle of
+// looked_at.cpp - threads ask without a pause who is inside a module (`molt blocking`) which another
+// loads and unloads: neither may meet the other half-way, and no unload leaves the module in memory because of
+// looks that overlap each other. Built over a runtime that stops in the middle of
 // a look and sees for itself whether the module stayed (base/torture_step.hpp).
-#include <time.h>
-
 #include <atomic>
 #include <cstdio>
 #include <molt/host.hpp>
 #include <thread>
+#include <vector>
 
 #include "module/manager.hpp"
 #include "visitor.hpp"
@@ -14,16 +14,17 @@
 static molt::hook<visitor_point> on_visitor;
 
 int main(int, char** argv) {
-  constexpr int cycles = 200;
+  constexpr int cycles = 40;
   std::atomic<bool> stop{false};
-  int looks = 0;
-  std::thread looker([&] {
-    while (!stop.load(std::memory_order_relaxed)) {
-      looks += molt::module::blocking("visited") ? 1 : 0;
-      const timespec moment{0, 100'000};
-      nanosleep(&moment, nullptr);  // tidy: sleep-ok a gap between looks, for an unload to begin in
-    }
-  });
+  std::atomic<int> looks{0};
+  std::vector<std::thread> lookers(3);
+  for (std::thread& looker : lookers) {
+    looker = std::thread([&] {
+      while (!stop.load(std::memory_order_relaxed)) {
+        if (molt::module::blocking("visited")) ++looks;
+      }
+    });
+  }
   int failed = 0;
   for (int i = 0; i < cycles && failed == 0; ++i) {
     molt::module::LoadRequest load;
@@ -37,10 +38,13 @@ int main(int, char** argv) {
     if (!loaded || !unloaded) {
       std::printf("cycle %d: %s\n", i, (loaded ? unloaded.error() : loaded.error()).detail);
       ++failed;
+    } else if (!molt::module::is_gone(unloaded->fate)) {
+      std::printf("cycle %d: %s\n", i, unloaded->reason.c_str());
+      ++failed;
     }
   }
   stop.store(true, std::memory_order_relaxed);
-  looker.join();
-  std::printf("%d looks at a module that came and went %d times\n", looks, cycles);
+  for (std::thread& looker : lookers) looker.join();
+  std::printf("%d looks at a module that came and went %d times\n", looks.load(), cycles);
   return failed != 0 || looks < cycles / 4 ? 1 : 0;
 }
