@@ -109,6 +109,7 @@ class Unload(MoltTest):
         script = {"molt.Patches": {"reply": {"schema": 1, "patches": [patch], "pinned": []}},
                   "molt.Set": {"reply": {"schema": 1}},
                   "molt.Wait": {"reply": {"schema": 1, "waited_ms": 3}},
+                  "molt.List": {"reply": {"schema": 1, "modules": [{"name": "fix", "state": "live"}]}},
                   "molt.Blocking": {"error": {"class": "missing", "errno": "ENOENT", "code": 2,
                                               "message": "no module fix"}},
                   "molt.Unload": {"reply": reply}}
