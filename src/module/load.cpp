@@ -673,14 +673,15 @@ Result<ModulePtr> bring_up(const LoadRequest& request, Prepared& prepared, Modul
       module->drop_base();
     }
     std::string reason;
+    Fate fate = Fate::unmapped;
     if (module->is_mapped()) {
-      dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
+      fate = dispose(module, {Deadline::in_ms(init_threads_ms), request.cancelled}, reason);
     } else {
       drop_providers(*module);
     }
     if (beside == nullptr) unreserve(module);
     interpose::release_unused();
-    if (reason.empty()) return pass(why);
+    if (is_gone(fate)) return pass(why);
     return fail({why.error().code, why.error().site}, "%s; its memory stays: `molt list` tells why",
                 why.error().detail);
   };
