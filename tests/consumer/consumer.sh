@@ -45,6 +45,7 @@ case $case in
     {
       printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(readme CXX)' \
         'add_executable(server host.cpp)'
+      # shellcheck disable=SC2016  # the quotes are Markdown's
       sed -n '/^```cmake$/,/^```$/{/^```/!p}' "$here/../../README.md"
     } >"$work/project/CMakeLists.txt"
     cmake -G Ninja -S "$work/project" -B "$work/build" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null

@@ -91,6 +91,7 @@ expect sleep asleep
 run 0 "" apply "$patches/lp_two.so" sleeper=1 --no-wait
 run 6 'its transition goes on' apply "$patches/lp_two.so" --timeout 0.2
 run 0 1 get patches/lp_two/enabled
+# shellcheck disable=SC2016  # the quotes are the message's
 run 1 'lp_two has a patch in force; `molt revert`' unload lp_two
 expect wake 'woken 1'
 run 0 "" wait lp_two
