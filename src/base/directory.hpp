@@ -30,7 +30,8 @@ namespace molt {
 inline constexpr const char* control_socket_name = "control";
 
 // `preferred`, if not empty, is the first candidate for DIRECTORY. Later calls give what the first
-// one gave, unless somebody has removed it since: then another one is made. EACCES when no candidate is safe; the text has the reason for each.
+// one gave, unless somebody has removed it since: then another one is made. EACCES when no candidate is
+// safe; the text has the reason for each.
 [[nodiscard]] Result<std::string> process_directory(const std::string& preferred);
 
 // At the orderly end of the process that made it; elsewhere, and in forked children, without effect.

@@ -274,12 +274,8 @@ TEST(Transition, ForcedUnpatchingPinsUntilProven) {
   EXPECT_TRUE(eventually([] { return molt_unload("lp_two", 0, -1) == 0; })) << molt_last_error();
 }
 
-// KERNEL.md P12: 1 and 2 are immediate, 3 is not, and a thread sleeps in 1.
-TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
-  ASSERT_EQ(apply("lp_two", "sleeper=1 immediate=1"), "");
-  Sleeper sleeper;
-  ASSERT_EQ(apply("lp_three", "sleeper=1 immediate=1"), "");
-  EXPECT_EQ(lp_answer(0), 3);
+// Of a thread asleep in lp_two's version.
+void expect_to_hold_up_the_next(Sleeper& sleeper) {
   ASSERT_EQ(load_patch("lp_four", "sleeper=1"), 0) << molt_last_error();
   EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
   EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
@@ -288,6 +284,15 @@ TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
   EXPECT_EQ(sleeper.second, 4);
   EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
   EXPECT_EQ(revert("lp_four"), "");
+}
+
+// KERNEL.md P12: 1 and 2 are immediate, 3 is not, and a thread sleeps in 1.
+TEST(Transition, TheHoleOfImmediatePatchesIsClosed) {
+  ASSERT_EQ(apply("lp_two", "sleeper=1 immediate=1"), "");
+  Sleeper sleeper;
+  ASSERT_EQ(apply("lp_three", "sleeper=1 immediate=1"), "");
+  EXPECT_EQ(lp_answer(0), 3);
+  ASSERT_NO_FATAL_FAILURE(expect_to_hold_up_the_next(sleeper));
   EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0);
   EXPECT_EQ(molt_patch_set_enabled("lp_two", 0), 0);
   EXPECT_TRUE(eventually([] { return molt_unload("lp_three", 0, -1) == 0; })) << molt_last_error();
@@ -300,14 +305,7 @@ TEST(Transition, TheHoleOfImmediateReplacementsIsClosed) {
   ASSERT_EQ(apply("lp_two", "sleeper=1"), "");
   Sleeper sleeper;
   ASSERT_EQ(apply("lp_three", "sleeper=1 replace=1 immediate_sleeper=1"), "");
-  ASSERT_EQ(load_patch("lp_four", "sleeper=1"), 0) << molt_last_error();
-  EXPECT_EQ(molt_patch_wait(50), -ETIMEDOUT);
-  EXPECT_EQ(molt_patch_thread_state(sleeper.tid()), 0);
-  sleeper.let_go();
-  EXPECT_EQ(sleeper.result, 2);
-  EXPECT_EQ(sleeper.second, 4);
-  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
-  EXPECT_EQ(revert("lp_four"), "");
+  ASSERT_NO_FATAL_FAILURE(expect_to_hold_up_the_next(sleeper));
   EXPECT_EQ(molt_patch_set_enabled("lp_three", 0), 0);
   for (const char* name : {"lp_three", "lp_two"}) {
     EXPECT_TRUE(eventually([&] { return molt_unload(name, 0, -1) == 0; })) << molt_last_error();
