@@ -33,7 +33,6 @@ constexpr const char* runtime_soname = "libmolt.so.0";
 constexpr std::chrono::milliseconds moment{1};
 constexpr std::chrono::seconds longest_exec{1};
 // It may be stopped just before it falls asleep.
-constexpr int most_wakes = 20;
 // From these names the C library is known; before glibc 2.34 it was three libraries.
 constexpr std::string_view libraries[] = {"libc.so.", "libc-2.", "libpthread", "libdl"};
 
@@ -343,14 +342,15 @@ class Attaching {
     if (!start) return pass(start);
     auto result = helper.call(*start, {}, deadline_);
     // It runs, and somebody has removed its socket (control/server.hpp, S7).
-    int wakes = 0;
-    for (; result && static_cast<int>(*result) == -ENOTCONN && wakes < most_wakes; ++wakes) {
+    bool was_woken = false;
+    while (result && static_cast<int>(*result) == -ENOTCONN && Clock::now() < deadline_) {
       wake_runtime();
+      was_woken = true;
       result = helper.call(*start, {}, deadline_);
     }
     if (!result) return pass(result);
     const int code = static_cast<int>(*result);
-    if (code == -EALREADY && wakes == 0) report.found = Found::running;
+    if (code == -EALREADY && !was_woken) report.found = Found::running;
     if (code == 0 || code == -EALREADY) return {};
     auto last = symbol(helper, handle, "molt_last_error");
     if (!last) return pass(last);

@@ -60,7 +60,9 @@ constexpr std::uint64_t listener_id = 0;
 constexpr std::uint64_t bell_id = 1;
 constexpr int backlog = 64;
 constexpr int accept_pause_ms = 1'000;
-constexpr int mend_patience_ms = 20;
+// A thread that was rung comes, however late it is given a turn; the longer is for one that has ended.
+constexpr int mend_rung_ms = 10'000;
+constexpr int mend_unrung_ms = 20;
 // In one reply to who follows the log.
 constexpr std::size_t events_at_once = 256;
 
@@ -304,7 +306,7 @@ Status Server::mend() {
   if (!is_lost()) return fail(EALREADY, "the control socket is open already");
   is_mend_asked_.store(true, std::memory_order_release);
   ring();
-  for (const Deadline deadline = Deadline::in_ms(mend_patience_ms);
+  for (const Deadline deadline = Deadline::in_ms(is_agent() ? mend_unrung_ms : mend_rung_ms);
        mends_.load(std::memory_order_acquire) == before; futex_wait(mends_, before, deadline)) {
     if (deadline.passed()) {
       return fail(ENOTCONN, "the control socket was removed, and its thread sleeps");
@@ -316,11 +318,14 @@ Status Server::mend() {
 
 void Server::mend_now() {
   if (!is_mend_asked_.exchange(false, std::memory_order_acq_rel)) return;
+  Status done;
   if (is_lost()) {
     log::line("", "molt: the control socket was removed, and is made anew");
     listener_.reset();
-    Status done = listen();
+    done = listen();
     if (done) done = watch_listener_too();
+  }
+  {
     std::lock_guard lock(place_mutex_);
     mended_ = done;
   }

@@ -81,9 +81,9 @@ class Server {
   // On a worker, so there is a bell: it stays (S6).
   void expect_stop(bool on) { is_stop_expected_.store(on, std::memory_order_release); }
 
-  // S7. EALREADY: nothing was to be done. ENOTCONN: the `molt` thread, which does it, did not come to it; without
-  // a bell nobody in this process can wake it, but whoever may trace it can. The next call goes on with it. One
-  // thread at a time.
+  // S7. EALREADY: nothing was to be done. ENOTCONN, of an agent: the `molt` thread, which does it, did not come to it
+  // at once; without a bell nobody in this process can wake it, but whoever may trace it can. The next call goes on
+  // with it. One thread at a time.
   [[nodiscard]] Status mend();
 
   bool is_agent() const { return role_ == Role::agent; }

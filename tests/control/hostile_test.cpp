@@ -49,22 +49,11 @@ class HostileTest : public test::Running {
 
 // Descriptors of the `molt` thread, seen from outside.
 int count_private_descriptors() {
-  DIR* threads = opendir("/proc/self/task");
-  int count = -1;
-  while (const dirent* entry = readdir(threads)) {
-    const std::string task = std::string("/proc/self/task/") + entry->d_name;
-    FILE* comm = std::fopen((task + "/comm").c_str(), "re");
-    char name[32] = {};
-    if (comm == nullptr) continue;
-    if (std::fgets(name, sizeof name, comm) == nullptr) name[0] = '\0';
-    std::fclose(comm);
-    if (std::strcmp(name, "molt\n") != 0) continue;
-    DIR* table = opendir((task + "/fd").c_str());
-    count = -2;
-    while (readdir(table) != nullptr) ++count;
-    closedir(table);
-  }
-  closedir(threads);
+  DIR* table = opendir(("/proc/self/task/" + std::to_string(test::molt_thread()) + "/fd").c_str());
+  if (table == nullptr) return -1;
+  int count = -2;
+  while (readdir(table) != nullptr) ++count;
+  closedir(table);
   return count;
 }
 

@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <string>
 
 #include "base/directory.hpp"
 #include "control/control.hpp"
@@ -53,6 +55,15 @@ Fd file_with(const std::string& content) {
   Fd fd(memfd_create("test", MFD_CLOEXEC));
   EXPECT_EQ(write(fd.get(), content.data(), content.size()), static_cast<ssize_t>(content.size()));
   return fd;
+}
+
+pid_t molt_thread() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    if (name == "molt") return std::stoi(task.path().filename());
+  }
+  return 0;
 }
 
 int count_descriptors() {

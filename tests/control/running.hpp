@@ -31,6 +31,9 @@ class Running : public testing::Test {
 // A file with this content, open for reading.
 molt::Fd file_with(const std::string& content);
 
+// The thread that serves the socket; 0 where there is none.
+pid_t molt_thread();
+
 // What is in this thread's table.
 int count_descriptors();
 
