@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <system_error>
 #include <thread>
@@ -63,6 +64,29 @@ Runner declare_detach(CLI::App&) {
   };
 }
 
+namespace {
+
+// Why a process that has Molt can be changed no more, in its own words; or why it cannot say.
+std::optional<attach::Obstacle> refusal_of(const Process& process) {
+  const Deadline deadline = Deadline::after(std::chrono::milliseconds(answer_ms));
+  try {
+    Connection connection(process, deadline);
+    const Json info = connection.call(wire::method::get_info, Json::object(), -1, deadline);
+    if (const auto why = info.value("poisoned", std::string()); !why.empty()) {
+      return attach::Obstacle{ENOTRECOVERABLE,
+                              "Molt stopped operating: " + why + "; restart it when you can"};
+    }
+    if (info.value("locked", false)) {
+      return attach::Obstacle{EPERM, "loading and unloading are locked until it restarts"};
+    }
+    return std::nullopt;
+  } catch (const Failure& failure) {
+    return attach::Obstacle{failure.code, failure.message};
+  }
+}
+
+}  // namespace
+
 Runner declare_doctor(CLI::App& verb) {
   auto pids = std::make_shared<std::vector<int>>();
   verb.add_option("PID", *pids, "Processes, as with --pid");
@@ -83,17 +107,19 @@ Runner declare_doctor(CLI::App& verb) {
       if (there) text += fmt::format("{}: Molt is there\n", name);
       int code = 0;
       std::vector<attach::Obstacle> found;
+      const char* which = "cannot be attached to";
       if (!there) {
         found = attach::obstacles(pid, attach::Depth::with_filters);
       } else if (auto rests = attach::standstill(pid)) {
+        which = "does not answer";
         found.push_back(*rests);
+      } else if (auto refusal = refusal_of(process)) {
+        which = "cannot be changed";
+        found.push_back(*refusal);
       }
       for (const attach::Obstacle& obstacle : found) {
         obstacles.push_back({{"errno", errno_name(obstacle.code)}, {"text", obstacle.text}});
-        text += printable(fmt::format("{}: {}: {}", name,
-                                      there ? "does not answer" : "cannot be attached to",
-                                      obstacle.text)) +
-                "\n";
+        text += printable(fmt::format("{}: {}: {}", name, which, obstacle.text)) + "\n";
         if (code == 0) code = obstacle.code;
       }
       if (!there && code == 0) text += fmt::format("{}: can be attached to\n", name);

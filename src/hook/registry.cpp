@@ -9,6 +9,7 @@
 
 #include "arch/x86_64/percpu.hpp"
 #include "base/barrier.hpp"
+#include "base/poison.hpp"
 #include "base/torture_step.hpp"
 #include "hook/internal.hpp"
 #include "threads/procfs.hpp"
@@ -521,6 +522,7 @@ void call_in(bool on) {
 }
 
 Status set_order(std::string_view name, const Order& order) {
+  if (Status ok = operable(); !ok) return ok;
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
   Order clean = order;

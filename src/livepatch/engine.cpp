@@ -12,6 +12,7 @@
 
 #include "base/last_error.hpp"
 #include "base/log.hpp"
+#include "base/poison.hpp"
 #include "base/program.hpp"
 #include "livepatch/internal.hpp"
 #include "livepatch/loader_watch.hpp"
@@ -77,10 +78,8 @@ Token::Token(const void* own_frame) {
     lock.lock();
     if (e.waiting > 0) --e.waiting;  // none in the child of a fork from a signal handler
   }
-  if (!e.cut_off.empty()) {
-    status_ = fail(EBUSY, "%s", e.cut_off.c_str());
-    return;
-  }
+  status_ = e.cut_off.empty() ? operable() : fail(EBUSY, "%s", e.cut_off.c_str());
+  if (!status_) return;
   e.token = gettid();
   e.own_frame = own_frame;
   lock.unlock();
@@ -91,7 +90,7 @@ Token::Token(const void* own_frame) {
 Token::Token(std::try_to_lock_t, const void* own_frame) {
   Engine& e = engine();
   Lock lock(e.mutex);
-  if (e.token != 0 || !e.cut_off.empty()) return;
+  if (e.token != 0 || !e.cut_off.empty() || !operable()) return;
   e.token = gettid();
   e.own_frame = own_frame;
   lock.unlock();
@@ -119,7 +118,7 @@ Guest::Guest(const void* own_frame) {
   const int self = gettid();
   Lock lock(e.mutex);
   for (;;) {
-    if (!e.cut_off.empty()) return;
+    if (!e.cut_off.empty() || !operable()) return;
     if (e.token == 0 && e.waiting == 0) {
       e.token = self;
       has_token_ = true;
@@ -333,6 +332,7 @@ Status wait(Deadline deadline, const Cancelled& cancelled) {
       }
       has_worker = e.worker;
     }
+    if (Status ok = operable(); !ok) return ok;
     // In the child of a fork nobody else works on it.
     if (!has_worker && !tried) {
       Token token(std::try_to_lock, __builtin_frame_address(0));

@@ -12,6 +12,7 @@
 
 #include "arch/x86_64/trap.hpp"
 #include "base/own_memory.hpp"
+#include "base/poison.hpp"
 #include "entries/witness.hpp"
 #include "livepatch/internal.hpp"
 #include "threads/residency.hpp"
@@ -325,7 +326,9 @@ void add_version(threads::RangeSet& ranges, const Site& site, const Func* versio
 void retire_gates() {
   for (Sites::Retired& retired : sites().retired) {
     if (retired.gate == nullptr || retired.gate->record.cookie == nullptr) continue;
-    const auto choice = static_cast<const entries::Seat*>(retired.gate->record.cookie)->choice();
+    const auto* seat = static_cast<const entries::Seat*>(retired.gate->record.cookie);
+    // Where the entry could not be written it may still lead here.
+    const auto choice = operable() ? seat->choice() : seat->in_force();
     for (auto verdict : {arch::GateVerdict::take_old, arch::GateVerdict::take_new}) {
       __atomic_store_n(&retired.gate->record.exits[static_cast<std::uint32_t>(verdict)], choice,
                        __ATOMIC_RELEASE);

@@ -17,6 +17,7 @@
 
 #include "base/descriptor_room.hpp"
 #include "base/log.hpp"
+#include "base/poison.hpp"
 #include "livepatch/internal.hpp"
 #include "threads/own_frames.hpp"
 #include "threads/own_stack.hpp"
@@ -823,7 +824,7 @@ void* work(void*) {
         const bool is_active = e.transition.active();
         const bool idle =
             !is_active && e.pinned.empty() && !e.uncollected && e.straighten_tries == 0;
-        if (idle || e.worker_shall_end) {
+        if (idle || e.worker_shall_end || !operable()) {
           e.worker = e.worker_shall_end = false;
           e.worker_tid = 0;
           announce();

@@ -181,7 +181,6 @@ struct Manager {
   bool locked = false;
   bool closed = false;  // for as long as Molt leaves the process
   unsigned taint = 0;
-  std::string poison;
   std::string directory;
   std::string last_unloaded;
   std::uint64_t next_id = 1;

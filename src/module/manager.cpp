@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/last_error.hpp"
+#include "base/poison.hpp"
 #include "module/internal.hpp"
 
 namespace molt::module {
@@ -155,11 +156,7 @@ bool self_inside(const Module& module) {
 
 Status operations_open(const Lock&) {
   Manager& m = manager();
-  if (!m.poison.empty()) {
-    return fail(ENOTRECOVERABLE,
-                "molt stopped operating in this process: %s; restart it when you can",
-                m.poison.c_str());
-  }
+  if (Status ok = operable(); !ok) return ok;
   if (m.locked) {
     return fail(EPERM, "loading and unloading are locked in this process until it restarts");
   }
@@ -173,6 +170,7 @@ Result<bool> close_if_empty(bool dry_run) {
   Lock lock(manager().mutex);
   Manager& m = manager();
   if (m.closed) return false;
+  if (Status ok = operable(); !ok) return pass(ok);
   const auto names = [](const auto& modules) {
     std::string text;
     for (const ModulePtr& module : modules) text += (text.empty() ? "" : ", ") + module->name;
@@ -205,19 +203,7 @@ Status operations_allowed() {
   return memory_available();
 }
 
-void poison(const char* why) {
-  {
-    Lock lock(manager().mutex);
-    if (!manager().poison.empty()) return;
-    manager().poison = why;
-  }
-  log::line("", "molt: impossible state: %s; no further operations", why);
-}
-
-std::string poisoned() {
-  Lock lock(manager().mutex);
-  return manager().poison;
-}
+std::string poisoned() { return molt::poisoned(); }
 
 std::string last_unloaded() {
   Lock lock(manager().mutex);

@@ -254,8 +254,7 @@ Status wait(std::string_view name, Until until, Deadline deadline, const Cancell
 // What is under way, for people; "" if nothing.
 std::string operation();
 
-// An impossible state was met: no further operations; hooks pass through as they are (P7).
-void poison(const char* why);
+// Why nothing can be done any more (base/poison.hpp); "" as a rule.
 std::string poisoned();
 // The module that was unloaded last, with its taints, as the kernel's reports have it: "name(P)".
 std::string last_unloaded();

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/poison.hpp"
 #include "module/internal.hpp"
 #include "module/state.hpp"
 
@@ -127,7 +128,11 @@ struct Handover {
     if (ok) return {};
     // Back to the old one, which has all that it saved. Only memory for chains could be missing, and
     // those of a moment ago are there to be used again.
-    if (Status back = hooks::change(incoming.owner, old.owner); !back) return pass(back);
+    if (Status back = hooks::change(incoming.owner, old.owner); !back) {
+      poison("version %s of %s has no state, and %s, which has it, cannot be put back: %s",
+             incoming.version.c_str(), old.name.c_str(), old.version.c_str(), back.error().detail);
+      return pass(back);
+    }
     return ok;
   }
 

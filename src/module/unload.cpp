@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "base/poison.hpp"
 #include "elf/loaded.hpp"
 #include "interpose/functions.hpp"
 #include "module/internal.hpp"
@@ -99,6 +100,10 @@ void drop_providers(Module& module) {
 namespace {
 
 Fate free_memory(const ModulePtr& module, std::string& reason) {
+  if (Status ok = operable(); !ok) {
+    reason = ok.error().detail;
+    return module->pinned ? Fate::pinned : Fate::resident;
+  }
   if (!module->pinned && quarantine(*module)) {
     module->descriptor = nullptr;
     drop_providers(*module);
@@ -138,6 +143,7 @@ void keep_resident(const ModulePtr& module, bool pinned, std::string reason) {
 }  // namespace
 
 std::string cannot_free(const Module& module) {
+  if (Status ok = operable(); !ok) return ok.error().detail;
   if (module.owner != nullptr && hooks::entered(module.owner)) return "a thread is inside it";
   Lock lock(manager().mutex);
   if (module.inside > module.looking) return "the core is inside it";

@@ -13,10 +13,12 @@
 #include "arch/x86_64/gate.hpp"
 #include "arch/x86_64/redirect.hpp"
 #include "arch/x86_64/trap.hpp"
+#include "base/poison.hpp"
 
 namespace molt::arch {
 extern int fail_write_after;  // text.cpp with MOLT_FAULTS
-}
+extern bool fail_for_good;
+}  // namespace molt::arch
 
 using namespace molt::arch;
 using molt::Status;
@@ -269,6 +271,50 @@ TEST_F(Redirects, AFailedWriteLeavesNothing) {
   EXPECT_GE(failures, 20);
   for (auto& redirect : redirects_) release(pool_, writer_, redirect);
   EXPECT_EQ(std::memcmp(text_, before_, 4096), 0);
+}
+
+// P7, wherever it breaks off: no write works from then on, nor one that takes another back. Each in a child, since
+// there is no way back.
+TEST_F(Redirects, WhatCannotBeTakenBackEndsAllOperations) {
+  enum Outcome { as_it_was, poisoned, wrong, succeeded };
+  const auto break_off = [&](int good) {
+    TextWriter own = TextWriter::open();
+    fail_write_after = good;
+    fail_for_good = true;
+    const Status done = commit(own, all(Change::install, jump_.address), asked_);
+    const bool failed_once = fail_write_after == 0 && !done;
+    fail_write_after = -1;
+    if (done) return failed_once ? wrong : succeeded;
+    bool is_as_it_was = true;
+    for (int i = 0; i < kinds; ++i) {
+      const long result = call(i);
+      if (result != results[i] && result != 1010) return wrong;
+      is_as_it_was = is_as_it_was && result == results[i] && intact(redirects_[i]);
+    }
+    if (is_as_it_was) return molt::operable() ? as_it_was : wrong;
+    // What leads to the new jump is not known: it stays, and nothing else is changed.
+    const std::size_t used = pool_.used_bytes();
+    pool_.free(own, jump_);
+    Edit edit{&redirects_[single], Change::install, other_.address};
+    const Status more = commit(own, {&edit, 1}, asked_);
+    return !molt::operable() && pool_.used_bytes() == used && !more &&
+                   more.error().code == ENOTRECOVERABLE
+               ? poisoned
+               : wrong;
+  };
+  int seen[succeeded + 1] = {};
+  for (int good = 0; seen[succeeded] == 0; ++good) {
+    const pid_t child = fork();
+    if (child == 0) _exit(break_off(good));
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << "write " << good << ": signal " << WTERMSIG(status);
+    ASSERT_LE(WEXITSTATUS(status), succeeded);
+    ++seen[WEXITSTATUS(status)];
+    EXPECT_EQ(seen[wrong], 0) << "write " << good;
+  }
+  EXPECT_GE(seen[as_it_was], 1);
+  EXPECT_GE(seen[poisoned], 5);
 }
 
 TEST_F(Redirects, SharedMappingsAreRefused) {

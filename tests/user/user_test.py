@@ -53,6 +53,12 @@ class User(unittest.TestCase):
         self.molt("set", path, "--", value)
         return self.molt("get", path)[0]
 
+    def test_doctor_tells_of_a_lock(self):
+        self.assertIn("modules: yes", self.molt("doctor", str(self.host.pid))[0])
+        self.molt("set", "host/locked", "1")
+        self.assertIn("cannot be changed: loading and unloading are locked until it restarts",
+                      self.molt("doctor", str(self.host.pid), code=5)[0])
+
     def test_warnings_reach_who_asked(self):
         text = "params: unknown parameter 'nosuch' ignored"
         self.assertEqual(self.molt("load", self.file("params"), "whole=2", "nosuch=1"),

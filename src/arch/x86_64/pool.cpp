@@ -9,6 +9,7 @@
 #include "arch/x86_64/near.hpp"
 #include "base/memory.hpp"
 #include "base/own_memory.hpp"
+#include "base/poison.hpp"
 
 namespace molt::arch {
 namespace {
@@ -115,7 +116,7 @@ CodePool::Block* CodePool::block_of(CodeAddress address) {
 
 void CodePool::free(TextWriter& writer, const CodeSlot& slot) {
   Block* block = block_of(slot.address);
-  if (block == nullptr) return;
+  if (block == nullptr || !operable()) return;
   Bytes traps;
   if (!traps.try_resize(slot.size)) return;
   std::memset(traps.data(), 0xcc, slot.size);
@@ -139,7 +140,7 @@ CodeAddress* CodePool::allocate_cell(const CodeSlot& slot) {
 
 void CodePool::free_cell(CodeAddress* cell) {
   Block* block = block_of(reinterpret_cast<CodeAddress>(cell));
-  if (block == nullptr) return;
+  if (block == nullptr || !operable()) return;
   *cell = 0;
   block->cell_taken[cell - block->cell(0)] = false;
 }

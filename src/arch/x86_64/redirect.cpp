@@ -11,6 +11,7 @@
 #include "arch/x86_64/refuse.hpp"
 #include "arch/x86_64/trap.hpp"
 #include "base/memory.hpp"
+#include "base/poison.hpp"
 
 namespace molt::arch {
 namespace {
@@ -244,8 +245,14 @@ Status Commit::open() {
 }
 
 // R3. Safe from wherever it broke off. What cannot be written here either stays an int3 whose
-// destination stays: slow, and right.
+// destination stays, or a jump to a landing which leads back: slow, and right. Nobody can go on from there.
 void Commit::take_back() {
+  for (const Step& step : steps_) {
+    const Redirect& redirect = *step.redirect;
+    if (step.form == RedirectForm::short_jump && redirect.form == RedirectForm::absent) {
+      point(redirect, redirect.original);
+    }
+  }
   (void)each(Step::Way::trap, [&](Step& step) { return writer_.write_byte(step.site(), int3); });
   (void)each(Step::Way::bytes, [&](Step& step) {
     // Harmless under either first byte's protocol: xx while eb is to go, the NOP's once it has.
@@ -279,6 +286,12 @@ void Commit::take_back() {
   for (Step& step : steps_) {
     if (step.way == Step::Way::trap && holds(step.site(), std::span(step.before).first(1))) {
       trap_disarm(step.site());
+    }
+    if (!holds(step.site(), std::span(step.before).first(step.size))) {
+      poison(
+          "the entry of the function at %#zx can be written no more: neither as it was nor as it "
+          "was to be",
+          step.redirect->entry.function);
     }
   }
 }
@@ -377,6 +390,7 @@ void release(CodePool& pool, TextWriter& writer, Redirect& redirect, bool unmapp
 }
 
 Status commit(TextWriter& writer, std::span<const Edit> edits, Witness& witness) {
+  if (Status ok = operable(); !ok) return ok;
   if (auto memory = memory_available(); !memory) return memory;
   std::vector<Step> steps;
   for (const Edit& edit : edits) {

@@ -112,12 +112,16 @@ Status TextWriter::check(CodeRange range) {
 }
 
 #ifdef MOLT_FAULTS
-int fail_write_after = -1;  // so many more writes work, then one does not
+int fail_write_after = -1;   // so many more writes work, then one does not
+bool fail_for_good = false;  // nor any other
 #endif
 
 Status TextWriter::write(CodeAddress address, std::span<const std::byte> bytes) {
 #ifdef MOLT_FAULTS
-  if (fail_write_after >= 0 && fail_write_after-- == 0) return fail(EIO, "as the test wants it");
+  if (fail_write_after >= 0 && fail_write_after-- == 0) {
+    if (fail_for_good) fail_write_after = 0;
+    return fail(EIO, "as the test wants it");
+  }
 #endif
   if (mem_ && !mem_.is_there()) mem_ = open_mem();
   if (mem_) {
