@@ -168,6 +168,7 @@ Result<Seat*> seat_of(const elf::NamedObject& object, const elf::Symbols& symbol
   }
   auto seat = std::make_unique<Seat>();
   seat->object = path;
+  seat->name = place.name;
   seat->address = place.address;
   seat->size = place.size;
   seat->parts = std::move(place.parts);
@@ -202,7 +203,12 @@ Status commit(arch::TextWriter& writer, std::span<const Wish> wishes, arch::Witn
     edits.push_back(edit);
   }
   if (!edits.empty()) {
-    if (Status done = arch::commit(writer, edits, witness); !done) return done;
+    if (Status done = arch::commit(writer, edits, witness); !done) {
+      if (arch::refusal_of(done.error()) != arch::Refusal::changed) return done;
+      const auto changed = std::ranges::find_if(
+          wishes, [](const Wish& wish) { return !arch::intact(wish.seat->redirect); });
+      return changed == wishes.end() ? done : cannot(changed->seat->name, done.error());
+    }
   } else if (!arch::serialise_cores()) {
     return fail(ENOTSUP, "there is no way to make the cores see new code");
   }

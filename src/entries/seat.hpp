@@ -37,6 +37,7 @@ namespace molt::entries {
 
 struct Seat {
   std::string object;  // path; "" for the program
+  std::string name;    // of who asked first
   std::uintptr_t address = 0;
   std::uint64_t size = 0;
   std::vector<arch::CodeRange> parts;  // .cold and the like

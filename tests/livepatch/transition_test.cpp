@@ -82,6 +82,27 @@ TEST(Transition, RefusesFlagsItDoesNotKnow) {
       << molt_last_error();
 }
 
+TEST(Transition, NamesTheFunctionWhoseEntrySomebodyElseHasWrittenTo) {
+  EXPECT_EQ(apply("lp_two"), "");
+  const int mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+  const auto entry = reinterpret_cast<off_t>(&lp_answer);
+  unsigned char ours = 0, breakpoint = 0xcc;
+  ASSERT_EQ(pread(mem, &ours, 1, entry), 1);
+  ASSERT_EQ(pwrite(mem, &breakpoint, 1, entry), 1);
+  const std::string refused = apply("lp_three");
+  const std::string not_reverted = revert("lp_two", 0);
+  ASSERT_EQ(pwrite(mem, &ours, 1, entry), 1);
+  close(mem);
+  const std::string text =
+      "function 'lp_answer' cannot be redirected: somebody else has written to its entry, at 0x";
+  EXPECT_NE(refused.find(text), std::string::npos) << refused;
+  EXPECT_NE(not_reverted.find("lp_two"), std::string::npos) << not_reverted;
+  // It was on its way meanwhile, and goes on as soon as it can.
+  EXPECT_EQ(molt_patch_wait(5000), 0) << molt_last_error();
+  EXPECT_EQ(molt_unload("lp_two", 0, -1), 0) << molt_last_error();
+  EXPECT_EQ(lp_answer(1), 2);
+}
+
 TEST(Transition, StacksInAnyOrder) {
   EXPECT_EQ(apply("lp_two"), "");
   EXPECT_EQ(apply("lp_three"), "");

@@ -395,7 +395,8 @@ Status commit(TextWriter& writer, std::span<const Edit> edits, Witness& witness)
   std::vector<Step> steps;
   for (const Edit& edit : edits) {
     if (!intact(*edit.redirect)) {
-      return refuse(Refusal::changed, "somebody else has written to the entry at %#zx",
+      return refuse(Refusal::changed,
+                    "somebody else has written to its entry, at %#zx; have that taken back first",
                     edit.redirect->entry.function);
     }
     auto step = plan(edit);
