@@ -119,6 +119,7 @@ class Held {
       if (ptrace(PTRACE_SEIZE, tid, nullptr, nullptr) == 0 &&
           ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) == 0 &&
           waitpid(tid, nullptr, __WALL) == tid && write(ends[1], &done, 1) == 1) {
+        // tidy: sleep-ok it has no turn for so long
         usleep(static_cast<useconds_t>(time.count()));
       }
       _exit(0);
