@@ -82,7 +82,8 @@ struct molt_patch_target {
  * that are loaded. They must not start an operation on patches (-EDEADLK). Any may be NULL. */
 struct molt_patch_callbacks {
   /* Before the object's functions are replaced. Other than 0 cancels everything: a negative errno is
-   * the answer of the operation, a positive number counts as -EINVAL. */
+   * the answer of the operation, a positive number counts as -EINVAL. What it said last (molt_log(target->patch, ...))
+   * is in the error's text. */
   int (*pre_patch)(const struct molt_patch_target* target);
   /* After the last thread has changed over. */
   void (*post_patch)(const struct molt_patch_target* target);

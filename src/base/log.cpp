@@ -102,6 +102,12 @@ Batch read(std::uint64_t since, std::size_t most) {
   return batch;
 }
 
+std::uint64_t next() {
+  Ring& r = ring();
+  std::lock_guard lock(r.mutex);
+  return r.next;
+}
+
 void before_fork() { ring().mutex.lock(); }
 void after_fork() { ring().mutex.unlock(); }
 

@@ -54,6 +54,8 @@ struct Batch {
 };
 // Lines with seq >= since, at most `most`.
 Batch read(std::uint64_t since, std::size_t most);
+// The seq of the next line.
+std::uint64_t next();
 // A descriptor-free way to wait: the value changes with every line; futex-wait on it.
 const std::uint32_t* change_word();
 // Called after each line, on the thread that wrote it and without locks; it must be quick, and not

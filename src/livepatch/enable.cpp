@@ -10,6 +10,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "base/log.hpp"
 #include "base/memory.hpp"
 #include "entries/seat.hpp"
 #include "linker/linker.hpp"
@@ -234,12 +235,20 @@ Status patch_objects(Patch& patch) {
   for (const auto& object : patch.objects) {
     // A library may come or go while another object's callback runs.
     if (!object->binding.loaded || object->patched) continue;
+    const std::uint64_t since = log::next();
     if (int result = call_pre_patch(*object); result != 0) {
+      // What it logged is why.
+      std::string why;
+      for (const log::Line& line : log::read(since, log::capacity).lines) {
+        const std::size_t at = line.text.find(patch.name + ": ");
+        if (line.module == patch.name && at != std::string::npos)
+          why = line.text.substr(at + patch.name.size());
+      }
       say("pre-patch callback failed for object '%s'", display_name(*object).c_str());
       constexpr int largest_errno = 4095;
       const int code = result < 0 && result >= -largest_errno ? -result : EINVAL;  // D3
-      return fail(code, "%s: its pre_patch callback refused object '%s' with %d",
-                  patch.name.c_str(), display_name(*object).c_str(), result);
+      return fail(code, "%s: its pre_patch callback refused object '%s' with %d%s",
+                  patch.name.c_str(), display_name(*object).c_str(), result, why.c_str());
     }
     if (!object->binding.loaded || object->patched) continue;
     if (Status ok = patch_object(*object); !ok) {
