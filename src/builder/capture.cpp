@@ -31,9 +31,12 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-const std::vector<std::string> shadow_options = {"-ffunction-sections", "-fdata-sections",
-                                                 "-fno-common", "-fmerge-constants",
-                                                 "-g"};  // changes no code
+const std::vector<std::string> shadow_options = {"-ffunction-sections",
+                                                 "-fdata-sections",
+                                                 "-fno-common",
+                                                 "-fmerge-constants",
+                                                 "-g",
+                                                 "-w"};  // change no code
 
 // Behind the user's own, where he has what would keep functions from the begin of their sections, or what
 // they are made of from the object. Neither changes the code.
