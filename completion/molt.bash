@@ -42,7 +42,7 @@ _molt() {
         ;;
       --all) selection+=(--all) ;;
       --timeout | --for | --since | --every | --diff | --target | --debug | --source | --build-folder | \
-        -o | --output | --patch-name | --description | --cve | --signed-off-by | --keep-old | --accept | --leave-out | --callbacks) ((++at)) ;;
+        -o | --output | --patch-name | --description | --cve | --signed-off-by | --keep-old | --accept | --leave-out | --beside | --callbacks) ((++at)) ;;
       -*) ;;
       *)
         if [ -z "$verb" ]; then
@@ -62,7 +62,7 @@ _molt() {
       ;;
     --name) word=$(_molt_fields comm ps) ;;
     --for) word=$'live\ngone\nfreed\npatched\nunpatched' ;;
-    --timeout | --since | --every | --patch-name | --description | --cve | --signed-off-by | --keep-old | --accept | --leave-out) return ;;
+    --timeout | --since | --every | --patch-name | --description | --cve | --signed-off-by | --keep-old | --accept | --leave-out | --beside) return ;;
     --exe | --diff | --target | --debug | --source | --build-folder | -o | --output | --callbacks)
       _molt_files "$current"
       return

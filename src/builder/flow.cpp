@@ -1,6 +1,8 @@
 #include "builder/flow.hpp"
 
 #include "base/hash.hpp"
+#include "builder/beside.hpp"
+#include "builder/beside_sizes.hpp"
 #include "builder/capture.hpp"
 #include "builder/compiler_command.hpp"
 #include "builder/diff_file.hpp"
@@ -89,6 +91,7 @@ class Flow {
     }
     if (auto done = build_three(); !done) return pass(done);
     check_compiled();
+    refuse_who_knows_sizes(beside_, new_, grown_, request_.patch.keep_old, result_.refusals);
     list_units();
     auto done = make_patch();
     if (!full_.empty() && (!done || !result_.refusals.empty())) {
@@ -106,6 +109,9 @@ class Flow {
   Status build_three();
   static Status check_outputs(const Workspace& space);
   Status leave_out(const Workspace& space);
+  Status keep_beside();
+  Status grow(Workspace& space);
+  void refuse_makers_elsewhere(const std::vector<Placement>& placements);
   Status guard(const Workspace& space);
   static Status build_base(Workspace& space);
   static Status complete_base(Workspace& space, std::filesystem::file_time_type started);
@@ -132,6 +138,8 @@ class Flow {
   std::string hunks_;
   std::string source_;
   std::string additions_;
+  std::vector<Beside> beside_;
+  Records grown_;     // of new_, with what is in beside_ larger
   std::string full_;  // where the disc has no room left; "": it has
   Records base_;
   Records new_;
@@ -157,6 +165,62 @@ Status Flow::leave_out(const Workspace& space) {
     }
   }
   std::erase_if(files_, [](const PatchedFile& file) { return file.old_text == file.new_text; });
+  return {};
+}
+
+Status Flow::keep_beside() {
+  if (request_.beside.empty()) return {};
+  if (!request_.callbacks.empty()) {
+    return fail(EINVAL, "--beside and --callbacks: keep the members in the callbacks' file too");
+  }
+  auto kept = builder::keep_beside(files_, request_.beside);
+  if (!kept) return pass(kept);
+  beside_ = std::move(*kept);
+  for (const Beside& one : beside_) {
+    std::string members;
+    for (const std::string& name : one.members) members += (members.empty() ? "" : ", ") + name;
+    result_.notes.push_back(fmt::format(
+        "{}: {} stays as it is; {} of its objects {} beside them, 0 for those that exist", one.file,
+        one.type, members, one.members.size() == 1 ? "lies" : "lie"));
+  }
+  return {};
+}
+
+// Whoever knows how large a type is has other code then, but for those who were seen making objects.
+Status Flow::grow(Workspace& space) {
+  if (beside_.empty()) return {};
+  std::vector<PatchedFile> larger;
+  for (const PatchedFile& file : files_) {
+    if (!file.new_text) continue;
+    PatchedFile one = file;
+    one.new_text = grown(*file.new_text);
+    if (one.new_text != file.new_text) larger.push_back(std::move(one));
+  }
+  if (auto done = write_new(larger, space.tree()); !done) return done;
+  std::vector<Record> again;
+  for (const auto& [output, record] : new_) {
+    const bool is_touched =
+        std::ranges::any_of(larger, [&, &record = record](const PatchedFile& file) {
+          return includes(record, source_ + "/" + file.path);
+        });
+    if (!is_touched || is_opaque(record)) continue;
+    again.push_back(record);
+    again.back().command.emplace_back(
+        "-w");  // such as of casts from a buffer that is too small then
+  }
+  std::error_code error;
+  std::filesystem::remove_all(space.folder_of("grown"), error);
+  std::filesystem::create_directories(space.folder_of("grown"), error);
+  if (auto done = space.compile_again("grown", again); !done) {
+    return fail(done.error().code,
+                "--beside: something depends on how large a type is, and does not compile with a "
+                "larger one; keep "
+                "the members by hand (--callbacks); %s",
+                std::string(done.error().detail).c_str());
+  }
+  auto records = records_of(space, "grown");
+  if (!records) return pass(records);
+  grown_ = std::move(*records);
   return {};
 }
 
@@ -237,7 +301,9 @@ Status Flow::build_three() {
     return pass(applied);
   }
   files_ = std::move(*applied);
-  if (auto done = leave_out(space); !done) {
+  Status prepared = leave_out(space);
+  if (prepared) prepared = keep_beside();
+  if (auto done = prepared; !done) {
     if (auto undone = write_old(files_, space.tree()); !undone) return undone;
     if (auto marked = space.mark("clean"); !marked) return marked;
     return done;
@@ -247,7 +313,13 @@ Status Flow::build_three() {
   begin = Clock::now();
   Status built = space.build("new", true, false);
   if (built) built = complete_new(space);
-  if (built && !request_.callbacks.empty()) built = compile_callbacks(space);
+  if (built) built = compile_callbacks(space);
+  if (built) {
+    built = grow(space);
+  } else if (!beside_.empty()) {
+    built = fail(built.error().code, "--beside: what cannot lie beside does not compile; %s",
+                 std::string(built.error().detail).c_str());
+  }
   result_.new_s = seconds_since(begin);
 
   if (auto done = write_old(files_, space.tree()); !done) return done;
@@ -331,6 +403,17 @@ Status Flow::complete_new(Workspace& space) {
 // With the diff in, as they may use what it declares; where the first unit was compiled, and with its
 // options about headers.
 Status Flow::compile_callbacks(Workspace& space) {
+  std::string source = request_.callbacks;
+  if (!beside_.empty()) {
+    source = space.folder_of("new") + "/beside.cpp";
+    std::vector<std::string> objects;
+    for (const RunningFile& file : running_) objects.push_back(file.soname());
+    std::ofstream out(source);
+    if (!(out << beside_source(beside_, objects) << std::flush)) {
+      return fail(EIO, "cannot write %s", source.c_str());
+    }
+  }
+  if (source.empty()) return {};
   const char* compiler = std::getenv("CXX");
   additions_ = space.folder_of("new") + "/callbacks.o";
   std::vector<std::string> words = {compiler != nullptr && *compiler != '\0' ? compiler : "c++",
@@ -358,7 +441,7 @@ Status Flow::compile_callbacks(Workspace& space) {
       if (is_pair && i + 1 < record.command.size()) words.push_back(record.command[++i]);
     }
   }
-  words.insert(words.end(), {"-I" + request_.include, "-c", request_.callbacks, "-o", additions_});
+  words.insert(words.end(), {"-I" + request_.include, "-c", source, "-o", additions_});
   return space.run_beside("callbacks", words, folder);
 }
 
@@ -632,6 +715,31 @@ void Flow::count_identity(const Placement& placement) {
   }
 }
 
+// B3. In a library that is no target objects are made as before.
+void Flow::refuse_makers_elsewhere(const std::vector<Placement>& placements) {
+  for (const Beside& one : beside_) {
+    std::set<std::string> told;
+    for (const std::string& path : one.makers) {
+      bool is_compiled = false;
+      bool is_in_target = false;
+      for (std::size_t i = 0; i < units_.size(); ++i) {
+        const auto source = std::filesystem::path(units_[i].directory) / units_[i].source;
+        if (source.lexically_normal() != source_ + "/" + path) continue;
+        is_compiled = true;
+        is_in_target |= std::ranges::any_of(
+            placements, [i](const Placement& placement) { return placement.contains(i); });
+      }
+      if (!is_compiled || is_in_target || is_beside(path) || !told.insert(path).second) continue;
+      result_.refusals.push_back(
+          refusal("layout_changed", path,
+                  fmt::format("{} makes objects of {}, and is in no target: what lay beside others "
+                              "is not forgotten there",
+                              path, one.type),
+                  "name what it is in, too (--target)"));
+    }
+  }
+}
+
 Status Flow::make_patch() {
   say("comparing");
   const auto begin = Clock::now();
@@ -659,6 +767,7 @@ Status Flow::make_patch() {
                             units_.size(), placement.image().path()),
                 "name the program that these sources make; it is the file that runs, or its copy"));
   }
+  refuse_makers_elsewhere(placements);
   // Of objects that are in no target it does not matter whether they were compiled again.
   std::erase_if(result_.refusals, [&](const Refusal& one) {
     const auto unit = std::ranges::find(units_, one.unit, &Unit::output);
@@ -680,7 +789,12 @@ Status Flow::make_patch() {
     options.description +=
         fmt::format("{}left out: {}", options.description.empty() ? "" : "; ", name);
   }
+  for (const Beside& one : beside_) {
+    options.description +=
+        fmt::format("{}beside: {}", options.description.empty() ? "" : "; ", one.type);
+  }
   if (!additions_.empty()) options.additions.push_back(additions_);
+  options.has_copies = !beside_.empty();
   auto patch = build_patch(units_, all, options);
   if (!patch) {
     result_.refusals.insert(result_.refusals.end(), patch.error().begin(), patch.error().end());

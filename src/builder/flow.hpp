@@ -33,8 +33,9 @@ struct FlowRequest {
   std::vector<FlowTarget> targets;
   PatchOptions patch;
   std::vector<std::string> leave_out;  // parts of the diff (leave_out.hpp)
-  std::string callbacks;               // a C++ source to be compiled into the patch; "" for none
-  std::string include;                 // the folder with molt/livepatch.h, for the callbacks
+  std::vector<std::string> beside;  // types whose new members lie beside their objects (beside.hpp)
+  std::string callbacks;            // a C++ source to be compiled into the patch; "" for none
+  std::string include;              // the folder with molt/livepatch.h, for the callbacks
   // One line for the user, as each step begins.
   std::function<void(const std::string&)> say;
 };

@@ -16,7 +16,6 @@
 #include "builder/diff_file.hpp"
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace molt::builder {
@@ -25,11 +24,5 @@ namespace molt::builder {
 // nothing is left have their old one. A note for each.
 [[nodiscard]] Result<std::vector<std::string>> leave_out(std::vector<PatchedFile>& files,
                                                          const std::vector<std::string>& what);
-
-struct TextRange {
-  std::size_t begin = 0, end = 0;
-};
-// Definitions of the struct, union, class or enumeration of that name, or of that typedef.
-std::vector<TextRange> definitions_of(std::string_view text, std::string_view name);
 
 }  // namespace molt::builder

@@ -219,6 +219,12 @@ bool is_lone_brace(std::string_view line) {
 
 }  // namespace
 
+std::vector<bool> added_lines(std::string_view old_text, std::string_view new_text) {
+  std::vector<bool> added;
+  for (const std::ptrdiff_t was : match(split(old_text), split(new_text))) added.push_back(was < 0);
+  return added;
+}
+
 Guarded guard_lines(std::string_view old_text, std::string_view new_text) {
   const auto old_lines = split(old_text);
   const auto new_lines = split(new_text);

@@ -8,6 +8,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace molt::builder {
 
@@ -22,6 +23,9 @@ struct Guarded {
 // The new text of a file with directives in it. Lines inside of comments, strings and continued lines
 // are no place for one.
 Guarded guard_lines(std::string_view old_text, std::string_view new_text);
+
+// For each line of the new text, whether the diff adds it.
+std::vector<bool> added_lines(std::string_view old_text, std::string_view new_text);
 
 // C or C++ by its name, headers included.
 bool is_c_family(std::string_view path);

@@ -597,8 +597,8 @@ struct Builder {
     if (!image.is_position_independent()) flags |= patch_file::target_is_low;
     const std::uint32_t target = writer.add_target(image_name, image.build_id(), flags);
     // They are of the first target that anything is replaced in.
-    const bool has_additions = additions && !std::exchange(additions_taken, true);
-    if (has_additions) {
+    const bool is_first = additions && !std::exchange(additions_taken, true);
+    if (is_first || (additions && options.has_copies)) {
       diffed.push_back({units.size(),
                         diffed.front().index,
                         &additions_unit,
@@ -609,7 +609,7 @@ struct Builder {
                         {}});
     }
     Closure closure(writer, target, placement, placements, diffed, runtime, refusals, report);
-    if (has_additions) include_additions(closure, diffed.back());
+    if (is_first) include_additions(closure, diffed.back());
     std::set<std::uint64_t> done;  // one function of a header in several units
     for (const DiffedUnit& d : diffed) {
       const auto add = [&d = d, &closure, &done, &image_name, &placement, &writer, target, this](

@@ -41,6 +41,7 @@ struct PatchOptions {
   std::vector<std::string> keep_old;   // functions that stay as they are although they changed
   std::vector<std::string> accept;     // types whose layout may change, data whose value may
   std::vector<std::string> additions;  // objects of --callbacks FILE.cpp
+  bool has_copies = false;             // each target has its own copy of what it calls of them
   std::string runtime;                 // libmolt.so, whose functions new code may call; "": none
   bool replace = false;
 };

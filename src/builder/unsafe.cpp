@@ -108,6 +108,17 @@ bool is_separate(const TypeLayout& a, const TypeLayout& b, const Edits& edits) {
   });
 }
 
+// The diff adds members to a struct of C, and does nothing to those that are there: they can lie beside (beside.hpp).
+bool only_adds(const TypeLayout& a, const TypeLayout& b) {
+  const bool is_of_c =
+      a.name.find("::") == a.name.npos && (a.file.ends_with(".c") || a.file.ends_with(".h"));
+  return a.kind == "struct" && is_of_c && b.members.size() > a.members.size() &&
+         std::ranges::all_of(a.members, [&](const TypeMember& m) {
+           const auto same = std::ranges::find(b.members, m.name, &TypeMember::name);
+           return same != b.members.end() && is_same_type(m.type, same->type);
+         });
+}
+
 constexpr const char* state_advice =
     "keep it as it is and attach what is new by a shadow variable (molt_shadow_alloc), or convert "
     "what exists in a callback (--callbacks)";
@@ -147,11 +158,14 @@ void refuse_layouts(const UnitFacts& facts, const PatchOptions& options, const E
          fmt::format("{} {}: {}{}; objects of the old layout may exist", before.kind, before.name,
                      what, is_padding ? ", in what was padding" : ""),
          fmt::format(
-             "{}; --accept={} if {}{}", state_advice, before.name,
+             "{}; --accept={} if {}{}{}", state_advice, before.name,
              is_padding ? "all are cleared when they are made, and 0 is right for those that exist"
                         : "none can exist",
              is_separate(before, after, edits)
                  ? fmt::format("; --leave-out={} if the fix is not in the type", before.name)
+                 : "",
+             only_adds(before, after)
+                 ? fmt::format("; --beside={} if 0 is right for those that exist", before.name)
                  : "")});
   }
 }

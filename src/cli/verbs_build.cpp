@@ -40,6 +40,7 @@ struct BuildArguments {
   std::vector<std::string> keep_old;
   std::vector<std::string> accept;
   std::vector<std::string> leave_out;
+  std::vector<std::string> beside;
   std::string callbacks;
   std::vector<std::string> command;
 };
@@ -272,11 +273,12 @@ builder::FlowRequest request_of(const BuildArguments& arguments, const Options& 
   request.patch.keep_old = arguments.keep_old;
   request.patch.accept = arguments.accept;
   request.leave_out = arguments.leave_out;
+  request.beside = arguments.beside;
   request.patch.runtime = runtime_path();
   if (!arguments.callbacks.empty()) {
     request.callbacks = existing(arguments.callbacks, "the callbacks");
-    request.include = include_folder();
   }
+  if (!arguments.callbacks.empty() || !arguments.beside.empty()) request.include = include_folder();
   if (!options.quiet && !options.json) {
     request.say = [](const std::string& text) { fmt::print(stderr, "molt: {}\n", text); };
     if (::isatty(STDERR_FILENO) != 0) {
@@ -406,6 +408,10 @@ Runner declare_build(CLI::App& verb) {
   several(verb.add_option("--leave-out", arguments->leave_out,
                           "A file of the diff, or a type, that stays as it is; may be repeated"),
           "NAME");
+  several(verb.add_option("--beside", arguments->beside,
+                          "A struct whose new members lie beside its objects, 0 for those that "
+                          "exist; may be repeated"),
+          "TYPE");
   verb.add_option("--callbacks", arguments->callbacks, "Hand-written callbacks, in C++")
       ->option_text("FILE");
   verb.add_option("COMMAND", arguments->command, "The build command, behind --")->required();

@@ -89,6 +89,45 @@ int answer(int x) {
   return c->used;
 }
 """
+BOXES = """\
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#include "scale.h"
+static struct box *boxes[10];
+static struct box *make(int key) {
+  struct box *b;
+  b = malloc(sizeof(*b));
+  b->key = key;
+  b->used = 0;
+  return b;
+}
+struct mark { char by; } last;
+static void __attribute__((noinline)) use(struct box *b, const char *who) {
+  if (*who) b->used++;
+}
+static void __attribute__((noinline)) show(const struct box *b) {
+  printf("%d:%ld\\n", b->key, b->used);
+}
+void command(const char *line) {
+  int i = line[1] - '0';
+  if (line[0] == '+') { free(boxes[i]); boxes[i] = make(i); }
+  if (line[0] == 'u') use(boxes[i], line + 2);
+  show(boxes[i]);
+}
+"""
+COMMANDS = """\
+#include <stdio.h>
+void command(const char *line);
+int main(void) {
+  static char line[16];
+  while (fgets(line, sizeof line, stdin)) {
+    command(line);
+    fflush(stdout);
+  }
+  return 0;
+}
+"""
 MAKEFILE = """\
 CFLAGS = -g -O2
 prog: main.o answer.o
@@ -418,6 +457,134 @@ class Building(Tree):
         done, said = self.molt_build(diff)
         self.assert_refused(done, said, "layout_changed", "member used: long int (8 bytes) -> unsigned int")
 
+    def boxes(self, extra="", compiler="cc"):
+        self.write("Makefile", MAKEFILE.replace("-g -O2", "-g -O2 -Wall -Wextra -Werror -std=gnu99") + f"CC = {compiler}\n")
+        self.write("scale.h", "struct box {\n  int key;\n  long used;\n};\n")
+        self.write("answer.c", BOXES + extra)
+        self.write("main.c", COMMANDS)
+        self.make_target()
+        return self.diff(
+            scale_h=lambda text: text.replace("  long used;\n", "  char by;\n  long used;\n  unsigned often : 7, top : 1;\n"),
+            answer_c=lambda text: text.replace("if (*who) b->used++;", "struct mark *m = &last; b->used++; m->by = b->by; b->by = who[0]; if (m->by == b->by) m->by = 0; b->often++; b->top = b->often > 2;").replace(
+                'printf("%d:%ld\\n", b->key, b->used);',
+                'printf("%d:%ld %c %d%d\\n", b->key, b->used, b->by ? b->by : \'-\', b->often, (*b).top);'),
+        )
+
+    def test_members_that_lie_beside(self):
+        """A struct on the heap gets members, and `--beside` keeps those of its objects that exist; none has another's."""
+        diff = self.boxes()
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "struct box: 16 -> 24 bytes")
+        self.assertIn("; --beside=box if 0 is right for those that exist", said["refusals"][0]["advice"])
+        done, said = self.molt_build(diff, "--beside=box", "--keep-old=command")
+        self.assert_refused(done, said, "layout_changed", "command makes objects, and stays as it is (--keep-old)")
+        done, said = self.molt_build(diff, "--beside", "box", "--description", "who")
+        self.assert_built(done, said, "command")
+        self.assertIn("scale.h: box stays as it is; by, often, top of its objects lie beside them, 0 for those that exist", said["notes"])
+        self.assertIn(b"who; beside: box\0", (self.folder / "fix.molt").read_bytes())
+        process = subprocess.Popen([self.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.stdin.close)
+        self.addCleanup(process.stdout.close)
+
+        def ask(what):
+            process.stdin.write(what + "\n")
+            return process.stdout.readline().rstrip("\n")
+
+        def apply():
+            applied = run(MOLT, "apply", self.folder / "fix.molt", "-p", process.pid)
+            self.assertEqual(applied.returncode, 0, applied.stderr)
+
+        self.assertEqual([ask("+1"), ask("u1x"), ask("+2")], ["1:0", "1:1", "2:0"])
+        apply()
+        self.assertEqual([ask("s1"), ask("u1y"), ask("s2")], ["1:1 - 00", "1:2 y 10", "2:0 - 00"])
+        self.assertEqual([ask("u1a"), ask("u1b"), ask("u1c")], ["1:3 a 20", "1:4 b 31", "1:5 c 41"])
+        # The memory of the one before, as a rule; freed by what nobody patches.
+        self.assertEqual([ask("+1"), ask("u1z"), ask("u2q")], ["1:0 - 00", "1:1 z 10", "2:1 q 10"])
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        self.assertEqual([ask("s1"), ask("u2q")], ["1:1", "2:2"])
+        apply()
+        self.assertEqual([ask("s1"), ask("u2q")], ["1:1 - 00", "2:3 q 10"])
+        # Neither would forget what the other keeps beside an object that is made.
+        done, said = self.molt_build(diff, "--beside=box", "--patch-name=other", "-o", self.folder / "other.molt")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        applied = run(MOLT, "apply", self.folder / "other.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 1)
+        self.assertIn("another patch has members that lie beside the same type: revert it first", applied.stderr)
+        self.assertEqual([ask("s1"), ask("u2r")], ["1:1 - 00", "2:4 r 20"])
+        self.assertEqual(run(MOLT, "revert", "fix", "-p", process.pid).returncode, 0)
+        applied = run(MOLT, "apply", self.folder / "other.molt", "-p", process.pid)
+        self.assertEqual(applied.returncode, 0, applied.stderr)
+        self.assertEqual([ask("s2"), ask("u2s")], ["2:4 - 00", "2:5 s 10"])
+
+    def test_objects_that_a_library_makes(self):
+        """Both are patched, or none: what the library makes would have what lay beside others."""
+        library = "libanswer.so: answer.o\n\t$(CC) -shared -Wl,--build-id -o $@ answer.o\nmain.o answer.o: scale.h\n"
+        self.write("Makefile", "CFLAGS = -g -O2 -fPIC\nprog: main.o libanswer.so\n\t$(CC) -o $@ main.o -L. -lanswer -Wl,-rpath,'$$ORIGIN'\n" + library)
+        self.write("scale.h", "struct box { int key; };\n")
+        make = "struct box *make(void) {\n  struct box *b = malloc(sizeof(*b));\n  b->key = 1;\n  return b;\n}\n"
+        self.write("answer.c", '#include <stdlib.h>\n#include "scale.h"\n' + make)
+        use = "struct box *make(void);\nvoid command(const char *line) {\n  struct box *b = make();\n  (void) line;\n  free(b);\n}\n"
+        self.write("main.c", '#include <stdlib.h>\n#include "scale.h"\n' + use + COMMANDS)
+        program = self.make_target()
+        diff = self.diff(
+            scale_h=lambda text: text.replace("int key;", "int key; int by;"),
+            answer_c=lambda text: text.replace("b->key = 1;", "b->key = 1, b->by = 0;"),
+            main_c=lambda text: text.replace("free(b);", "b->by++;\n  free(b);"),
+        )
+        done, said = self.molt_build(diff, "--beside=box")
+        self.assert_refused(done, said, "layout_changed", "answer.c makes objects of box, and is in no target")
+        done, said = self.molt_build(diff, "--beside=box", "--target", program.parent / "libanswer.so")
+        self.assert_built(done, said, "command", "make")
+
+    def test_members_that_lie_beside_by_clang(self):
+        done, said = self.molt_build(self.boxes(compiler="clang"), "--beside=box")
+        self.assert_built(done, said, "command", "use", "show")
+
+    def test_who_knows_how_large_it_is(self):
+        """Copies, other types, arrays and variables would have to know what lies beside: each is refused by name."""
+        diff = self.boxes("""
+            void copied(struct box *to, const struct box *from) { *to = *from; }
+            void cleared(struct box *b) { memset(b, 0, sizeof *b); }
+            struct box *next(struct box *b) { return b + 1; }
+            struct pair { struct box one, two; };
+            long second(const struct pair *p) { return p->two.used; }
+            struct box spare;
+            struct box *many(void) { return malloc(3 * sizeof(struct box)); }
+            long apart(const struct box *b) { return b->used; }
+            union slot { struct box one; char bytes[100000]; };
+            union slot *slot(void) { union slot *s = malloc(sizeof(union slot)); s->one.key = 0; return s; }
+            struct pool { int n; };
+            struct pool *pool_alloc(size_t n) { return calloc(1, n); }
+            struct pool *pool(void) { struct pool *p = pool_alloc(sizeof(struct box)); return p; }
+            unsigned char bytes(void) { return sizeof(struct box); }
+        """)
+        done, said = self.molt_build(diff, "--beside=box")
+        self.assert_refused(done, said, "layout_changed", "copied knows how large box is: it copies objects")
+        symbols = sorted(r["symbol"] for r in said["refusals"] if r["symbol"])
+        self.assertEqual(symbols, ["bytes", "cleared", "copied", "many", "next", "pool", "second", "spare"])
+        said = [r["text"] for r in said["refusals"]]
+        for text in ("union slot has box as a member: ", "struct pair has box as a member: ", "pool knows how large box is: ", "bytes knows"):
+            self.assertTrue(any(one.startswith(text) for one in said), (text, said))
+        # What was not understood is not changed by halves, and the copy is clean.
+        done, said = self.molt_build(diff)
+        self.assert_refused(done, said, "layout_changed", "struct box: 16 -> 24 bytes")
+
+    def test_what_does_not_lie_beside(self):
+        diff = self.boxes("struct box *several(int n) { struct box *b; b = calloc(n, sizeof(*b)); return b; }\n")
+        done, said = self.molt_build(diff, "--beside=box")
+        self.assertIn("molt_makes_one_object", said["error"]["message"])
+        self.assertIn("--beside: what cannot lie beside does not compile; the build command failed", said["error"]["message"])
+        self.write("answer.c", BOXES.replace("b = malloc(sizeof(*b));", "static char slots[9][32], n; b = (struct box *) slots[n++ % 9];"))
+        diff = self.diff(scale_h=lambda text: text.replace("  long used;\n", "  long used;\n  int by;\n"), answer_c=lambda text: text.replace("b->used++;", "b->by++;"))
+        done, said = self.molt_build(diff, "--beside=box")
+        self.assert_refused(done, said, "layout_changed", "no place is known where box is made")
+        for words, text in ((["--beside=bix"], "--beside=bix: no file of the diff defines it"),
+                            (["--beside=box", "--callbacks", self.tree / "answer.c"], "keep the members in the callbacks")):
+            done, said = self.molt_build(diff, *words)
+            self.assertIn(text, said["error"]["message"])
+            self.assertFalse((self.folder / "fix.molt").exists())
+
     def test_second_run_compiles_only_what_the_diff_touches(self):
         self.make_target()
         self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
@@ -533,7 +700,8 @@ class Building(Tree):
         self.assert_built(done, said, "answer")
 
     def test_clang(self):
-        self.write("Makefile", "CC = clang\n" + MAKEFILE)
+        """Our options are no reason for warnings that are errors."""
+        self.write("Makefile", "CC = clang -Werror\n" + MAKEFILE)
         self.make_target()
         done, said = self.molt_build(self.diff(answer_c=lambda text: text.replace(*DOUBLE)))
         self.assert_built(done, said, "answer")

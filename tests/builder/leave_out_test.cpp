@@ -1,5 +1,7 @@
 #include "builder/leave_out.hpp"
 
+#include "builder/c_text.hpp"
+
 #include <gtest/gtest.h>
 
 namespace molt::builder {

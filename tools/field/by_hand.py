@@ -2,7 +2,7 @@
 
 by_hand/NAME.toml says what becomes of Debian's diff: files that it leaves alone (drop), and what stands
 there instead (edit: a pattern of the new text, what is put in its place, and how often); types that
-`--accept` lets through, files and types for `--leave-out`. by_hand/NAME.cpp is for `--callbacks`. Nothing of a package's is in them but
+`--accept` lets through, files and types for `--leave-out`, types for `--beside`. by_hand/NAME.cpp is for `--callbacks`. Nothing of a package's is in them but
 names.
 """
 
@@ -33,10 +33,12 @@ class Written:
         lines = [line.strip() for text in texts for line in text.splitlines()]
         return sum(bool(line) and not line.startswith("//") for line in lines)
 
+    def words(self):
+        """Of the command line."""
+        return [f"--{option}={name}" for option in ("accept", "leave-out", "beside") for name in self.what.get(option.replace("-", "_"), [])]
+
     def options(self):
-        options = sum((["--accept", name] for name in self.what.get("accept", [])), [])
-        options += sum((["--leave-out", name] for name in self.what.get("leave_out", [])), [])
-        return options + (["--callbacks", str(self.callbacks)] if self.callbacks.exists() else [])
+        return self.words() + (["--callbacks", str(self.callbacks)] if self.callbacks.exists() else [])
 
     def diff(self, tree, patch, scratch):
         """Debian's diff as a person would change it, in a file."""

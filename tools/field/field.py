@@ -126,17 +126,21 @@ class Field:
         """Need it not be done again? What was refused is asked again of another molt."""
         if self.again:
             return False
-        if row["verdict"] in ("applied", "no code", BY_HAND):
+        if row["verdict"] in ("applied", "no code"):
             return True
+        if row["verdict"] == BY_HAND:
+            written = by_hand.Written(row["patch"])
+            return (row.get("words"), row["lines"]) == (written.words(), written.lines())
         if row["verdict"] in BROKEN or by_hand.Written(row["patch"]).exists:
             return False
         return row.get("tool") == self.tool or self.keep_refused
 
     @staticmethod
     def text_of(row):
+        verdict = row["verdict"] if row["verdict"] != BY_HAND or row["lines"] else "applied with a word"
         return (
             f"{row['package']:15} {row['patch'][:44]:44} {row['functions']:4} {row['size']:7} {row['build_s']:7.1f} "
-            f"{row['compare_s']:6.2f} {row['apply_ms']:7.1f}  {row['verdict']}{': ' + row['why'] if row['why'] else ''}"
+            f"{row['compare_s']:6.2f} {row['apply_ms']:7.1f}  {verdict}{': ' + row['why'] if row['why'] else ''}"
         )
 
     def bring_up(self, what, tree, built):
@@ -184,14 +188,13 @@ class Field:
             return
         print(f"field: {what.name}: {row['patch']}: refused; with what was written for it", file=sys.stderr)
         row["refused"], row["kinds"] = row["why"], row.get("kinds", [])
-        row.update(verdict="failed", why="", lines=written.lines(), accept=written.what.get("accept", []), leave_out=written.what.get("leave_out", []))
+        row.update(verdict="failed", why="", lines=written.lines(), words=written.words())
         diff = written.diff(tree, patch, what.scratch.parent / "by_hand")
         self.build_and_apply(what, tree, built, patch, row, diff, written.options())
         if row["verdict"] == "applied":
             row["verdict"] = BY_HAND
             row["why"] = f"{row['lines']} lines" if row["lines"] else ""
-            options = [f"--accept={name}" for name in row["accept"]] + [f"--leave-out={name}" for name in row["leave_out"]]
-            row["why"] += " ".join(options)
+            row["why"] += " ".join(row["words"])
         elif row["verdict"] in (*REFUSED, "no code"):
             row["verdict"], row["why"] = "failed", f"with what was written for it: {row['why']}"
 
@@ -318,14 +321,17 @@ class Field:
             code = [row for row in rows if row["verdict"] != "no code"]
             applied = sum(row["verdict"] == "applied" for row in code)
             if code:
-                summary.append(
-                    f"{title}: {len(rows)} patches, {len(code)} change the program's code, {applied} applied live with no "
-                    f"line written by hand ({100 * applied / len(code):.1f} %; the goal is 95)"
-                )
                 helped = [row for row in code if row["verdict"] == BY_HAND]
                 words = sum(not row["lines"] for row in helped)
+                summary.append(
+                    f"{title}: {len(rows)} patches, {len(code)} change the program's code, {applied + words} applied live with no "
+                    f"line written by hand ({100 * (applied + words) / len(code):.1f} %; the goal is 95)"
+                )
                 if helped:
-                    summary.append(f"  and {words} with --accept or --leave-out, {len(helped) - words} with lines of by_hand/")
+                    summary.append(
+                        f"  {applied} of them as they are, {words} with a word on the command line (--accept, --leave-out, --beside); "
+                        f"{len(helped) - words} more with lines of by_hand/"
+                    )
         summary.append(f"{len(wrong)} wrong or failed")
         proven, compared = (sum(row.get(key, 0) for row in self.rows) for key in ("proven", "compared"))
         summary.append(f"{proven} of {compared} functions of all runs byte for byte those of the running file")
