@@ -245,6 +245,18 @@ class Field:
     def ask(self, *arguments):
         return molt(self.molt, *arguments, environment=self.environment)
 
+    def is_kept(self, pid, address, said, row):
+        """Is memory of the patch there for good? What `revert` could not give back at once, and said why, `gc` frees later."""
+        until = time.monotonic() + 30
+        if is_executable(pid, address):
+            row["notes"] = [*row.get("notes", []), f"given back by `molt gc`; `molt revert` said: {said.strip()}"]
+        while is_executable(pid, address):
+            if time.monotonic() > until:
+                return True
+            self.ask("gc", "-p", str(pid))
+            time.sleep(0.5)
+        return False
+
     def apply(self, what, tree, output, functions, row):
         pids = what.pids()
         everyone = sum((["-p", str(pid)] for pid in pids), [])
@@ -302,7 +314,7 @@ class Field:
             for pid in pids:
                 status = json.loads(self.ask("status", "-p", str(pid), "--json").stdout)
                 modules = json.loads(self.ask("list", "-p", str(pid), "--json").stdout)["modules"]
-                kept = [hex(code[pid])] if is_executable(pid, code[pid]) else []
+                kept = [hex(code[pid])] if self.is_kept(pid, code[pid], done.stderr, row) else []
                 if status["patches"] or changed or modules or kept:
                     row["why"] = f"left behind: {status['patches'] or changed or modules or kept}"
                     return
