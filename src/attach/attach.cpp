@@ -32,7 +32,6 @@ constexpr int rtld_noload = 4;
 constexpr const char* runtime_soname = "libmolt.so.0";
 constexpr std::chrono::milliseconds moment{1};
 constexpr std::chrono::seconds longest_exec{1};
-// It may be stopped just before it falls asleep.
 // From these names the C library is known; before glibc 2.34 it was three libraries.
 constexpr std::string_view libraries[] = {"libc.so.", "libc-2.", "libpthread", "libdl"};
 
@@ -341,7 +340,8 @@ class Attaching {
     auto start = symbol(helper, handle, "molt_start_agent");
     if (!start) return pass(start);
     auto result = helper.call(*start, {}, deadline_);
-    // It runs, and somebody has removed its socket (control/server.hpp, S7).
+    // It runs, and somebody has removed its socket (control/server.hpp, S7). Its thread may be stopped just before it
+    // falls asleep.
     bool was_woken = false;
     while (result && static_cast<int>(*result) == -ENOTCONN && Clock::now() < deadline_) {
       wake_runtime();

@@ -25,7 +25,6 @@ constexpr std::string_view accessor = "molt_beside_of_";
 
 struct Kept {
   Beside told;
-  std::string spelled;               // "struct a", or the name of a typedef
   std::vector<std::string> aliases;  // all that sizeof may be asked of
   std::string identifier;            // of the names that are made of it
   std::string declarations;          // of the new members, on one line
@@ -220,19 +219,18 @@ Result<Kept> keep_definition(std::vector<PatchedFile>& files, const std::string&
   const std::string_view tag = word_at(code, skip_spaces(code, std::string_view("struct").size()));
   const bool has_tag =
       !tag.empty() && code[skip_spaces(code, code.find(tag, 6) + tag.size())] == '{';
-  kept.spelled = has_tag ? fmt::format("struct {}", tag) : type;
+  kept.told.spelled = has_tag ? fmt::format("struct {}", tag) : type;
   kept.identifier = has_tag ? std::string(tag) : type;
-  kept.aliases = {kept.spelled};
+  kept.aliases = {kept.told.spelled};
   if (has_tag && tag != type) kept.aliases.push_back(type);
   if (has_tag) {
     for (std::string& alias : typedefs_of(files, std::string(tag))) {
       kept.aliases.push_back(std::move(alias));
     }
   }
-  const std::string content = kept.spelled + "{" + kept.declarations + "}";
-  kept.told.spelled = kept.spelled;
-  kept.told.type_id =
-      fmt::format("0x{}ul", content_hash(std::as_bytes(std::span(kept.spelled))).substr(0, 15));
+  const std::string content = kept.told.spelled + "{" + kept.declarations + "}";
+  kept.told.type_id = fmt::format(
+      "0x{}ul", content_hash(std::as_bytes(std::span(kept.told.spelled))).substr(0, 15));
   kept.told.id =
       fmt::format("0x{}ul", content_hash(std::as_bytes(std::span(content))).substr(0, 15));
 
@@ -257,7 +255,7 @@ Result<Kept> keep_definition(std::vector<PatchedFile>& files, const std::string&
                   "static __inline__ __attribute__((always_inline, unused)) void "
                   "*molt_beside_not_{0}(const void *object) "
                   "{{ return (void *) object; }}",
-                  kept.identifier, kept.declarations, accessor, kept.spelled, kept.told.id));
+                  kept.identifier, kept.declarations, accessor, kept.told.spelled, kept.told.id));
   text.insert(brace, end_mark);
   return kept;
 }
@@ -395,7 +393,7 @@ Status lead_beside(PatchedFile& file, const Kept& kept) {
           "molt_beside_{2} *) 0, default: ({0}) + 0))) __extension__ _Generic(({0}), {1} *: "
           "{3}{2}, const {1} *: {3}{2}, "
           "default: molt_beside_not_{2})({0}))->{4}",
-          object, kept.spelled, kept.identifier, accessor, member);
+          object, kept.told.spelled, kept.identifier, accessor, member);
       edited.replace(begin, end, made);
       at = begin + made.size();
     }
@@ -529,7 +527,7 @@ void note_makings(PatchedFile& file, Kept& kept) {
         size - making->begin, end - size,
         fmt::format(
             "({0} + 0{1} * __extension__ _Generic(({2}), {3} *: 1, const {3} *: 1, default: 0))",
-            text.substr(size, end - size), size_mark, collapsed(found->object), kept.spelled));
+            text.substr(size, end - size), size_mark, collapsed(found->object), kept.told.spelled));
     // One object: no other argument is a number, but for 1; and none is an object, which might be copied.
     std::string checks;
     const std::size_t arguments = code.find('(', making->begin);
@@ -548,7 +546,7 @@ void note_makings(PatchedFile& file, Kept& kept) {
           "short: -1, "
           "char: -1, signed char: -1, unsigned char: -1, long long: -1, unsigned long long: -1); "
           "}}), ",
-          argument, kept.spelled);
+          argument, kept.told.spelled);
     }
     const std::string made =
         fmt::format("molt_beside_born(({}{}), {})", checks, call, kept.told.id);

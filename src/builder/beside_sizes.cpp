@@ -15,15 +15,6 @@ namespace {
 
 using Records = std::map<std::string, Record>;
 
-Refusal refusal(std::string kind, std::string unit, std::string text, std::string advice) {
-  Refusal one;
-  one.kind = std::move(kind);
-  one.unit = std::move(unit);
-  one.text = std::move(text);
-  one.advice = std::move(advice);
-  return one;
-}
-
 constexpr const char* by_hand = "keep the members by hand (--callbacks, molt_shadow_alloc)";
 
 // Of a type that has it as a member, a larger one may have the same size: a union with bytes, a slot of a pool.
@@ -54,11 +45,11 @@ void refuse_who_knows_sizes(const std::vector<Beside>& types, const Records& mad
   for (const Beside& one : types) {
     if (!one.makers.empty()) continue;
     refusals.push_back(
-        refusal("layout_changed", one.file,
-                fmt::format("no place is known where {} is made: one would get what lay beside "
-                            "another that had its address",
-                            one.type),
-                by_hand));
+        {"layout_changed", one.file, "", "",
+         fmt::format("no place is known where {} is made: one would get what lay beside "
+                     "another that had its address",
+                     one.type),
+         by_hand});
   }
   for (const auto& [output, record] : grown) {
     const auto as_it_is = made.find(output);
@@ -69,9 +60,9 @@ void refuse_who_knows_sizes(const std::vector<Beside>& types, const Records& mad
     auto info = DebugInfo::read(path);
     auto larger_info = DebugInfo::read(record.shadow);
     if (!object || !larger || !info || !larger_info) {
-      refusals.push_back(refusal(
-          "layout_changed", output,
-          fmt::format("{} cannot be compared with one in which types are larger", output), ""));
+      refusals.push_back(
+          {"layout_changed", output, "", "",
+           fmt::format("{} cannot be compared with one in which types are larger", output), ""});
       continue;
     }
     for (const Beside& one : types) {
@@ -79,11 +70,11 @@ void refuse_who_knows_sizes(const std::vector<Beside>& types, const Records& mad
         if ((layout.kind != "struct" && layout.kind != "union") ||
             !has_member_of(*info, layout, one.spelled))
           continue;
-        refusals.push_back(refusal(
-            "layout_changed", output,
-            fmt::format("{} has {} as a member: where one is made is not where the other is", key,
-                        one.type),
-            by_hand));
+        refusals.push_back(
+            {"layout_changed", output, "", "",
+             fmt::format("{} has {} as a member: where one is made is not where the other is", key,
+                         one.type),
+             by_hand});
       }
     }
     const View view(*object);
@@ -96,12 +87,11 @@ void refuse_who_knows_sizes(const std::vector<Beside>& types, const Records& mad
         return view.symbol(r.symbol).name == "molt_beside_born";
       });
       if (!is_kept || !makes) continue;
-      refusals.push_back(
-          refusal("layout_changed", output,
-                  fmt::format("{} makes objects, and stays as it is (--keep-old): what lay "
-                              "beside others is not forgotten there",
-                              name),
-                  by_hand));
+      refusals.push_back({"layout_changed", output, "", "",
+                          fmt::format("{} makes objects, and stays as it is (--keep-old): what lay "
+                                      "beside others is not forgotten there",
+                                      name),
+                          by_hand});
     }
     Unit unit;
     unit.output = output;
@@ -116,14 +106,11 @@ void refuse_who_knows_sizes(const std::vector<Beside>& types, const Records& mad
     std::string all;
     for (const Beside& one : types) all += (all.empty() ? "" : ", ") + one.type;
     for (const std::string& name : names) {
-      Refusal one = refusal("layout_changed", output,
-                            fmt::format("{} knows how large {} is: it copies objects, or makes "
-                                        "them in a way that is not understood",
-                                        readable(name), all),
-                            by_hand);
-      one.symbol = name;
-      one.where = place_of_function(*info, name);
-      refusals.push_back(std::move(one));
+      refusals.push_back({"layout_changed", output, name, place_of_function(*info, name),
+                          fmt::format("{} knows how large {} is: it copies objects, or makes "
+                                      "them in a way that is not understood",
+                                      readable(name), all),
+                          by_hand});
     }
   }
 }
